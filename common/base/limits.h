@@ -1,0 +1,40 @@
+/* limits: the one table of everything that grows. A limit that a program checks is named here and
+ * nowhere else; docs/operations.md prints this table. Bytes unless the name says otherwise. */
+#ifndef SPIN_BASE_LIMITS_H
+#define SPIN_BASE_LIMITS_H
+
+/* name, value, what it bounds */
+#define SP_LIMIT_LIST(X)                                                                           \
+    X(SP_MAX_MESSAGE, 5 << 20, "a message on the wire")                                            \
+    X(SP_MAX_CHUNK, 4 << 20, "a chunk of a blob")                                                  \
+    X(SP_MAX_MANIFEST, 4 << 20, "a manifest")                                                      \
+    X(SP_MAX_MANIFEST_FILES, 4096, "files in a checkpoint")                                        \
+    X(SP_MAX_JSON_DEPTH, 64, "nesting of a JSON document")                                         \
+    X(SP_MAX_CONFIG_JSON, 1 << 20, "config.json, generation_config.json, tokenizer_config.json")   \
+    X(SP_MAX_TOKENIZER_JSON, 256 << 20, "tokenizer.json")                                          \
+    X(SP_MAX_SAFETENSORS_HEADER, 100 << 20, "the header of a safetensors file")                    \
+    X(SP_MAX_TENSORS, 65536, "tensors in a checkpoint")                                            \
+    X(SP_MAX_TENSOR_DIMS, 8, "dimensions of a tensor")                                             \
+    X(SP_MAX_DATASET_LINE, 16 << 20, "a line of a dataset")                                        \
+    X(SP_MAX_DATASET_ROWS, 100000000, "rows of a dataset")                                         \
+    X(SP_MAX_INI_FILE, 1 << 20, "a configuration file")                                            \
+    X(SP_MAX_MSGPACK_DEPTH, 16, "nesting of a message")                                            \
+    X(SP_MAX_MSGPACK_OBJECTS, 2000000, "objects in a message")                                     \
+    X(SP_MAX_SEQUENCE_TOKENS, 131072, "tokens of a prompt and its response")                       \
+    X(SP_MAX_VOCAB, 1 << 20, "entries of a vocabulary")                                            \
+    X(SP_MAX_LEASE_ITEMS, 1024, "items of one lease")                                              \
+    X(SP_MAX_SUBMIT_RESULTS, 1024, "results in one submission")                                    \
+    X(SP_MAX_FETCH_PAIRS, 4096, "pairs in one fetch")                                              \
+    X(SP_MAX_WORKERS, 20000, "workers known to a coordinator")                                     \
+    X(SP_MAX_PARKED_POLLS, 4096, "requests for work held open")                                    \
+    X(SP_MAX_RUNS, 4096, "runs of a coordinator")                                                  \
+    X(SP_MAX_RUN_NAME, 64, "characters of a run's name")                                           \
+    X(SP_MAX_LIST_ROWS, 1000, "rows of one page of a listing")                                     \
+    X(SP_MAX_THREADS, 256, "compute threads of a process")                                         \
+    X(SP_MAX_SLOTS, 1024, "sequences that a generator decodes at once")
+
+#define SP_LIMIT_ENUM(name, value, what) name = (value),
+enum sp_limit { SP_LIMIT_LIST(SP_LIMIT_ENUM) };
+#undef SP_LIMIT_ENUM
+
+#endif
