@@ -1,0 +1,204 @@
+/* backend: the table of operations that the model is written against. A backend's folder is the
+ * only place that knows its library or device; the model code stays one.
+ *
+ * Backends: "cpu" (our own kernels, the default) and "openblas" (the same, with its matrix products
+ * done by OpenBLAS in blocks of a fixed size; the plain peer that every product is checked against).
+ *
+ * Numerics (promise 1). In "cpu" every output of a matrix product is one chain of fused
+ * multiply-adds over k = 0, 1, … K-1, in its own lane, whatever the batch, the block and the number
+ * of threads; reductions (norms, softmax, log-sum-exp) use TN_LANES virtual lanes, element i in lane
+ * i % TN_LANES, and one fixed tree; exp and log are polynomials of our own. So AVX2, AVX-512 and
+ * plain C give the same bits, decode gives the same bits as the training forward, and the numerics
+ * class names no CPU. Gradients that sum over rows do so in row order, split over columns.
+ *
+ * All pointers in operations are memory of the backend (tn_alloc); on CPU backends that is ordinary
+ * memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays always.
+ * One compute thread at a time calls a backend; it has its own worker pool. Operations cannot fail:
+ * sizes are checked where memory is planned. No operation allocates: scratch is taken at creation or
+ * by tn_reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H query heads, G
+ * key/value heads, C = head size. */
+#ifndef SPIN_TENSOR_BACKEND_H
+#define SPIN_TENSOR_BACKEND_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/base/half.h" /* fp32 from and to the 16-bit storage types; there is no convert.h */
+
+#define TN_LANES 16
+
+enum tn_dtype { TN_F32 = 0, TN_BF16 = 1, TN_F16 = 2 };
+
+/* One packed sequence: rows [row, row + prompt) are the prompt; then `a` rows of the first branch
+ * (the human answer) and `b` rows of the second (the opponent's), each of which attends to the
+ * prompt and to itself, never to the other. Positions of both branches go on from the prompt's.
+ * A plain sequence has b = 0. */
+struct tn_segment {
+    int32_t row, prompt, a, b;
+};
+
+/* A row of a decode or prefill batch: which cache slot, which position in it. */
+struct tn_cache_row {
+    int32_t slot, position;
+};
+
+/* (row of the logits block, target id, coefficient): one term of Σ coefficient × log p(target). */
+struct tn_target {
+    int32_t row;
+    int32_t id;
+    float coefficient;
+};
+
+struct tn_sample_params {
+    float temperature; /* 0: greedy (lowest id among equals) */
+    int32_t top_k;     /* 0: off */
+    float top_p;       /* 1: off */
+};
+
+struct tn_sample_key { /* names one draw: see common/base/rng.h, SP_STREAM_SAMPLE */
+    uint64_t seed;
+    uint32_t iteration, prompt, sample, position;
+};
+
+struct tn_backend;  /* an open device with its worker pool */
+struct tn_weights;  /* one matrix prepared for products with few rows (decode) */
+struct tn_kv_cache; /* keys and values of `slots` sequences for all layers */
+
+struct tn_backend_options {
+    int32_t threads;   /* 0: cores available to the process */
+    const char *isa;   /* NULL: the best; "generic", "avx2", "avx512" (tests) */
+};
+
+/* Optimizer step over n elements; g is multiplied by g_scale first (clipping). */
+struct tn_rmsprop {
+    float lr, alpha, eps, weight_decay, g_scale;
+};
+struct tn_adamw {
+    float lr, beta1, beta2, eps, weight_decay, g_scale;
+    int64_t step; /* 1-based, for bias correction */
+};
+
+struct tn_ops {
+    /* --- memory --- */
+    void *(*alloc)(struct tn_backend *, size_t count, size_t elem_bytes); /* zeroed, NULL: none */
+    void (*free)(struct tn_backend *, void *memory);
+    void (*upload)(struct tn_backend *, void *to, const void *from_host, size_t bytes);
+    void (*download)(struct tn_backend *, void *to_host, const void *from, size_t bytes);
+    void (*zero)(struct tn_backend *, void *memory, size_t bytes);
+    /* Grows scratch for attention over T rows in segments of at most `longest` rows, and for
+     * products; false when there is no memory. */
+    bool (*reserve)(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,
+                    int32_t head_size, int32_t max_width);
+
+    /* --- matrix products; w is (N, K) as Hugging Face stores a linear layer --- */
+    /* y(T,N) = x(T,K)·wᵀ, or += when accumulate */
+    void (*linear)(struct tn_backend *, float *y, const float *x, const float *w, int32_t T,
+                   int32_t N, int32_t K, bool accumulate);
+    /* dx(T,K) = dy(T,N)·w, or += */
+    void (*linear_bwd_x)(struct tn_backend *, float *dx, const float *dy, const float *w, int32_t T,
+                         int32_t N, int32_t K, bool accumulate);
+    /* dw(N,K) += dyᵀ·x */
+    void (*linear_bwd_w)(struct tn_backend *, float *dw, const float *dy, const float *x, int32_t T,
+                         int32_t N, int32_t K);
+    /* Weights prepared once per checkpoint; dtype TN_F32 or TN_BF16 storage. NULL: no memory. */
+    struct tn_weights *(*weights_new)(struct tn_backend *, const float *w, int32_t N, int32_t K,
+                                      enum tn_dtype dtype);
+    void (*weights_free)(struct tn_backend *, struct tn_weights *);
+    /* The same bits as `linear` on the same (for bf16: rounded) weights. */
+    void (*linear_packed)(struct tn_backend *, float *y, const float *x, const struct tn_weights *w,
+                          int32_t T);
+
+    /* --- pointwise and norms --- */
+    void (*embed)(struct tn_backend *, float *y, const float *table, const int32_t *ids, int32_t T,
+                  int32_t D);
+    void (*embed_bwd)(struct tn_backend *, float *dtable, const float *dy, const int32_t *ids,
+                      int32_t T, int32_t D, int32_t V); /* rows of one id add in row order */
+    void (*add)(struct tn_backend *, float *y, const float *x, size_t n); /* y += x */
+    /* y = x · rstd · w, rstd(T) kept for the backward. Zhang & Sennrich 2019 (arXiv 1910.07467). */
+    void (*rmsnorm)(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+                    int32_t T, int32_t D, float eps);
+    /* dx += …, dw += … */
+    void (*rmsnorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
+                        const float *w, const float *rstd, int32_t T, int32_t D);
+    /* Rotates pairs (i, i + C/2) of each head of x(T, heads, C), rows `stride` floats apart, by the
+     * angle tables cos, sin (positions, C/2); inverse for the backward. Su et al. (arXiv 2104.09864),
+     * in the half-split form of Hugging Face's Llama. */
+    void (*rope)(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
+                 const int32_t *positions, const float *cos, const float *sin, bool inverse);
+    /* y(T,F) = silu(g) · u, where gu(T,2F) holds g in columns [0,F) and u in [F,2F) */
+    void (*swiglu)(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
+    void (*swiglu_bwd)(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+                       int32_t F);
+
+    /* --- attention over packed segments ---
+     * qkv(T, (H+2G)·C): queries, keys, values of a row side by side, rotated already.
+     * out(T, H·C); lse(T,H): log-sum-exp of the scaled scores, for the backward.
+     * window 0: full causal; else a row sees the last `window` logical positions, itself included. */
+    void (*attention)(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
+                      const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
+                      int32_t C, float scale, int32_t window);
+    /* dqkv = gradient (overwritten). Probabilities are recomputed from lse. */
+    void (*attention_bwd)(struct tn_backend *, float *dqkv, const float *dout, const float *out,
+                          const float *lse, const float *qkv, int32_t T,
+                          const struct tn_segment *segments, int32_t n_segments, int32_t H,
+                          int32_t G, int32_t C, float scale, int32_t window);
+
+    /* --- logits --- */
+    /* lse(R) of logits(R,V); argmax may be NULL (host array). */
+    void (*row_lse)(struct tn_backend *, float *lse_host, int32_t *argmax_host, const float *logits,
+                    int32_t R, int32_t V);
+    /* logprob_host[i] = logits[row_i][id_i] - lse[row_i] */
+    void (*gather_logprob)(struct tn_backend *, float *logprob_host, const float *logits,
+                           const float *lse_host, const struct tn_target *targets, int32_t n,
+                           int32_t V);
+    /* In place: dlogits = Σ coefficient·(onehot(id) − softmax), the gradient of
+     * Σ coefficient·log p. Targets sorted by row. */
+    void (*logits_bwd)(struct tn_backend *, float *logits, const float *lse_host,
+                       const struct tn_target *targets, int32_t n, int32_t R, int32_t V);
+    /* ids_host(R): one draw a row. Ties, top-k and top-p order: higher logit first, lower id first. */
+    void (*sample)(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R, int32_t V,
+                   const struct tn_sample_params *params, const struct tn_sample_key *keys);
+
+    /* --- KV cache: slots × max_positions for every layer; dtype TN_F32 or TN_BF16 --- */
+    struct tn_kv_cache *(*cache_new)(struct tn_backend *, int32_t layers, int32_t slots,
+                                     int32_t max_positions, int32_t G, int32_t C,
+                                     enum tn_dtype dtype);
+    void (*cache_free)(struct tn_backend *, struct tn_kv_cache *);
+    /* Puts the K and V of each row of qkv at its slot and position. */
+    void (*cache_put)(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const float *qkv,
+                      const struct tn_cache_row *rows, int32_t T, int32_t H);
+    /* Row i attends to positions 0 … rows[i].position of its slot. Same bits as `attention` for an
+     * fp32 cache. */
+    void (*cache_attention)(struct tn_backend *, float *out, const float *qkv,
+                            struct tn_kv_cache *, int32_t layer, const struct tn_cache_row *rows,
+                            int32_t T, int32_t H, float scale, int32_t window);
+    /* Copies positions [0, n) of slot `from` to slot `to` in every layer (shared prefixes). */
+    void (*cache_copy)(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,
+                       int32_t n);
+
+    /* --- optimizer --- */
+    double (*sum_squares)(struct tn_backend *, const float *x, size_t n); /* not finite if any is */
+    void (*rmsprop)(struct tn_backend *, float *w, const float *g, float *v, size_t n,
+                    const struct tn_rmsprop *);
+    void (*adamw)(struct tn_backend *, float *w, const float *g, float *m, float *v, size_t n,
+                  const struct tn_adamw *);
+};
+
+struct tn_backend {
+    const struct tn_ops *ops;
+    const char *name;          /* "cpu", "openblas" */
+    char numerics_class[128];  /* "cpu r1", "openblas r1 0.3.21 SkylakeX": what bits depend on */
+    char device[128];          /* for people: "2 threads, AVX-512" */
+    int32_t threads;
+    void *state;               /* the backend's own */
+};
+
+/* Opens a backend by name. SP_EUNSUPPORTED names the known ones. */
+enum sp_err tn_open(const char *name, const struct tn_backend_options *options,
+                    struct tn_backend **ret, struct sp_error *err) SP_MUST_USE;
+void tn_close(struct tn_backend *backend); /* NULL is fine */
+/* The numerics class without opening the device's pool, by name. */
+
+#endif
