@@ -1,0 +1,98 @@
+#include "common/base/daemon.h"
+
+#include <pthread.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+#include "common/base/mem.h"
+#include "spin_build.h"
+
+#if HAVE_SYSTEMD
+#include <systemd/sd-daemon.h>
+#define NOTIFY(text) ((void)sd_notify(0, text))
+#else
+#define NOTIFY(text) ((void)(text))
+#endif
+
+#define EXIT_SECOND_SIGNAL 130
+
+static atomic_bool stopping;
+
+static sigset_t daemon_signals(void)
+{
+    sigset_t set;
+    sigemptyset(&set);
+    sigaddset(&set, SIGTERM);
+    sigaddset(&set, SIGINT);
+    sigaddset(&set, SIGHUP);
+    return set;
+}
+
+static void *signal_thread(void *argument)
+{
+    const struct sp_daemon_hooks *hooks = argument;
+    sigset_t set = daemon_signals();
+    for (;;) {
+        int signal_number;
+        if (sigwait(&set, &signal_number) != 0)
+            continue;
+        if (signal_number == SIGHUP) {
+            if (hooks->on_reload != NULL)
+                hooks->on_reload(hooks->context);
+            continue;
+        }
+        if (atomic_exchange(&stopping, true))
+            _exit(EXIT_SECOND_SIGNAL);
+        if (hooks->on_stop != NULL)
+            hooks->on_stop(hooks->context);
+    }
+    return NULL;
+}
+
+void sp_daemon_init(const struct sp_daemon_hooks *hooks)
+{
+    static struct sp_daemon_hooks copy; /* read by the signal thread for the life of the process */
+    copy = *hooks;
+    signal(SIGPIPE, SIG_IGN);
+    sigset_t set = daemon_signals();
+    SP_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
+    pthread_t thread;
+    SP_ASSERT(pthread_create(&thread, NULL, signal_thread, &copy) == 0);
+    pthread_detach(thread);
+}
+
+bool sp_daemon_stopping(void)
+{
+    return atomic_load(&stopping);
+}
+
+void sp_daemon_ready(void)
+{
+    NOTIFY("READY=1");
+}
+
+void sp_daemon_status(const char *format, ...)
+{
+    char text[512] = "STATUS=";
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text + 7, sizeof(text) - 7, format, args);
+    va_end(args);
+    for (char *p = text; *p != 0; p++)
+        if (*p == '\n')
+            *p = ' ';
+    NOTIFY(text);
+}
+
+void sp_daemon_watchdog(void)
+{
+    NOTIFY("WATCHDOG=1");
+}
+
+void sp_daemon_stopping_notify(void)
+{
+    NOTIFY("STOPPING=1");
+}
