@@ -1,0 +1,63 @@
+/* model: the weights of a transformer as one block of fp32 parameters, with an optional block of
+ * gradients of the same layout.
+ *
+ * Query, key and value matrices of a layer lie side by side in the block, as do gate and up, so that
+ * each trio and pair is one product; the list of tensors names the parts as Hugging Face does.
+ * Owned by one compute thread, the one that calls the backend. Loading and saving block on the
+ * disk. */
+#ifndef SPIN_MODEL_MODEL_H
+#define SPIN_MODEL_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/model/config.h"
+#include "common/tensor/backend.h"
+
+#define MODEL_TENSOR_NAME_BYTES 96
+
+/* A named part of the block. */
+struct model_tensor {
+    char name[MODEL_TENSOR_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj.weight" */
+    size_t offset;                      /* of its first element in the block, in elements */
+    int32_t rows;                       /* of a matrix; the length of a vector */
+    int32_t cols;                       /* of a matrix; 0: a vector */
+};
+
+struct model;
+
+/* Reads a Hugging Face directory: F32, F16 and BF16 tensors become fp32 exactly. A missing tensor,
+ * a wrong shape or a value that is not finite is SP_EFORMAT and names the tensor. Extra tensors
+ * that Llama checkpoints are known to carry (rotary tables) are passed over, others refused. */
+enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model **ret,
+                       struct sp_error *err) SP_MUST_USE;
+/* Random weights: N(0, init_std²) for matrices, 1 for norms, as transformers initializes a model.
+ * Element i of tensor t is a pure function of (seed, t, i): SP_STREAM_INIT. */
+enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,
+                      struct model **ret, struct sp_error *err) SP_MUST_USE;
+void model_free(struct model *model); /* NULL is fine */
+
+/* Writes a Hugging Face directory, complete and durable or not at all: weights in `dtype`
+ * (round to nearest even), config.json and, when template_dir is not NULL, a copy of the tokenizer
+ * and generation files found there. template_dir's config.json is kept but for its dtype. */
+enum sp_err model_save(struct model *model, const char *dir, enum tn_dtype dtype,
+                       const char *template_dir, struct sp_error *err) SP_MUST_USE;
+
+const struct model_config *model_get_config(const struct model *model);
+struct tn_backend *model_backend(const struct model *model);
+
+/* The block. n counts elements; between tensors lie a few that are zero and stay zero. */
+float *model_params(struct model *model, size_t *ret_n);
+/* Gradients: made (zero) on the first call of model_enable_grads; NULL before. */
+enum sp_err model_enable_grads(struct model *model, struct sp_error *err) SP_MUST_USE;
+float *model_grads(struct model *model);
+void model_zero_grads(struct model *model);
+
+/* Tensors in the order of the block; the table belongs to the model. A tied output matrix is not
+ * listed twice. */
+const struct model_tensor *model_tensors(const struct model *model, int32_t *ret_n);
+const struct model_tensor *model_find_tensor(const struct model *model, const char *name);
+
+#endif
