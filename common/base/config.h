@@ -43,7 +43,8 @@ struct sp_setting {
     enum sp_setting_kind kind;
     size_t offset;             /* in the caller's struct */
     const char *default_value; /* as text, parsed like a file's; "" for an empty string */
-    double min, max;           /* inclusive, for numbers and each list element */
+    double min, max;           /* inclusive, for numbers and each list element; bytes and
+                                  milliseconds for those kinds; both 0: no limits */
     const char *units;         /* "tokens", "ms", "" */
     const char *choices;       /* SP_SET_ENUM: "spin|sft|dpo" */
     const char *help;          /* one sentence */
