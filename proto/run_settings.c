@@ -1,0 +1,184 @@
+#include "proto/run_settings.h"
+
+#include <ctype.h>
+#include <stddef.h>
+#include <string.h>
+
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+
+#define AT(field) offsetof(struct run_settings, field)
+#define I64(section, name, field, def, min, max, units, help)                                      \
+    { section, name, SP_SET_I64, AT(field), def, min, max, units, "", help }
+#define F64(section, name, field, def, min, max, units, help)                                      \
+    { section, name, SP_SET_F64, AT(field), def, min, max, units, "", help }
+#define LIST(section, name, field, def, min, max, units, help)                                     \
+    { section, name, SP_SET_LIST, AT(field), def, min, max, units, "", help }
+#define STR(section, name, field, def, help)                                                       \
+    { section, name, SP_SET_STR, AT(field), def, 0, 0, "", "", help }
+#define ENUM(section, name, field, def, choices, help)                                             \
+    { section, name, SP_SET_ENUM, AT(field), def, 0, 0, "", choices, help }
+#define BOOL(section, name, field, def, help)                                                      \
+    { section, name, SP_SET_BOOL, AT(field), def, 0, 1, "", "", help }
+#define BYTES(section, name, field, def, min, max, help)                                           \
+    { section, name, SP_SET_BYTES, AT(field), def, min, max, "bytes", "", help }
+
+static const struct sp_setting table[] = {
+    STR("run", "name", name, "", "Name of the run: letters, digits, '-', '_' and '.'."),
+    ENUM("run", "mode", mode, "spin", "spin|sft|dpo",
+         "spin: self-play; sft: maximum likelihood on the human answers; dpo: given pairs of "
+         "chosen and rejected answers."),
+    I64("run", "seed", seed, "1", 0, 9007199254740991.0, "",
+        "Decides every draw and every order; the same seed gives the same bits."),
+    I64("run", "iterations", iterations, "4", 1, SP_LIST_MAX, "",
+        "How many iterations `spinctl run` makes, unless a verdict stops it first."),
+    ENUM("run", "numerics", numerics, "strict", "strict|any",
+         "strict: work goes only to workers whose numerics class equals the first one's; any: the "
+         "promise of equal bits is waived."),
+    ENUM("run", "score_by", score_by, "generator", "generator|trainer",
+         "Who computes the reference log-probabilities; trainer: every pair, before the first "
+         "step."),
+    STR("run", "backend", backend, "cpu", "Backend of generators and trainer: cpu or openblas."),
+
+    STR("data", "train", train, "", "File of prompts with human answers (JSONL or a JSON array)."),
+    STR("data", "holdout", holdout, "",
+        "File of held-out prompts for the verdict; empty: holdout_share of the training file."),
+    F64("data", "holdout_share", holdout_share, "0.05", 0, 0.9, "",
+        "Share of the training file that is held out when there is no holdout file."),
+    I64("data", "holdout_limit", holdout_limit, "1000", 0, 100000, "prompts",
+        "At most this many held-out prompts."),
+    STR("data", "eval", eval, "",
+        "File of problems on which exact match is measured after every iteration; empty: none."),
+    I64("data", "eval_limit", eval_limit, "10000", 0, 1000000, "prompts",
+        "At most this many evaluation problems, the first ones."),
+    I64("data", "train_limit", train_limit, "0", 0, SP_MAX_DATASET_ROWS, "prompts",
+        "At most this many training rows, the first ones; 0: all."),
+    ENUM("data", "overlong", overlong, "drop", "drop|error",
+         "What becomes of rows over the token limits: left out and counted, or refused."),
+    STR("data", "format", format, "auto",
+        "auto, prompt_response, messages, instruction, question_answer, uclaml or preference."),
+    STR("data", "template", template_name, "auto",
+        "Chat template: auto (the model's own), none, or a name that `spinctl create-run --help` "
+        "lists."),
+    I64("data", "max_prompt_tokens", max_prompt_tokens, "1024", 1, SP_MAX_SEQUENCE_TOKENS, "tokens",
+        "Longer prompts are left out and counted."),
+    I64("data", "max_sequence_tokens", max_sequence_tokens, "2048", 2, SP_MAX_SEQUENCE_TOKENS,
+        "tokens", "Prompt and answer together; longer rows are left out and counted."),
+
+    STR("model", "base", base, "", "Directory of the SFT model, in Hugging Face layout."),
+    ENUM("model", "checkpoint_dtype", checkpoint_dtype, "f32", "f32|bf16|f16",
+         "Storage type of published checkpoints; bf16 rounds away small steps."),
+
+    I64("generate", "samples_per_prompt", samples_per_prompt, "1", 1, 64, "",
+        "Answers sampled for each prompt."),
+    F64("generate", "temperature", temperature, "1", 0, 100, "", "0 is greedy."),
+    I64("generate", "top_k", top_k, "0", 0, SP_MAX_VOCAB, "tokens", "0: off."),
+    F64("generate", "top_p", top_p, "1", 1e-6, 1, "", "1: off."),
+    I64("generate", "max_new_tokens", max_new_tokens, "256", 1, SP_MAX_SEQUENCE_TOKENS, "tokens",
+        "An answer cut here gets no end token and is marked."),
+    ENUM("generate", "weights", weights_dtype, "f32", "f32|bf16",
+         "Storage of the opponent's weights in generators; bf16 needs score_by = trainer."),
+    ENUM("generate", "kv", kv_dtype, "f32", "f32|bf16",
+         "Storage of keys and values; bf16 needs score_by = trainer."),
+
+    ENUM("train", "loss", loss, "logistic", "logistic|hinge|exponential|correlation|ipo",
+         "The function of the margin."),
+    LIST("train", "beta", beta, "0.1, 0.1, 0.1, 5", 1e-6, 1000, "", "By iteration."),
+    LIST("train", "sft_weight", sft_weight, "0", 0, 1000, "",
+         "Weight of the mean negative log-likelihood of the human answer, by iteration."),
+    LIST("train", "learning_rate", learning_rate, "5e-7, 5e-7, 1e-7, 1e-7", 0, 1, "",
+         "Peak of the schedule, by iteration."),
+    LIST("train", "epochs", epochs, "2", 1, 1000, "", "Passes over the pairs, by iteration."),
+    F64("train", "ipo_tau", ipo_tau, "0.1", 1e-6, 1000, "", "Regularisation of the ipo loss."),
+    ENUM("train", "optimizer", optimizer, "rmsprop", "rmsprop|adamw", ""),
+    F64("train", "rms_alpha", rms_alpha, "0.99", 0, 1, "", "Smoothing of RMSProp."),
+    F64("train", "adam_beta1", adam_beta1, "0.9", 0, 0.999999, "", "First moment of AdamW."),
+    F64("train", "adam_beta2", adam_beta2, "0.999", 0, 0.999999, "", "Second moment of AdamW."),
+    F64("train", "eps", eps, "1e-8", 0, 1, "", "Added to the root in both optimizers."),
+    F64("train", "weight_decay", weight_decay, "0", 0, 10, "", ""),
+    ENUM("train", "schedule", schedule, "linear", "linear|cosine|constant",
+         "What the learning rate does after the warm-up: falls to 0, or stays."),
+    F64("train", "warmup_share", warmup_share, "0.1", 0, 1, "",
+        "Share of the steps over which the learning rate rises."),
+    I64("train", "batch_pairs", batch_pairs, "64", 1, 65536, "pairs", "Pairs of one step."),
+    F64("train", "clip", clip, "1", 0, 1e9, "", "Largest norm of the gradient; 0: off."),
+    I64("train", "micro_batch_tokens", micro_batch_tokens, "4096", 16, 16777216, "tokens",
+        "Tokens that go through the model at once; decides bits, not results."),
+    BYTES("train", "memory_budget", memory_budget_bytes, "0", 0, 1e15,
+          "Memory for activations; above it layers are recomputed; 0: half of what is free."),
+    ENUM("train", "replay", replay, "previous", "previous|none",
+         "Pairs of the iteration before are trained on again, scored by the new opponent."),
+    ENUM("train", "order", order, "shuffle", "shuffle|length|gap",
+         "Seeded shuffle, or a curriculum: shortest first, or easiest first by log-probability."),
+    I64("train", "snapshot_steps", snapshot_steps, "50", 1, 1000000, "steps",
+        "A trainer that dies loses at most this many steps."),
+    I64("train", "max_nonfinite_steps", max_nonfinite_steps, "3", 0, 1000000, "steps",
+        "More steps than this with a loss or gradient that is not finite fail the iteration."),
+    F64("train", "guard_nats", guard_nats, "0.5", 0, 1e9, "nats",
+        "The iteration fails when the mean log-probability of a human answer's token has fallen by "
+        "more; 0: off."),
+
+    I64("verdict", "min_pairs", verdict_min_pairs, "1000", 1, 1000000, "pairs",
+        "With fewer held-out pairs the verdict is `undecided`."),
+    F64("verdict", "confidence", verdict_confidence, "0.95", 0.5, 0.9999, "",
+        "Level of the intervals."),
+    BOOL("verdict", "stop", stop_on_verdict, "true",
+         "Whether `spinctl run` stops at plateau (twice), converged and degraded."),
+    BOOL("verdict", "accept_degraded", accept_degraded, "false",
+         "Whether a degraded checkpoint becomes the next opponent all the same."),
+    I64("verdict", "trained_sample", trained_sample, "200", 0, 100000, "pairs",
+        "Trained pairs that are scored again for the accuracy after training."),
+};
+
+const struct sp_config_spec run_settings_spec = {
+    .title = "run settings",
+    .settings = table,
+    .count = SP_COUNT(table),
+    .struct_bytes = sizeof(struct run_settings),
+};
+
+static bool name_is_good(const char *name)
+{
+    size_t length = strlen(name);
+    if (length == 0 || length > SP_MAX_RUN_NAME || name[0] == '.' || name[0] == '-')
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)name[i];
+        if (!isalnum(c) && c != '-' && c != '_' && c != '.')
+            return false;
+    }
+    return true;
+}
+
+enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
+{
+    const struct run_settings *s = settings;
+    if (!name_is_good(s->name))
+        return sp_fail(err, SP_EINVAL,
+                       "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'", s->name,
+                       SP_MAX_RUN_NAME);
+    if (s->max_prompt_tokens >= s->max_sequence_tokens)
+        return sp_fail(err, SP_EINVAL,
+                       "[data] max_prompt_tokens: %lld leaves no room for an answer in "
+                       "max_sequence_tokens = %lld",
+                       (long long)s->max_prompt_tokens, (long long)s->max_sequence_tokens);
+    if (s->micro_batch_tokens < 2)
+        return sp_fail(err, SP_EINVAL, "[train] micro_batch_tokens: below 2");
+    if (s->mode == RUN_MODE_SPIN && s->score_by == RUN_SCORE_BY_GENERATOR &&
+        (s->weights_dtype != RUN_DTYPE_F32 || s->kv_dtype != RUN_DTYPE_F32))
+        return sp_fail(err, SP_EINVAL,
+                       "[generate] weights, kv: bf16 answers must be scored in the trainer's "
+                       "precision: set [run] score_by = trainer");
+    if (s->mode != RUN_MODE_SPIN && s->order == RUN_ORDER_GAP && s->mode == RUN_MODE_SFT)
+        return sp_fail(err, SP_EINVAL, "[train] order: gap needs scored pairs, which mode = sft "
+                                       "does not make: use shuffle or length");
+    if (s->order == RUN_ORDER_GAP && s->score_by == RUN_SCORE_BY_TRAINER)
+        return sp_fail(err, SP_EINVAL,
+                       "[train] order: gap needs scores before training: set [run] score_by = "
+                       "generator, or another order");
+    if (s->train[0] == '\0')
+        return sp_fail(err, SP_EINVAL, "[data] train: no file given");
+    if (s->base[0] == '\0')
+        return sp_fail(err, SP_EINVAL, "[model] base: no directory given");
+    return SP_OK;
+}

@@ -1,0 +1,79 @@
+/* run_settings: the settings of a run, from one table (run_settings.c): what `spinctl create-run`
+ * reads from an INI file, what the coordinator freezes as canonical JSON, what trainer and
+ * generators obey. Settings that the recipe gives by iteration are lists; a list shorter than the
+ * run repeats its last value. Sources of the defaults: arXiv 2401.01335 v3, appendix B. */
+#ifndef SPIN_PROTO_RUN_SETTINGS_H
+#define SPIN_PROTO_RUN_SETTINGS_H
+
+#include "common/base/config.h"
+
+enum run_mode { RUN_MODE_SPIN, RUN_MODE_SFT, RUN_MODE_DPO };
+enum run_numerics { RUN_NUMERICS_STRICT, RUN_NUMERICS_ANY };
+enum run_score_by { RUN_SCORE_BY_GENERATOR, RUN_SCORE_BY_TRAINER };
+enum run_overlong { RUN_OVERLONG_DROP, RUN_OVERLONG_ERROR };
+enum run_dtype { RUN_DTYPE_F32, RUN_DTYPE_BF16, RUN_DTYPE_F16 };
+enum run_loss { RUN_LOSS_LOGISTIC, RUN_LOSS_HINGE, RUN_LOSS_EXPONENTIAL, RUN_LOSS_CORRELATION,
+                RUN_LOSS_IPO };
+enum run_optimizer { RUN_OPT_RMSPROP, RUN_OPT_ADAMW };
+enum run_schedule { RUN_SCHEDULE_LINEAR, RUN_SCHEDULE_COSINE, RUN_SCHEDULE_CONSTANT };
+enum run_order { RUN_ORDER_SHUFFLE, RUN_ORDER_LENGTH, RUN_ORDER_GAP };
+enum run_replay { RUN_REPLAY_PREVIOUS, RUN_REPLAY_NONE };
+
+struct run_settings {
+    /* [run] */
+    char *name;
+    int mode; /* enum run_mode */
+    int64_t seed;
+    int64_t iterations;
+    int numerics; /* enum run_numerics */
+    int score_by; /* enum run_score_by */
+    char *backend;
+    /* [data] */
+    char *train, *holdout, *eval, *format, *template_name;
+    int64_t train_limit, eval_limit, holdout_limit;
+    double holdout_share;
+    int64_t max_prompt_tokens, max_sequence_tokens;
+    int overlong; /* enum run_overlong */
+    /* [model] */
+    char *base;
+    int checkpoint_dtype; /* enum run_dtype */
+    /* [generate] */
+    int64_t samples_per_prompt;
+    double temperature;
+    int64_t top_k;
+    double top_p;
+    int64_t max_new_tokens;
+    int weights_dtype, kv_dtype; /* enum run_dtype, f32 or bf16 */
+    /* [train] */
+    int loss; /* enum run_loss */
+    struct sp_f64_list beta, sft_weight, learning_rate, epochs;
+    double ipo_tau;
+    int optimizer; /* enum run_optimizer */
+    double rms_alpha, adam_beta1, adam_beta2, eps, weight_decay;
+    int schedule; /* enum run_schedule */
+    double warmup_share;
+    int64_t batch_pairs;
+    double clip;
+    int64_t micro_batch_tokens;
+    int64_t memory_budget_bytes;
+    int replay; /* enum run_replay */
+    int order;  /* enum run_order */
+    int64_t snapshot_steps;
+    int64_t max_nonfinite_steps;
+    double guard_nats;
+    /* [verdict] */
+    int64_t verdict_min_pairs;
+    double verdict_confidence;
+    bool stop_on_verdict;
+    bool accept_degraded;
+    int64_t trained_sample;
+};
+
+extern const struct sp_config_spec run_settings_spec;
+
+/* What the table cannot say: fields that need each other (max_new_tokens below the sequence, a name
+ * of letters, digits, "-", "_", ".", a mode that needs generated answers, …). */
+enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
+    SP_MUST_USE;
+
+#endif
