@@ -81,7 +81,7 @@ struct ckpt_array {
     const char *name;
     int32_t dims;
     int64_t shape[SP_MAX_TENSOR_DIMS];
-    const float *data; /* NULL: its elements arrive through ckpt_st_writer_append */
+    const float *data; /* row-major, as many as the product of shape */
 };
 
 /* Same arrays (in any order), dtype and metadata → same bytes: tensors are stored sorted by name,
