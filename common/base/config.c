@@ -9,6 +9,7 @@
 #include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/utf8.h"
 
 #define LINE_MAX_BYTES 65536
 

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/base/utf8.h"
 
 struct unit {
     const char *name;
@@ -23,31 +24,6 @@ static const struct unit time_units[] = {
 #define VALUE(setting, values, type) ((type *)(void *)((char *)(values) + (setting)->offset))
 #define CONST_VALUE(setting, values, type)                                                         \
     ((const type *)(const void *)((const char *)(values) + (setting)->offset))
-
-bool sp_is_utf8(const char *text, size_t length)
-{
-    const unsigned char *p = (const unsigned char *)text, *end = p + length;
-    while (p < end) {
-        if (*p < 0x80) {
-            p++;
-            continue;
-        }
-        int extra = *p >= 0xF0 ? 3 : *p >= 0xE0 ? 2 : 1;
-        if (*p < 0xC2 || *p > 0xF4 || end - p <= extra)
-            return false;
-        uint32_t code = *p & (0x3Fu >> extra);
-        for (int i = 1; i <= extra; i++) {
-            if ((p[i] & 0xC0) != 0x80)
-                return false;
-            code = code << 6 | (p[i] & 0x3Fu);
-        }
-        if ((extra == 2 && (code < 0x800 || (code >= 0xD800 && code < 0xE000))) ||
-            (extra == 3 && (code < 0x10000 || code > 0x10FFFF)))
-            return false;
-        p += extra + 1;
-    }
-    return true;
-}
 
 /* "12", "1.5" and a unit; units are exact, so that 20 alone never means 20 of the wrong thing. */
 static enum sp_err parse_amount(const char *text, const struct unit *units, size_t unit_count,

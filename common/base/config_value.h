@@ -19,6 +19,5 @@ enum sp_err sp_setting_check(const struct sp_setting *setting, double value,
 void sp_setting_describe_range(const struct sp_setting *setting, struct sp_buf *out);
 /* Shortest decimal that reads back to the same double. */
 void sp_format_double(double value, struct sp_buf *out);
-bool sp_is_utf8(const char *text, size_t length);
 
 #endif

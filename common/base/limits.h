@@ -6,6 +6,7 @@
 /* name, value, what it bounds */
 #define SP_LIMIT_LIST(X)                                                                           \
     X(SP_MAX_MESSAGE, 5 << 20, "a message on the wire")                                            \
+    X(SP_MAX_DECODED_MESSAGE, 48 << 20, "the decoded form of a message")                           \
     X(SP_MAX_CHUNK, 4 << 20, "a chunk of a blob")                                                  \
     X(SP_MAX_MANIFEST, 4 << 20, "a manifest")                                                      \
     X(SP_MAX_MANIFEST_FILES, 4096, "files in a checkpoint")                                        \
