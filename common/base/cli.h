@@ -4,6 +4,7 @@
 #ifndef SPIN_BASE_CLI_H
 #define SPIN_BASE_CLI_H
 
+#include <limits.h> /* argp.h uses UCHAR_MAX */
 #include <argp.h>
 #include <stddef.h>
 
