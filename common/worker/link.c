@@ -1,0 +1,274 @@
+#include "common/worker/link.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/log.h"
+#include "common/base/mem.h"
+
+#define DEFAULT_RENEW_MS 15000
+#define DEFAULT_POLL_MS 20000
+
+struct worker_link {
+    const struct worker_settings *settings;
+    struct worker_identity identity;
+    worker_on_lost *on_lost;
+    void *context;
+    char *token;
+    uint64_t instance; /* random number of this process */
+
+    pthread_mutex_t lock;  /* held for a whole hello, so that threads don't say it twice */
+    uint64_t worker_id;    /* 0: no hello yet */
+    uint32_t renew_ms, poll_ms;
+
+    pthread_mutex_t roll_lock; /* short */
+    uint64_t *roll;            /* leases held */
+    uint32_t roll_count, roll_capacity;
+};
+
+struct worker_peer {
+    struct worker_link *link;
+    struct proto_client *client;
+    atomic_bool cancelled;
+};
+
+enum sp_err worker_link_new(const struct worker_settings *settings,
+                            const struct worker_identity *identity, worker_on_lost *on_lost,
+                            void *context, struct worker_link **ret, struct sp_error *err)
+{
+    char *token = NULL;
+    enum sp_err rc = worker_read_token(settings, &token, err);
+    if (rc != SP_OK)
+        return rc;
+    struct worker_link *link = sp_xalloc(sizeof(*link));
+    link->settings = settings;
+    link->identity = *identity;
+    link->on_lost = on_lost;
+    link->context = context;
+    link->token = token;
+    link->renew_ms = DEFAULT_RENEW_MS;
+    link->poll_ms = DEFAULT_POLL_MS;
+    sp_random_secret(&link->instance, sizeof(link->instance));
+    pthread_mutex_init(&link->lock, NULL);
+    pthread_mutex_init(&link->roll_lock, NULL);
+    *ret = link;
+    return SP_OK;
+}
+
+void worker_link_free(struct worker_link *link)
+{
+    if (link == NULL)
+        return;
+    pthread_mutex_destroy(&link->lock);
+    pthread_mutex_destroy(&link->roll_lock);
+    free(link->roll);
+    free(link->token);
+    free(link);
+}
+
+/* ---- leases held ---- */
+
+void worker_link_hold(struct worker_link *link, uint64_t lease)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    if (link->roll_count == link->roll_capacity) {
+        link->roll_capacity = link->roll_capacity == 0 ? 8 : link->roll_capacity * 2;
+        link->roll = sp_xgrow(link->roll, link->roll_capacity, sizeof(*link->roll));
+    }
+    link->roll[link->roll_count++] = lease;
+    pthread_mutex_unlock(&link->roll_lock);
+}
+
+void worker_link_drop(struct worker_link *link, uint64_t lease)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    for (uint32_t i = 0; i < link->roll_count; i++) {
+        if (link->roll[i] == lease) {
+            link->roll[i] = link->roll[--link->roll_count];
+            break;
+        }
+    }
+    pthread_mutex_unlock(&link->roll_lock);
+}
+
+uint32_t worker_link_held(struct worker_link *link, uint64_t **ret)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    uint32_t count = link->roll_count;
+    *ret = count == 0 ? NULL : sp_xmemdup(link->roll, count * sizeof(*link->roll));
+    pthread_mutex_unlock(&link->roll_lock);
+    return count;
+}
+
+uint32_t worker_link_renew_ms(struct worker_link *link)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    uint32_t ms = link->renew_ms;
+    pthread_mutex_unlock(&link->roll_lock);
+    return ms;
+}
+
+uint32_t worker_link_poll_ms(struct worker_link *link)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    uint32_t ms = link->poll_ms;
+    pthread_mutex_unlock(&link->roll_lock);
+    return ms;
+}
+
+/* ---- peers ---- */
+
+static bool is_cancelled(void *context)
+{
+    struct worker_peer *peer = context;
+    return atomic_load(&peer->cancelled);
+}
+
+enum sp_err worker_peer_open(struct worker_link *link, struct worker_peer **ret,
+                             struct sp_error *err)
+{
+    const struct worker_settings *settings = link->settings;
+    struct worker_peer *peer = sp_xalloc(sizeof(*peer));
+    peer->link = link;
+    struct proto_client_options options = {
+        .url = settings->url,
+        .tls = {.ca_file = settings->tls_ca,
+                .cert_file = settings->tls_cert,
+                .server_name = settings->tls_server_name},
+        .token = link->token,
+        .connect_ms = settings->connect_ms,
+        .request_ms = settings->request_ms,
+        .backoff_min_ms = settings->backoff_min_ms,
+        .backoff_max_ms = settings->backoff_max_ms,
+        .cancelled = is_cancelled,
+        .context = peer,
+    };
+    enum sp_err rc = proto_client_open(&options, &peer->client, err);
+    if (rc != SP_OK) {
+        free(peer);
+        return sp_wrap(err, rc, "coordinator %s", settings->url);
+    }
+    *ret = peer;
+    return SP_OK;
+}
+
+void worker_peer_close(struct worker_peer *peer)
+{
+    if (peer == NULL)
+        return;
+    proto_client_free(peer->client);
+    free(peer);
+}
+
+void worker_peer_cancel(struct worker_peer *peer)
+{
+    atomic_store(&peer->cancelled, true);
+    proto_client_interrupt(peer->client);
+}
+
+void worker_peer_interrupt(struct worker_peer *peer)
+{
+    proto_client_interrupt(peer->client);
+}
+
+/* ---- hello ---- */
+
+static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
+{
+    struct worker_link *link = peer->link;
+    char host[256] = "";
+    gethostname(host, sizeof(host) - 1);
+    uint64_t *held;
+    uint32_t n_held = worker_link_held(link, &held);
+    struct proto_hello hello = {
+        .role = link->identity.role,
+        .name = link->identity.name,
+        .instance = link->instance,
+        .host = host,
+        .device = link->identity.device,
+        .version = SPIN_VERSION,
+        .numerics_class = link->identity.numerics_class,
+        .slots = link->identity.slots,
+        .leases = {.values = held, .count = n_held},
+    };
+    const void *body = NULL;
+    enum sp_err rc = proto_call(peer->client, PROTO_HELLO, &hello, -1, &body, err);
+    free(held);
+    if (rc != SP_OK)
+        return sp_wrap(err, rc, "hello");
+    const struct proto_hello_reply *reply = body;
+    link->worker_id = reply->worker_id;
+    pthread_mutex_lock(&link->roll_lock);
+    link->renew_ms = reply->renew_ms != 0 ? reply->renew_ms : DEFAULT_RENEW_MS;
+    link->poll_ms = reply->poll_ms != 0 ? reply->poll_ms : DEFAULT_POLL_MS;
+    pthread_mutex_unlock(&link->roll_lock);
+    sp_info("joined coordinator %s as worker %llu (%u of %u leases lost)", link->settings->url,
+            (unsigned long long)reply->worker_id, reply->leases_lost.count, n_held);
+    for (uint32_t i = 0; i < reply->leases_lost.count; i++)
+        worker_link_drop(link, reply->leases_lost.values[i]);
+    if (link->on_lost != NULL && reply->leases_lost.count > 0)
+        link->on_lost(link->context, reply->leases_lost.values, reply->leases_lost.count);
+    return SP_OK;
+}
+
+/* Says hello unless another thread has got a new id since `stale_id` was used. */
+static enum sp_err hello_unless_newer(struct worker_peer *peer, uint64_t stale_id, uint64_t *ret_id,
+                                      struct sp_error *err)
+{
+    struct worker_link *link = peer->link;
+    enum sp_err rc = SP_OK;
+    pthread_mutex_lock(&link->lock);
+    if (link->worker_id == stale_id)
+        rc = say_hello(peer, err);
+    *ret_id = link->worker_id;
+    pthread_mutex_unlock(&link->lock);
+    return rc;
+}
+
+static uint64_t current_id(struct worker_link *link)
+{
+    pthread_mutex_lock(&link->lock);
+    uint64_t id = link->worker_id;
+    pthread_mutex_unlock(&link->lock);
+    return id;
+}
+
+enum sp_err worker_hello(struct worker_peer *peer, struct sp_error *err)
+{
+    uint64_t id;
+    return hello_unless_newer(peer, 0, &id, err);
+}
+
+static bool is_unknown_worker(enum sp_err rc, const struct sp_error *err)
+{
+    return rc == SP_ESTALE && strstr(err->text, "unknown worker") != NULL;
+}
+
+enum sp_err worker_call(struct worker_peer *peer, enum proto_type type, void *body,
+                        int64_t give_up_ms, const void **ret_reply, struct sp_error *err)
+{
+    struct sp_error detail = {0};
+    uint64_t id = current_id(peer->link);
+    enum sp_err rc = SP_OK;
+    if (id == 0)
+        rc = hello_unless_newer(peer, 0, &id, &detail);
+    while (rc == SP_OK) {
+        memcpy(body, &id, sizeof(id)); /* worker_id is the first field of these messages */
+        rc = proto_call(peer->client, type, body, give_up_ms, ret_reply, &detail);
+        if (!is_unknown_worker(rc, &detail))
+            break;
+        rc = hello_unless_newer(peer, id, &id, &detail);
+    }
+    if (rc != SP_OK)
+        return sp_fail(err, rc, "%s", detail.text);
+    return SP_OK;
+}
+
+enum sp_err worker_call_plain(struct worker_peer *peer, enum proto_type type, const void *body,
+                              const void **ret_reply, struct sp_error *err)
+{
+    return proto_call(peer->client, type, body, -1, ret_reply, err);
+}

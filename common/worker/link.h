@@ -1,0 +1,74 @@
+/* link: a worker's standing with the coordinator. It says hello, knows the worker id that the
+ * coordinator gave, and says hello again, naming the leases that are held, when the coordinator no
+ * longer knows it (after a restart).
+ *
+ * One link per process, shared by its network threads (a small lock inside: one hello at a time);
+ * one peer (a connection) per thread. Everything here blocks on the network: never call it on the
+ * compute thread while work is waiting there. */
+#ifndef SPIN_WORKER_LINK_H
+#define SPIN_WORKER_LINK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+#include "common/base/hash.h"
+#include "common/checkpoint/materialise.h"
+#include "common/worker/settings.h"
+#include "proto/messages.h"
+#include "proto/rpc.h"
+
+struct worker_identity {
+    enum proto_role role;
+    const char *name, *device, *numerics_class; /* borrowed for the life of the link */
+    uint32_t slots;
+};
+
+struct worker_link;
+/* on_lost (NULL: none) hears of leases that a hello found to be gone; on the thread that said it. */
+typedef void worker_on_lost(void *context, const uint64_t *leases, uint32_t count);
+
+enum sp_err worker_link_new(const struct worker_settings *settings,
+                            const struct worker_identity *identity, worker_on_lost *on_lost,
+                            void *context, struct worker_link **ret,
+                            struct sp_error *err) SP_MUST_USE;
+void worker_link_free(struct worker_link *link); /* after its peers; NULL is fine */
+
+/* Leases named in a hello. */
+void worker_link_hold(struct worker_link *link, uint64_t lease);
+void worker_link_drop(struct worker_link *link, uint64_t lease);
+/* *ret: malloc'd, may be NULL when there are none. */
+uint32_t worker_link_held(struct worker_link *link, uint64_t **ret);
+uint32_t worker_link_renew_ms(struct worker_link *link); /* as the coordinator asked; > 0 */
+uint32_t worker_link_poll_ms(struct worker_link *link);
+
+struct worker_peer;
+enum sp_err worker_peer_open(struct worker_link *link, struct worker_peer **ret,
+                             struct sp_error *err) SP_MUST_USE;
+void worker_peer_close(struct worker_peer *peer); /* NULL is fine */
+/* Any thread: the call in progress and all later ones end with SP_ECANCELED. */
+void worker_peer_cancel(struct worker_peer *peer);
+/* Any thread: wakes a blocked call (SP_ECANCELED) and leaves the peer usable. */
+void worker_peer_interrupt(struct worker_peer *peer);
+
+/* Says hello if that has not happened yet. */
+enum sp_err worker_hello(struct worker_peer *peer, struct sp_error *err) SP_MUST_USE;
+/* A request whose body begins with worker_id (filled in here). An unknown worker says hello and
+ * asks again. Otherwise as proto_call. */
+enum sp_err worker_call(struct worker_peer *peer, enum proto_type type, void *body,
+                        int64_t give_up_ms, const void **ret_reply,
+                        struct sp_error *err) SP_MUST_USE;
+/* A request without worker_id (blobs). */
+enum sp_err worker_call_plain(struct worker_peer *peer, enum proto_type type, const void *body,
+                              const void **ret_reply, struct sp_error *err) SP_MUST_USE;
+
+/* The checkpoint's directory from the cache, fetched where it is missing: manifest first, verified
+ * against both digests, then chunk by chunk. progress may be NULL (materialise.h). */
+enum sp_err worker_fetch_checkpoint(struct worker_peer *peer, struct ckpt_cache *cache,
+                                    const struct sp_digest *checkpoint,
+                                    const struct sp_digest *manifest, ckpt_progress_fn progress,
+                                    void *progress_context, struct ckpt_cache_ref **ret,
+                                    struct sp_error *err) SP_MUST_USE;
+
+#endif
