@@ -1,0 +1,163 @@
+#include "proto/transport.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "common/base/mem.h"
+
+#define SCHEME_IPC "ipc://"
+#define SCHEME_TLS "tls+tcp://"
+#define SCHEME_TCP "tcp://"
+
+static bool starts_with(const char *text, const char *prefix)
+{
+    return strncmp(text, prefix, strlen(prefix)) == 0;
+}
+
+bool proto_url_is_tls(const char *url)
+{
+    return starts_with(url, SCHEME_TLS);
+}
+
+/* Behind "://": "host:port", "[::1]:port". */
+static const char *authority(const char *url)
+{
+    return strstr(url, "://") + 3;
+}
+
+char *proto_url_host(const char *url)
+{
+    const char *host = authority(url);
+    if (*host == '[')
+        return sp_xstrndup(host + 1, strcspn(host + 1, "]"));
+    return sp_xstrndup(host, strcspn(host, ":/"));
+}
+
+static enum sp_err check_port(const char *url, struct sp_error *err)
+{
+    const char *colon = strrchr(authority(url), ':');
+    const char *digits = colon != NULL ? colon + 1 : "";
+    size_t length = strspn(digits, "0123456789");
+    if (length == 0 || length > 5 || digits[length] != 0 || atoi(digits) > 65535 ||
+        colon == authority(url))
+        return sp_fail(err, SP_EINVAL, "address %.200s: expected %shost:port", url,
+                       proto_url_is_tls(url) ? SCHEME_TLS : SCHEME_TCP);
+    return SP_OK;
+}
+
+static bool is_loopback(const char *host)
+{
+    return strcmp(host, "localhost") == 0 || strcmp(host, "::1") == 0 ||
+           (starts_with(host, "127.") && strspn(host, "0123456789.") == strlen(host));
+}
+
+static bool is_given(const char *text)
+{
+    return text != NULL && *text != 0;
+}
+
+enum sp_err proto_check_url(const char *url, const struct proto_tls *tls, struct sp_error *err)
+{
+    if (starts_with(url, SCHEME_IPC)) {
+        size_t length = strlen(url + strlen(SCHEME_IPC));
+        size_t limit = sizeof(((struct sockaddr_un *)0)->sun_path) - 1;
+        if (length == 0 || length > limit)
+            return sp_fail(err, SP_EINVAL,
+                           "address %.200s: the path of a local socket has 1 to %zu bytes, here "
+                           "%zu: choose a shorter directory",
+                           url, limit, length);
+        return SP_OK;
+    }
+    bool secure = proto_url_is_tls(url);
+    if (!secure && !starts_with(url, SCHEME_TCP))
+        return sp_fail(err, SP_EINVAL, "address \"%.200s\": expected ipc://PATH or "
+                                       "tls+tcp://HOST:PORT", url);
+    enum sp_err rc = check_port(url, err);
+    if (rc != SP_OK)
+        return rc;
+    if (secure) {
+        if (tls == NULL || !is_given(tls->ca_file) || !is_given(tls->cert_file))
+            return sp_fail(err, SP_EINVAL, "address %.200s: TLS needs a CA file and a file with "
+                                           "own certificate and key", url);
+        return SP_OK;
+    }
+    char *host = proto_url_host(url);
+    bool loopback = is_loopback(host);
+    free(host);
+    if (!loopback)
+        return sp_fail(err, SP_EINVAL, "address %.200s: tcp:// is for loopback only: use "
+                                       "tls+tcp:// between machines", url);
+    return SP_OK;
+}
+
+static enum sp_err check_readable(const char *path, const char *what, struct sp_error *err)
+{
+    return access(path, R_OK) == 0 ? SP_OK : sp_fail_errno(err, errno, "%s %s", what, path);
+}
+
+enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const char *server_name,
+                             nng_tls_config **ret, struct sp_error *err)
+{
+    enum sp_err rc = check_readable(tls->ca_file, "TLS CA file", err);
+    if (rc == SP_OK)
+        rc = check_readable(tls->cert_file, "TLS certificate file", err);
+    if (rc != SP_OK)
+        return rc;
+    nng_tls_config *config;
+    int code = nng_tls_config_alloc(&config, server ? NNG_TLS_MODE_SERVER : NNG_TLS_MODE_CLIENT);
+    if (code != 0)
+        return proto_fail_nng(err, code, "TLS");
+    if ((code = nng_tls_config_ca_file(config, tls->ca_file)) != 0)
+        rc = proto_fail_nng(err, code, "TLS CA file %s", tls->ca_file);
+    else if ((code = nng_tls_config_cert_key_file(config, tls->cert_file, NULL)) != 0)
+        rc = proto_fail_nng(err, code,
+                            "TLS certificate file %s (a certificate and its unencrypted EC P-256 "
+                            "or RSA key in one PEM file)", tls->cert_file);
+    else if ((code = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED)) != 0)
+        rc = proto_fail_nng(err, code, "TLS");
+    else if (!server && (code = nng_tls_config_server_name(config, server_name)) != 0)
+        rc = proto_fail_nng(err, code, "TLS server name %s", server_name);
+    if (rc == SP_OK)
+        *ret = config;
+    else
+        nng_tls_config_free(config);
+    return rc;
+}
+
+static enum sp_err code_of_nng(int nng_code)
+{
+    switch (nng_code) {
+    case NNG_ETIMEDOUT:
+        return SP_ETIMEOUT;
+    case NNG_ECANCELED:
+        return SP_ECANCELED;
+    case NNG_ENOMEM:
+        return SP_ENOMEM;
+    case NNG_EPEERAUTH:
+    case NNG_ECRYPTO:
+    case NNG_EPERM:
+        return SP_EDENIED;
+    case NNG_EADDRINUSE:
+        return SP_ESTATE;
+    case NNG_EINVAL:
+    case NNG_EADDRINVAL:
+        return SP_EINVAL;
+    default:
+        return SP_EUNAVAIL;
+    }
+}
+
+enum sp_err proto_fail_nng(struct sp_error *err, int nng_code, const char *format, ...)
+{
+    char prefix[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(prefix, sizeof(prefix), format, args);
+    va_end(args);
+    return sp_fail(err, code_of_nng(nng_code), "%s: %s", prefix, nng_strerror(nng_code));
+}
