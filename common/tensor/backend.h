@@ -28,6 +28,7 @@
 #include "common/base/half.h" /* fp32 from and to the 16-bit storage types; there is no convert.h */
 
 #define TN_LANES 16
+#define TN_CLASS_BYTES 128
 
 enum tn_dtype { TN_F32 = 0, TN_BF16 = 1, TN_F16 = 2 };
 
@@ -189,7 +190,7 @@ struct tn_ops {
 struct tn_backend {
     const struct tn_ops *ops;
     const char *name;          /* "cpu", "openblas" */
-    char numerics_class[128];  /* "cpu r1", "openblas r1 0.3.21 SkylakeX": what bits depend on */
+    char numerics_class[TN_CLASS_BYTES];  /* "cpu r1", "openblas r1 0.3.21 SkylakeX": what bits depend on */
     char device[128];          /* for people: "2 threads, AVX-512" */
     int32_t threads;
     void *state;               /* the backend's own */
@@ -200,5 +201,7 @@ enum sp_err tn_open(const char *name, const struct tn_backend_options *options,
                     struct tn_backend **ret, struct sp_error *err) SP_MUST_USE;
 void tn_close(struct tn_backend *backend); /* NULL is fine */
 /* The numerics class without opening the device's pool, by name. */
+enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES], struct sp_error *err)
+    SP_MUST_USE;
 
 #endif

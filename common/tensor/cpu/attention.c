@@ -1,0 +1,198 @@
+/* attention: forward over packed segments. All of a row's scores are kept (no rescaling of partial
+ * sums), so its bits depend on its keys alone. */
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/tensor/cpu/attend.h"
+#include "common/tensor/cpu/log.h"
+
+struct attend_buffers {
+    float *q;      /* [C][m] */
+    float *scores; /* [m][keys of the tile] */
+    float *probs;  /* [keys of the tile][m] */
+    float *out;    /* [m][padded] */
+};
+
+static size_t tile_keys(const struct tn_kern *kern, int32_t keys)
+{
+    return tn_round_up((size_t)keys, (size_t)kern->nr) + (size_t)kern->nr;
+}
+
+size_t tn_attend_floats(const struct tn_kern *kern, int32_t keys, int32_t C)
+{
+    size_t mr = (size_t)kern->mr, n = tile_keys(kern, keys);
+    size_t padded = tn_round_up((size_t)C, (size_t)kern->nr);
+    return (size_t)C * mr + 2 * mr * n + mr * padded + 256;
+}
+
+void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32_t m, int32_t C,
+               const struct tn_attend_keys *keys, float scale, int32_t window, float *scratch)
+{
+    size_t nr = (size_t)kern->nr, mm = (size_t)m, c = (size_t)C, padded = tn_round_up(c, nr);
+    size_t unit = keys->bf16 ? 2 : 4;
+    size_t low = SIZE_MAX, high = 0;
+    for (int32_t i = 0; i < m; i++) {
+        low = SP_MIN(low, (size_t)tn_window_start(queries[i].position, window));
+        high = SP_MAX(high, (size_t)queries[i].position + 1);
+    }
+    low = low / nr * nr;
+    size_t n = high - low, n_padded = tn_round_up(n, nr);
+    struct attend_buffers b = {.q = scratch};
+    b.scores = b.q + tn_round_up(c * (size_t)kern->mr + 16, 16);
+    b.probs = b.scores + mm * n_padded;
+    b.out = b.probs + tn_round_up(mm * n_padded + 16, 16);
+
+    for (int32_t i = 0; i < m; i++)
+        for (size_t j = 0; j < c; j++)
+            b.q[j * mm + (size_t)i] = queries[i].q[j];
+    for (size_t at = low; at < high; at += nr) {
+        const uint8_t *block = (const uint8_t *)keys->k + at * c * unit;
+        if (keys->bf16)
+            kern->micro_bf16(m, c, b.q, mm, (const uint32_t *)(const void *)block, nr / 2,
+                             b.scores + (at - low), n_padded, false);
+        else
+            kern->micro(m, c, b.q, mm, (const float *)(const void *)block, nr,
+                        b.scores + (at - low), n_padded, false);
+    }
+    float max[TN_MAX_MR], sum[TN_MAX_MR];
+    for (int32_t i = 0; i < m; i++)
+        kern->softmax(b.scores + (size_t)i * n_padded, low, n_padded,
+                      (size_t)tn_window_start(queries[i].position, window),
+                      (size_t)queries[i].position + 1, scale, &max[i], &sum[i]);
+    kern->transpose(b.probs, mm, b.scores, n_padded, m, (int32_t)n);
+    for (size_t j = 0; j < padded; j += nr) {
+        const uint8_t *v = (const uint8_t *)keys->v + (low * padded + j) * unit;
+        if (keys->bf16)
+            kern->micro_bf16(m, n, b.probs, mm, (const uint32_t *)(const void *)v, padded / 2,
+                             b.out + j, padded, false);
+        else
+            kern->micro(m, n, b.probs, mm, (const float *)(const void *)v, padded, b.out + j,
+                        padded, false);
+    }
+    for (int32_t i = 0; i < m; i++) {
+        const float *row = b.out + (size_t)i * padded;
+        /* Adding zero turns −0 into +0: keys outside a row's window add ±0 to the chain. */
+        for (size_t j = 0; j < c; j++)
+            queries[i].out[j] = row[j] / sum[i] + 0.0f;
+        if (queries[i].lse)
+            *queries[i].lse = max[i] + tn_logf(sum[i]);
+    }
+}
+
+void tn_pack_blocks(const struct tn_kern *kern, float *to, const float *from, size_t stride,
+                    const struct tn_sequence *s, int32_t C)
+{
+    int32_t nr = kern->nr, keys = tn_sequence_keys(s);
+    for (int32_t at = 0; at < keys;) {
+        int32_t block = at / nr, lane = at % nr;
+        int32_t run = SP_MIN(nr - lane, keys - at);
+        if (at < s->prompt)
+            run = SP_MIN(run, s->prompt - at);
+        kern->transpose(to + (size_t)block * (size_t)C * (size_t)nr + (size_t)lane, (size_t)nr,
+                        from + (size_t)tn_sequence_row(s, at) * stride, stride, run, C);
+        at += run;
+    }
+}
+
+void tn_pack_rows(float *to, size_t padded, const float *from, size_t stride,
+                  const struct tn_sequence *s, int32_t C)
+{
+    size_t c = (size_t)C;
+    int32_t keys = tn_sequence_keys(s);
+    for (int32_t at = 0; at < keys; at++, to += padded) {
+        memcpy(to, from + (size_t)tn_sequence_row(s, at) * stride, c * sizeof(float));
+        memset(to + c, 0, (padded - c) * sizeof(float));
+    }
+}
+
+/* --- the operation: segments are taken one after another, heads and tiles of rows in parallel --- */
+
+struct forward {
+    struct tn_cpu *cpu;
+    float *out, *lse;
+    const float *qkv;
+    int32_t H, G, C, window;
+    float scale;
+    struct tn_sequence sequences[2];
+    int32_t n_sequences;
+    size_t k_floats, v_floats; /* packed keys and values of one head of one sequence */
+    float *packed;
+    size_t own_floats;
+    int32_t tile_rows, tiles[2];
+};
+
+static float *packed_keys(const struct forward *f, int32_t sequence, int32_t head)
+{
+    return f->packed + (size_t)(sequence * f->G + head) * (f->k_floats + f->v_floats);
+}
+
+static void pack_keys_task(void *context, int32_t task, int32_t worker)
+{
+    struct forward *f = context;
+    int32_t sequence = task / f->G, head = task % f->G;
+    const struct tn_sequence *s = &f->sequences[sequence];
+    size_t c = (size_t)f->C, stride = (size_t)(f->H + 2 * f->G) * c;
+    size_t padded = tn_round_up(c, (size_t)f->cpu->kern->nr);
+    float *to = packed_keys(f, sequence, head);
+    const float *k = f->qkv + (size_t)(f->H + head) * c, *v = k + (size_t)f->G * c;
+    tn_pack_blocks(f->cpu->kern, to, k, stride, s, f->C);
+    tn_pack_rows(to + f->k_floats, padded, v, stride, s, f->C);
+}
+
+static void forward_task(void *context, int32_t task, int32_t worker)
+{
+    struct forward *f = context;
+    const struct tn_kern *kern = f->cpu->kern;
+    /* The last tiles see the most keys: begin with them, so that workers end together. */
+    int32_t head = task % f->G, tile = f->tiles[0] + f->tiles[1] - 1 - task / f->G;
+    int32_t sequence = tile >= f->tiles[0];
+    tile -= sequence * f->tiles[0];
+    const struct tn_sequence *s = &f->sequences[sequence];
+    float *packed = packed_keys(f, sequence, head);
+    struct tn_attend_keys keys = {.k = packed, .v = packed + f->k_floats};
+    int32_t group = f->H / f->G, last = tn_sequence_keys(s);
+    int32_t first = s->first_query + tile * f->tile_rows;
+    int32_t items = (SP_MIN(last, first + f->tile_rows) - first) * group;
+    size_t c = (size_t)f->C, stride = (size_t)(f->H + 2 * f->G) * c;
+    float *scratch = tn_own_scratch(f->cpu, worker, f->own_floats);
+    for (int32_t item = 0; item < items;) {
+        struct tn_query queries[TN_MAX_MR];
+        int32_t m = 0;
+        for (; m < kern->mr && item < items; m++, item++) {
+            int32_t position = first + item / group, h = head * group + item % group;
+            size_t row = (size_t)tn_sequence_row(s, position);
+            queries[m].q = f->qkv + row * stride + (size_t)h * c;
+            queries[m].out = f->out + (row * (size_t)f->H + (size_t)h) * c;
+            queries[m].lse = f->lse ? f->lse + row * (size_t)f->H + (size_t)h : NULL;
+            queries[m].position = position;
+        }
+        tn_attend(kern, queries, m, f->C, &keys, f->scale, f->window, scratch);
+    }
+}
+
+void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const float *qkv,
+                      int32_t T, const struct tn_segment *segments, int32_t n_segments, int32_t H,
+                      int32_t G, int32_t C, float scale, int32_t window)
+{
+    struct tn_cpu *cpu = tn_cpu_of(backend);
+    struct forward f = {.cpu = cpu, .out = out, .lse = lse, .qkv = qkv, .H = H, .G = G, .C = C,
+                        .window = window, .scale = scale};
+    size_t nr = (size_t)cpu->kern->nr, c = (size_t)C;
+    f.tile_rows = SP_MAX(1, cpu->kern->mr / (H / G));
+    for (int32_t i = 0; i < n_segments; i++) {
+        f.n_sequences = tn_segment_sequences(&segments[i], f.sequences);
+        int32_t keys = segments[i].prompt + SP_MAX(segments[i].a, segments[i].b);
+        if (keys == 0)
+            continue;
+        f.tiles[1] = 0;
+        for (int32_t j = 0; j < f.n_sequences; j++)
+            f.tiles[j] = tn_ceil_div(
+                tn_sequence_keys(&f.sequences[j]) - f.sequences[j].first_query, f.tile_rows);
+        f.k_floats = tn_round_up((size_t)keys, nr) * c;
+        f.v_floats = (size_t)keys * tn_round_up(c, nr);
+        f.own_floats = tn_attend_floats(cpu->kern, keys, C);
+        f.packed = tn_shared_scratch(cpu, (size_t)(f.n_sequences * G) * (f.k_floats + f.v_floats));
+        tn_pool_run(cpu->pool, f.n_sequences * G, pack_keys_task, &f);
+        tn_pool_run(cpu->pool, (f.tiles[0] + f.tiles[1]) * G, forward_task, &f);
+    }
+}

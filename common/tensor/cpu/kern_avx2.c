@@ -1,0 +1,102 @@
+/* kern_avx2: kernels for AVX2 with FMA. Microkernel of 6 × 16: 12 accumulators, two vectors of B and
+ * a broadcast of A. Accumulators have names: as arrays gcc 12 keeps them in memory and falls to a
+ * third of the speed. */
+#include "common/tensor/cpu/kern.h"
+#include "common/tensor/cpu/vec_avx2.h"
+#include "common/tensor/cpu/vmath.h"
+
+#define K_ISA avx2
+#define K_MR 6
+#define K_NR 16
+
+#define ROWS_1(X) X(0)
+#define ROWS_2(X) ROWS_1(X) X(1)
+#define ROWS_3(X) ROWS_2(X) X(2)
+#define ROWS_4(X) ROWS_3(X) X(3)
+#define ROWS_5(X) ROWS_4(X) X(4)
+#define ROWS_6(X) ROWS_5(X) X(5)
+
+#define ZERO(i) __m256 c##i##_0 = _mm256_setzero_ps(), c##i##_1 = _mm256_setzero_ps();
+#define LOAD(i)                                                                                    \
+    c##i##_0 = _mm256_loadu_ps(c + i * ldc);                                                       \
+    c##i##_1 = _mm256_loadu_ps(c + i * ldc + 8);
+#define STEP(i)                                                                                    \
+    {                                                                                              \
+        __m256 x = _mm256_broadcast_ss(a + i);                                                     \
+        c##i##_0 = _mm256_fmadd_ps(x, b0, c##i##_0);                                               \
+        c##i##_1 = _mm256_fmadd_ps(x, b1, c##i##_1);                                               \
+    }
+#define STORE(i)                                                                                   \
+    _mm256_storeu_ps(c + i * ldc, c##i##_0);                                                       \
+    _mm256_storeu_ps(c + i * ldc + 8, c##i##_1);
+
+#define B_F32                                                                                      \
+    __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);                                   \
+    _mm_prefetch((const char *)(b + 16 * ldb), _MM_HINT_T0);
+#define B_BF16                                                                                     \
+    __m256i words = _mm256_loadu_si256((const __m256i *)b);                                        \
+    __m256 b0 = _mm256_castsi256_ps(_mm256_slli_epi32(words, 16));                                 \
+    __m256 b1 = _mm256_castsi256_ps(_mm256_and_si256(words, _mm256_set1_epi32(-65536)));           \
+    _mm_prefetch((const char *)(b + 32 * ldb), _MM_HINT_T0);
+
+#define MICRO(name, m, type, LOAD_B)                                                               \
+    static void name##_##m(size_t depth, const float *a, size_t lda, const type *b, size_t ldb,    \
+                           float *c, size_t ldc, bool load)                                        \
+    {                                                                                              \
+        ROWS_##m(ZERO) if (load)                                                                   \
+        {                                                                                          \
+            ROWS_##m(LOAD)                                                                         \
+        }                                                                                          \
+        for (size_t k = 0; k < depth; k++, a += lda, b += ldb) {                                   \
+            LOAD_B                                                                                 \
+            ROWS_##m(STEP)                                                                         \
+        }                                                                                          \
+        ROWS_##m(STORE)                                                                            \
+    }
+
+MICRO(micro_f32, 1, float, B_F32)
+MICRO(micro_f32, 2, float, B_F32)
+MICRO(micro_f32, 3, float, B_F32)
+MICRO(micro_f32, 4, float, B_F32)
+MICRO(micro_f32, 5, float, B_F32)
+MICRO(micro_f32, 6, float, B_F32)
+MICRO(micro_b16, 1, uint32_t, B_BF16)
+MICRO(micro_b16, 2, uint32_t, B_BF16)
+MICRO(micro_b16, 3, uint32_t, B_BF16)
+MICRO(micro_b16, 4, uint32_t, B_BF16)
+MICRO(micro_b16, 5, uint32_t, B_BF16)
+MICRO(micro_b16, 6, uint32_t, B_BF16)
+
+typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t, bool);
+typedef void micro_b16_fn(size_t, const float *, size_t, const uint32_t *, size_t, float *, size_t,
+                          bool);
+
+static micro_f32_fn *const micro_f32[] = {
+    NULL, micro_f32_1, micro_f32_2, micro_f32_3, micro_f32_4, micro_f32_5, micro_f32_6,
+};
+
+static micro_b16_fn *const micro_b16[] = {
+    NULL, micro_b16_1, micro_b16_2, micro_b16_3, micro_b16_4, micro_b16_5, micro_b16_6,
+};
+
+static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
+                    float *c, size_t ldc, bool load)
+{
+    micro_f32[m](depth, a, lda, b, ldb, c, ldc, load);
+}
+
+static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
+                         size_t ldb, float *c, size_t ldc, bool load)
+{
+    micro_b16[m](depth, a, lda, b, ldb, c, ldc, load);
+}
+
+static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
+                        int32_t cols)
+{
+    for (int32_t c = 0; c < cols; c++)
+        for (int32_t r = 0; r < rows; r++)
+            to[(size_t)c * ldto + (size_t)r] = from[(size_t)r * ldfrom + (size_t)c];
+}
+
+#include "common/tensor/cpu/kern_body.h"

@@ -1,0 +1,131 @@
+/* kern_avx512: kernels for AVX-512 (F, VL, DQ, BW). Microkernel of 14 × 32: 28 accumulators, two
+ * vectors of B, and broadcasts of A as memory operands. Accumulators have names: as arrays gcc 12
+ * keeps them in memory and falls to a third of the speed. */
+#include "common/tensor/cpu/kern.h"
+#include "common/tensor/cpu/vec_avx512.h"
+#include "common/tensor/cpu/vmath.h"
+
+#define K_ISA avx512
+#define K_MR 14
+#define K_NR 32
+
+#define ROWS_1(X) X(0)
+#define ROWS_2(X) ROWS_1(X) X(1)
+#define ROWS_3(X) ROWS_2(X) X(2)
+#define ROWS_4(X) ROWS_3(X) X(3)
+#define ROWS_5(X) ROWS_4(X) X(4)
+#define ROWS_6(X) ROWS_5(X) X(5)
+#define ROWS_7(X) ROWS_6(X) X(6)
+#define ROWS_8(X) ROWS_7(X) X(7)
+#define ROWS_9(X) ROWS_8(X) X(8)
+#define ROWS_10(X) ROWS_9(X) X(9)
+#define ROWS_11(X) ROWS_10(X) X(10)
+#define ROWS_12(X) ROWS_11(X) X(11)
+#define ROWS_13(X) ROWS_12(X) X(12)
+#define ROWS_14(X) ROWS_13(X) X(13)
+
+#define ZERO(i) __m512 c##i##_0 = _mm512_setzero_ps(), c##i##_1 = _mm512_setzero_ps();
+#define LOAD(i)                                                                                    \
+    c##i##_0 = _mm512_loadu_ps(c + i * ldc);                                                       \
+    c##i##_1 = _mm512_loadu_ps(c + i * ldc + 16);
+#define STEP(i)                                                                                    \
+    {                                                                                              \
+        __m512 x = _mm512_set1_ps(a[i]);                                                           \
+        c##i##_0 = _mm512_fmadd_ps(x, b0, c##i##_0);                                               \
+        c##i##_1 = _mm512_fmadd_ps(x, b1, c##i##_1);                                               \
+    }
+#define STORE(i)                                                                                   \
+    _mm512_storeu_ps(c + i * ldc, c##i##_0);                                                       \
+    _mm512_storeu_ps(c + i * ldc + 16, c##i##_1);
+
+#define B_F32                                                                                      \
+    __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);                                  \
+    _mm_prefetch((const char *)(b + 16 * ldb), _MM_HINT_T0);                                       \
+    _mm_prefetch((const char *)(b + 16 * ldb + 16), _MM_HINT_T0);
+#define B_BF16                                                                                     \
+    __m512i words = _mm512_loadu_si512(b);                                                         \
+    __m512 b0 = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));                                 \
+    __m512 b1 = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)));           \
+    _mm_prefetch((const char *)(b + 16 * ldb), _MM_HINT_T0);
+
+#define MICRO(name, m, type, LOAD_B)                                                               \
+    static void name##_##m(size_t depth, const float *a, size_t lda, const type *b, size_t ldb,    \
+                           float *c, size_t ldc, bool load)                                        \
+    {                                                                                              \
+        ROWS_##m(ZERO) if (load)                                                                   \
+        {                                                                                          \
+            ROWS_##m(LOAD)                                                                         \
+        }                                                                                          \
+        for (size_t k = 0; k < depth; k++, a += lda, b += ldb) {                                   \
+            LOAD_B                                                                                 \
+            ROWS_##m(STEP)                                                                         \
+        }                                                                                          \
+        ROWS_##m(STORE)                                                                            \
+    }
+
+MICRO(micro_f32, 1, float, B_F32)
+MICRO(micro_f32, 2, float, B_F32)
+MICRO(micro_f32, 3, float, B_F32)
+MICRO(micro_f32, 4, float, B_F32)
+MICRO(micro_f32, 5, float, B_F32)
+MICRO(micro_f32, 6, float, B_F32)
+MICRO(micro_f32, 7, float, B_F32)
+MICRO(micro_f32, 8, float, B_F32)
+MICRO(micro_f32, 9, float, B_F32)
+MICRO(micro_f32, 10, float, B_F32)
+MICRO(micro_f32, 11, float, B_F32)
+MICRO(micro_f32, 12, float, B_F32)
+MICRO(micro_f32, 13, float, B_F32)
+MICRO(micro_f32, 14, float, B_F32)
+MICRO(micro_b16, 1, uint32_t, B_BF16)
+MICRO(micro_b16, 2, uint32_t, B_BF16)
+MICRO(micro_b16, 3, uint32_t, B_BF16)
+MICRO(micro_b16, 4, uint32_t, B_BF16)
+MICRO(micro_b16, 5, uint32_t, B_BF16)
+MICRO(micro_b16, 6, uint32_t, B_BF16)
+MICRO(micro_b16, 7, uint32_t, B_BF16)
+MICRO(micro_b16, 8, uint32_t, B_BF16)
+MICRO(micro_b16, 9, uint32_t, B_BF16)
+MICRO(micro_b16, 10, uint32_t, B_BF16)
+MICRO(micro_b16, 11, uint32_t, B_BF16)
+MICRO(micro_b16, 12, uint32_t, B_BF16)
+MICRO(micro_b16, 13, uint32_t, B_BF16)
+MICRO(micro_b16, 14, uint32_t, B_BF16)
+
+typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t, bool);
+typedef void micro_b16_fn(size_t, const float *, size_t, const uint32_t *, size_t, float *, size_t,
+                          bool);
+
+static micro_f32_fn *const micro_f32[] = {
+    NULL, micro_f32_1, micro_f32_2, micro_f32_3, micro_f32_4, micro_f32_5, micro_f32_6,
+    micro_f32_7, micro_f32_8, micro_f32_9, micro_f32_10, micro_f32_11, micro_f32_12, micro_f32_13,
+    micro_f32_14,
+};
+
+static micro_b16_fn *const micro_b16[] = {
+    NULL, micro_b16_1, micro_b16_2, micro_b16_3, micro_b16_4, micro_b16_5, micro_b16_6,
+    micro_b16_7, micro_b16_8, micro_b16_9, micro_b16_10, micro_b16_11, micro_b16_12, micro_b16_13,
+    micro_b16_14,
+};
+
+static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
+                    float *c, size_t ldc, bool load)
+{
+    micro_f32[m](depth, a, lda, b, ldb, c, ldc, load);
+}
+
+static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
+                         size_t ldb, float *c, size_t ldc, bool load)
+{
+    micro_b16[m](depth, a, lda, b, ldb, c, ldc, load);
+}
+
+static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
+                        int32_t cols)
+{
+    for (int32_t c = 0; c < cols; c++)
+        for (int32_t r = 0; r < rows; r++)
+            to[(size_t)c * ldto + (size_t)r] = from[(size_t)r * ldfrom + (size_t)c];
+}
+
+#include "common/tensor/cpu/kern_body.h"

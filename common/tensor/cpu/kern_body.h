@@ -1,0 +1,37 @@
+/* kern_body: the kernels of one instruction set. A file kern_ISA.c includes its vec header, vmath.h,
+ * defines K_ISA, K_MR, K_NR, k_micro, k_micro_bf16 and k_transpose, and includes this. */
+
+#include "common/tensor/cpu/kern_pointwise.h"
+#include "common/tensor/cpu/kern_rows.h"
+
+#define K_JOIN2(a, b) a##b
+#define K_JOIN(a, b) K_JOIN2(a, b)
+#define K_TEXT2(a) #a
+#define K_TEXT(a) K_TEXT2(a)
+
+const struct tn_kern K_JOIN(tn_kern_, K_ISA) = {
+    .isa = K_TEXT(K_ISA),
+    .mr = K_MR,
+    .nr = K_NR,
+    .micro = k_micro,
+    .micro_bf16 = k_micro_bf16,
+    .transpose = k_transpose,
+    .add = k_add,
+    .exp = k_exp,
+    .dot = k_dot,
+    .rmsnorm = k_rmsnorm,
+    .rmsnorm_dx = k_rmsnorm_dx,
+    .rmsnorm_dw = k_rmsnorm_dw,
+    .rope = k_rope,
+    .swiglu = k_swiglu,
+    .swiglu_bwd = k_swiglu_bwd,
+    .softmax = k_softmax,
+    .softmax_bwd = k_softmax_bwd,
+    .row_max = k_row_max,
+    .row_sum_exp = k_row_sum_exp,
+    .row_exp = k_row_exp,
+    .row_softmax_scaled = k_row_softmax_scaled,
+    .sum_squares = k_sum_squares,
+    .rmsprop = k_rmsprop,
+    .adamw = k_adamw,
+};
