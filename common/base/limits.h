@@ -13,6 +13,7 @@
     X(SP_MAX_JSON_DEPTH, 64, "nesting of a JSON document")                                         \
     X(SP_MAX_CONFIG_JSON, 1 << 20, "config.json, generation_config.json, tokenizer_config.json")   \
     X(SP_MAX_TOKENIZER_JSON, 256 << 20, "tokenizer.json")                                          \
+    X(SP_MAX_TEXT, 64 << 20, "a text that is tokenized in one call")                               \
     X(SP_MAX_SAFETENSORS_HEADER, 100 << 20, "the header of a safetensors file")                    \
     X(SP_MAX_TENSORS, 65536, "tensors in a checkpoint")                                            \
     X(SP_MAX_TENSOR_DIMS, 8, "dimensions of a tensor")                                             \
