@@ -34,7 +34,8 @@ typedef void proto_on_request(struct proto_request *request, void *context);
 enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct proto_tls *tls,
                                uint32_t parallel, proto_on_request *on_request, void *context,
                                struct proto_server **ret, struct sp_error *err) SP_MUST_USE;
-/* Stops listening; `on_closed` runs on the loop when every request is gone. */
+/* Takes no more requests; `on_closed` runs on the loop when every request in work has been replied
+ * to (which stays the owner's duty) and its reply is sent. */
 void proto_server_close(struct proto_server *server, void (*on_closed)(void *), void *context);
 
 const struct proto_envelope *proto_request_envelope(const struct proto_request *request);
@@ -62,7 +63,8 @@ struct proto_client;
 enum sp_err proto_client_open(const struct proto_client_options *options, struct proto_client **ret,
                               struct sp_error *err) SP_MUST_USE;
 void proto_client_free(struct proto_client *client);
-/* Another thread may call this to wake a blocked call, which returns SP_ECANCELED. */
+/* Another thread may call this to wake a blocked call, which returns SP_ECANCELED. Each interrupt
+ * ends one call: the one in work, else the next one. */
 void proto_client_interrupt(struct proto_client *client);
 /* Sends body (struct proto_<type>) and waits for its reply. Lost connections, time-outs and
  * SP_EUNAVAIL are retried with backoff until give_up_ms have passed (-1: for ever, 0: one try).

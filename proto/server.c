@@ -262,7 +262,8 @@ void proto_server_close(struct proto_server *server, void (*on_closed)(void *), 
     server->closing = true;
     server->on_closed = on_closed;
     server->closed_context = context;
-    nng_listener_close(server->listener);
+    /* The listener stays open: closing it would cut the connections of requests still in work.
+     * What comes in now is never received, and its sender tries again when the socket closes. */
     for (uint32_t i = 0; i < server->slot_count; i++)
         if (server->slots[i].state == SLOT_RECEIVING)
             nng_ctx_close(server->slots[i].ctx); /* ends its aio, which comes through the box */
