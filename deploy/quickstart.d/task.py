@@ -7,6 +7,7 @@ guarantees, so the same seed makes the same bytes everywhere.
 """
 
 import json
+import os
 import random
 
 WORDS = (
@@ -16,6 +17,15 @@ WORDS = (
 MIN_WORDS = 5
 MAX_WORDS = 8
 END_TOKEN = "<|end|>"
+
+# The shipped starting model: deploy/quickstart.d/make-base makes it again, bit for bit.
+BASE_SEED = 1
+BASE_ROWS = 20000
+FAULT_SHARE = 0.5
+
+
+def base_directory():
+    return os.path.join(os.path.dirname(os.path.abspath(__file__)), "base")
 
 
 def pick(rng, items, count):
