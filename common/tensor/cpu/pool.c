@@ -5,14 +5,15 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include "common/base/mem.h"
 
-#define SPIN_ROUNDS 4000 /* of a pause instruction: some tens of microseconds */
+#define SPIN_NS 40000 /* longer than the gaps between the products of a layer */
 
 struct tn_pool {
     int32_t threads;
-    int spin_rounds;
+    bool spins; /* no: more threads than cores */
     pthread_t *handles; /* threads - 1, of workers 1 … */
     int32_t started;
 
@@ -23,7 +24,7 @@ struct tn_pool {
 
     _Alignas(64) atomic_uint job;      /* raised for every job */
     _Alignas(64) atomic_int next_task;
-    _Alignas(64) atomic_int working;   /* workers that haven't finished the job yet */
+    _Alignas(64) atomic_uint working;  /* workers that haven't finished the job yet */
     atomic_bool stop;
 
     pthread_mutex_t lock; /* for sleeping only */
@@ -44,6 +45,27 @@ static inline void pause_cpu(void)
 #else
     atomic_signal_fence(memory_order_seq_cst);
 #endif
+}
+
+static int64_t clock_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000000000 + now.tv_nsec;
+}
+
+/* Waits a little for *value to be other than `seen` (or, with `equal`, to be it). */
+static bool spin(const struct tn_pool *pool, const atomic_uint *value, unsigned seen, bool equal)
+{
+    int64_t end = pool->spins ? clock_ns() + SPIN_NS : 0;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if ((atomic_load_explicit(value, memory_order_acquire) == seen) == equal)
+                return true;
+            pause_cpu();
+        }
+    } while (pool->spins && clock_ns() < end);
+    return false;
 }
 
 int32_t tn_pool_cores(void)
@@ -68,14 +90,10 @@ static void work(struct tn_pool *pool, int32_t worker)
 /* Returns when the job number differs from `seen`, or at the end. */
 static unsigned wait_for_job(struct tn_pool *pool, unsigned seen)
 {
-    for (int i = 0; i < pool->spin_rounds; i++) {
-        unsigned job = atomic_load_explicit(&pool->job, memory_order_acquire);
-        if (job != seen)
-            return job;
-        pause_cpu();
-    }
-    pthread_mutex_lock(&pool->lock);
     unsigned job;
+    if (spin(pool, &pool->job, seen, false))
+        return atomic_load_explicit(&pool->job, memory_order_acquire);
+    pthread_mutex_lock(&pool->lock);
     while ((job = atomic_load(&pool->job)) == seen) {
         pool->sleeping++;
         pthread_cond_wait(&pool->wake, &pool->lock);
@@ -129,14 +147,11 @@ void tn_pool_run(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *con
     pool->context = context;
     pool->tasks = tasks;
     atomic_store(&pool->next_task, 0);
-    atomic_store(&pool->working, pool->threads - 1);
+    atomic_store(&pool->working, (unsigned)pool->threads - 1);
     raise_job(pool);
     work(pool, 0);
-    for (int i = 0; i < pool->spin_rounds; i++) {
-        if (atomic_load_explicit(&pool->working, memory_order_acquire) == 0)
-            return;
-        pause_cpu();
-    }
+    if (spin(pool, &pool->working, 0, true))
+        return;
     pthread_mutex_lock(&pool->lock);
     pool->caller_sleeps = true;
     while (atomic_load(&pool->working) != 0)
@@ -151,7 +166,7 @@ enum sp_err tn_pool_new(int32_t threads, struct tn_pool **ret, struct sp_error *
     if (!pool)
         return sp_fail(err, SP_ENOMEM, "worker pool");
     pool->threads = threads;
-    pool->spin_rounds = threads > tn_pool_cores() ? 0 : SPIN_ROUNDS;
+    pool->spins = threads <= tn_pool_cores();
     pool->handles = sp_xarray((size_t)threads, sizeof(*pool->handles));
     pthread_mutex_init(&pool->lock, NULL);
     pthread_cond_init(&pool->wake, NULL);

@@ -1,0 +1,269 @@
+/* Matrix products: their value, their exact bits, and what the bits may not depend on. */
+#include "tests/unit/check_main.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "common/base/half.h"
+#include "common/base/mem.h"
+#include "tests/unit/tensor/tensor_test.h"
+
+static const int32_t shapes[][3] = { /* T, N, K */
+    {1, 1, 1},    {1, 33, 7},    {2, 16, 64},   {3, 31, 17},  {13, 32, 100}, {14, 64, 5},
+    {15, 65, 33}, {29, 100, 48}, {57, 17, 401}, {7, 96, 785}, {130, 40, 24}, {1, 160, 770},
+};
+
+/* The contract in one line: a chain of fused multiply-adds over k. */
+static void chain(float *c, size_t M, size_t N, size_t K, const float *a, size_t a_row,
+                  size_t a_col, const float *b, size_t b_row, size_t b_col, bool accumulate)
+{
+    for (size_t m = 0; m < M; m++)
+        for (size_t n = 0; n < N; n++) {
+            float sum = accumulate ? c[m * N + n] : 0.0f;
+            for (size_t k = 0; k < K; k++)
+                sum = fmaf(a[m * a_row + k * a_col], b[k * b_row + n * b_col], sum);
+            c[m * N + n] = sum;
+        }
+}
+
+static void exact_for(const char *isa, int32_t threads)
+{
+    struct tn_backend *b = open_backend("cpu", isa, threads);
+    if (!b)
+        return;
+    for (size_t i = 0; i < SP_COUNT(shapes); i++) {
+        int32_t T = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
+        size_t t = (size_t)T, n = (size_t)N, k = (size_t)K;
+        float *x = filled(t * k, 1, 1.0f), *w = filled(n * k, 2, 1.0f);
+        float *dy = filled(t * n, 3, 1.0f), *big = zeros(SP_MAX(t * n, SP_MAX(t * k, n * k)));
+        float *want = zeros(SP_MAX(t * n, SP_MAX(t * k, n * k)));
+        for (int accumulate = 0; accumulate < 2; accumulate++) {
+            fill(big, t * n, 4, 1.0f);
+            fill(want, t * n, 4, 1.0f);
+            b->ops->linear(b, big, x, w, T, N, K, accumulate);
+            chain(want, t, n, k, x, k, 1, w, 1, k, accumulate);
+            ck_assert_int_eq(memcmp(big, want, t * n * sizeof(float)), 0);
+            fill(big, t * k, 5, 1.0f);
+            fill(want, t * k, 5, 1.0f);
+            b->ops->linear_bwd_x(b, big, dy, w, T, N, K, accumulate);
+            chain(want, t, k, n, dy, n, 1, w, k, 1, accumulate);
+            ck_assert_int_eq(memcmp(big, want, t * k * sizeof(float)), 0);
+        }
+        fill(big, n * k, 6, 1.0f);
+        fill(want, n * k, 6, 1.0f);
+        b->ops->linear_bwd_w(b, big, dy, x, T, N, K);
+        chain(want, n, k, t, dy, 1, n, x, k, 1, true);
+        ck_assert_int_eq(memcmp(big, want, n * k * sizeof(float)), 0);
+        sp_free_block(x);
+        sp_free_block(w);
+        sp_free_block(dy);
+        sp_free_block(big);
+        sp_free_block(want);
+    }
+    tn_close(b);
+}
+
+START_TEST(products_are_chains)
+{
+    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    exact_for(isas[_i], 1);
+    exact_for(isas[_i], 3);
+}
+END_TEST
+
+/* Shapes past every block size: M_MAX rows, NC columns, KC of k. */
+START_TEST(large_products_are_chains)
+{
+    struct tn_backend *b = open_backend("cpu", NULL, 2);
+    static const int32_t large[][3] = {{1100, 40, 50}, {20, 4200, 60}, {40, 50, 1300}};
+    for (size_t i = 0; i < SP_COUNT(large); i++) {
+        int32_t T = large[i][0], N = large[i][1], K = large[i][2];
+        size_t t = (size_t)T, n = (size_t)N, k = (size_t)K;
+        float *x = filled(t * k, 1, 1.0f), *w = filled(n * k, 2, 1.0f);
+        float *got = zeros(t * n), *want = zeros(t * n);
+        chain(want, t, n, k, x, k, 1, w, 1, k, false);
+        b->ops->linear(b, got, x, w, T, N, K, false);
+        ck_assert_int_eq(memcmp(got, want, t * n * sizeof(float)), 0);
+        struct tn_weights *packed = b->ops->weights_new(b, w, N, K, TN_F32);
+        memset(got, 0, t * n * sizeof(float));
+        b->ops->linear_packed(b, got, x, packed, T);
+        ck_assert_int_eq(memcmp(got, want, t * n * sizeof(float)), 0);
+        b->ops->weights_free(b, packed);
+        sp_free_block(x);
+        sp_free_block(w);
+        sp_free_block(got);
+        sp_free_block(want);
+    }
+    tn_close(b);
+}
+END_TEST
+
+START_TEST(packed_equals_linear)
+{
+    static const struct {
+        const char *name, *isa;
+    } cases[] = {{"cpu", "generic"}, {"cpu", "avx2"}, {"cpu", "avx512"}, {"openblas", NULL}};
+    struct tn_backend *b = open_backend(cases[_i].name, cases[_i].isa, 2);
+    if (!b)
+        return;
+    for (size_t i = 0; i < SP_COUNT(shapes); i++)
+        for (int dtype = TN_F32; dtype <= TN_BF16; dtype++) {
+            int32_t T = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
+            size_t t = (size_t)T, n = (size_t)N, k = (size_t)K;
+            float *x = filled(t * k, 1, 1.0f), *w = filled(n * k, 2, 1.0f);
+            float *packed_y = filled(t * n, 3, 1.0f), *y = zeros(t * n);
+            struct tn_weights *packed = b->ops->weights_new(b, w, N, K, (enum tn_dtype)dtype);
+            ck_assert_ptr_nonnull(packed);
+            for (size_t j = 0; dtype == TN_BF16 && j < n * k; j++)
+                w[j] = sp_bf16_to_f32(sp_f32_to_bf16(w[j]));
+            b->ops->linear(b, y, x, w, T, N, K, false);
+            b->ops->linear_packed(b, packed_y, x, packed, T);
+            ck_assert_int_eq(memcmp(y, packed_y, t * n * sizeof(float)), 0);
+            b->ops->weights_free(b, packed);
+            sp_free_block(x);
+            sp_free_block(w);
+            sp_free_block(y);
+            sp_free_block(packed_y);
+        }
+    tn_close(b);
+}
+END_TEST
+
+/* A row's bits among any other rows, at any place of the batch. */
+START_TEST(rows_do_not_know_their_batch)
+{
+    struct tn_backend *b = open_backend(_i == 0 ? "cpu" : "openblas", NULL, 2);
+    enum { ROWS = 150, N = 70, K = 530 };
+    float *x = filled(ROWS * K, 1, 1.0f), *w = filled(N * K, 2, 1.0f);
+    float *whole = zeros(ROWS * N), *batch = zeros(ROWS * K), *y = zeros(ROWS * N);
+    struct tn_weights *packed = b->ops->weights_new(b, w, N, K, TN_F32);
+    b->ops->linear(b, whole, x, w, ROWS, N, K, false);
+    for (uint32_t trial = 0; trial < 40; trial++) {
+        int32_t rows = 1 + (int32_t)pick(5, trial, ROWS), from[ROWS];
+        for (int32_t i = 0; i < rows; i++) {
+            from[i] = (int32_t)pick(6 + trial, (uint32_t)i, ROWS);
+            memcpy(batch + (size_t)i * K, x + (size_t)from[i] * K, K * sizeof(float));
+        }
+        if (trial % 2)
+            b->ops->linear(b, y, batch, w, rows, N, K, false);
+        else
+            b->ops->linear_packed(b, y, batch, packed, rows);
+        for (int32_t i = 0; i < rows; i++)
+            ck_assert_int_eq(
+                memcmp(y + (size_t)i * N, whole + (size_t)from[i] * N, N * sizeof(float)), 0);
+    }
+    b->ops->weights_free(b, packed);
+    tn_close(b);
+}
+END_TEST
+
+enum { T = 77, N = 130, K = 90, OUT = T * N + T * K + N * K };
+
+static void all_products(struct tn_backend *b, float *out)
+{
+    float *x = filled(T * K, 1, 1.0f), *w = filled(N * K, 2, 1.0f), *dy = filled(T * N, 3, 1.0f);
+    float *dx = out + T * N, *dw = dx + T * K;
+    memset(out, 0, OUT * sizeof(float));
+    b->ops->linear(b, out, x, w, T, N, K, false);
+    b->ops->linear_bwd_x(b, dx, dy, w, T, N, K, false);
+    b->ops->linear_bwd_w(b, dw, dy, x, T, N, K);
+    b->ops->linear(b, out, x, w, T, N, K, true);
+    b->ops->linear_bwd_x(b, dx, dy, w, T, N, K, true);
+    b->ops->linear_bwd_w(b, dw, dy, x, T, N, K);
+    sp_free_block(x);
+    sp_free_block(w);
+    sp_free_block(dy);
+}
+
+START_TEST(products_have_one_result)
+{
+    check_same_bits(all_products, OUT);
+}
+END_TEST
+
+START_TEST(products_agree_with_openblas)
+{
+    check_backends_agree(all_products, OUT, 1e-6);
+}
+END_TEST
+
+static double linear_loss(const double *x, void *context)
+{
+    /* x: the input and then the weights; loss Σ dy·y */
+    const float *dy = context;
+    double loss = 0.0;
+    for (size_t t = 0; t < 5; t++)
+        for (size_t n = 0; n < 7; n++)
+            for (size_t k = 0; k < 9; k++)
+                loss += (double)dy[t * 7 + n] * x[t * 9 + k] * x[45 + n * 9 + k];
+    return loss;
+}
+
+START_TEST(product_gradients)
+{
+    struct tn_backend *b = open_backend(_i == 0 ? "cpu" : "openblas", NULL, 2);
+    float *x = filled(45 + 63, 1, 1.0f), *dy = filled(35, 2, 1.0f), *gradient = zeros(45 + 63);
+    b->ops->linear_bwd_x(b, gradient, dy, x + 45, 5, 7, 9, false);
+    b->ops->linear_bwd_w(b, gradient + 45, dy, x, 5, 7, 9);
+    check_gradient(linear_loss, dy, x, gradient, 45 + 63, 1e-5);
+    tn_close(b);
+}
+END_TEST
+
+START_TEST(not_finite_inputs_flow)
+{
+    struct tn_backend *b = open_backend("cpu", NULL, 2);
+    float *x = filled(20 * 50, 1, 1.0f), *w = filled(40 * 50, 2, 1.0f), *y = zeros(20 * 40);
+    x[7 * 50 + 3] = NAN;
+    x[9 * 50 + 3] = INFINITY;
+    b->ops->linear(b, y, x, w, 20, 40, 50, false);
+    for (size_t t = 0; t < 20; t++)
+        for (size_t n = 0; n < 40; n++)
+            ck_assert_int_eq(isfinite(y[t * 40 + n]) != 0, t != 7 && t != 9);
+    ck_assert(!isfinite(b->ops->sum_squares(b, y, 20 * 40)));
+    tn_close(b);
+}
+END_TEST
+
+START_TEST(unknown_names_are_refused)
+{
+    struct tn_backend *backend = NULL;
+    struct sp_error err = {0};
+    ck_assert_int_eq(tn_open("cuda9", NULL, &backend, &err), SP_EUNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.text, "openblas"));
+    struct tn_backend_options options = {.isa = "mmx"};
+    ck_assert_int_eq(tn_open("cpu", &options, &backend, &err), SP_EUNSUPPORTED);
+    ck_assert_ptr_nonnull(strstr(err.text, "mmx"));
+    ck_assert_ptr_null(backend);
+    char name[TN_CLASS_BYTES];
+    ck_assert_int_eq(tn_numerics_class("none", name, &err), SP_EUNSUPPORTED);
+    for (int i = 0; i < 2; i++) {
+        const char *known = i == 0 ? "cpu" : "openblas";
+        backend = open_backend(known, NULL, 1);
+        ck_assert_int_eq(tn_numerics_class(known, name, &err), SP_OK);
+        ck_assert_str_eq(name, backend->numerics_class);
+        tn_close(backend);
+    }
+    tn_close(NULL);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *suite = suite_create("gemm");
+    TCase *tcase = tcase_create("gemm");
+    tcase_set_timeout(tcase, 30);
+    tcase_add_loop_test(tcase, products_are_chains, 0, 3);
+    tcase_add_test(tcase, large_products_are_chains);
+    tcase_add_loop_test(tcase, packed_equals_linear, 0, 4);
+    tcase_add_loop_test(tcase, rows_do_not_know_their_batch, 0, 2);
+    tcase_add_test(tcase, products_have_one_result);
+    tcase_add_test(tcase, products_agree_with_openblas);
+    tcase_add_loop_test(tcase, product_gradients, 0, 2);
+    tcase_add_test(tcase, not_finite_inputs_flow);
+    tcase_add_test(tcase, unknown_names_are_refused);
+    suite_add_tcase(suite, tcase);
+    return suite;
+}
+
+SPIN_CHECK_MAIN(suite())
