@@ -207,13 +207,12 @@ static enum sp_err read_greeting(struct proto_client *client, nng_stream *stream
         nng_aio_set_iov(client->aio, 1, &iov);
         const struct operation read = {.kind = OP_READ, .stream = stream};
         int code = perform(client, &read, client->options.connect_ms);
+        /* The library gives one code for both ends' refusals, so the text names all of them. */
         if (code == NNG_EPEERAUTH || code == NNG_ECRYPTO)
             return sp_fail(err, SP_EDENIED,
-                           "%s: TLS: the server's certificate is not signed by our CA, or is not "
-                           "for the name %s", url, client->server_name);
-        if (code != 0 && code != NNG_ECANCELED && code != NNG_ETIMEDOUT && client->tls != NULL)
-            return proto_fail_nng(err, code, "%s: TLS handshake (does the server accept our "
-                                             "certificate?)", url);
+                           "%s: TLS handshake failed: the server's certificate is not signed by "
+                           "our CA, or is not for the name %s, or the server's CA did not sign "
+                           "our certificate", url, client->server_name);
         if (code != 0)
             return proto_fail_nng(err, code, "%s", url);
         have += nng_aio_count(client->aio);
