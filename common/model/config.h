@@ -26,14 +26,15 @@ struct model_config {
     int32_t head_size;      /* C: head_dim, or D / H; even */
     int32_t max_positions;  /* max_position_embeddings */
     int32_t window;         /* sliding window in positions; 0: full causal attention */
-    float rms_eps;          /* rms_norm_eps */
+    double rms_eps;         /* rms_norm_eps */
     double rope_theta;
     bool tie_embeddings;    /* the output matrix is the embedding table */
     double init_std;        /* initializer_range, for random weights */
     enum tn_dtype dtype;    /* torch_dtype or dtype: how the weights are stored; F32 when absent */
     int32_t bos_id;         /* -1: none */
     int32_t pad_id;         /* -1: none */
-    int32_t eos_ids[MODEL_MAX_EOS]; /* every id that ends a response; generation_config.json first */
+    int32_t eos_ids[MODEL_MAX_EOS]; /* every id that ends a response: those of
+                                     * generation_config.json or, where it has none, config.json */
     int32_t n_eos;
     int64_t n_params;       /* parameters, a tied table counted once */
 };

@@ -53,8 +53,11 @@ enum sp_err spin_packer_new(int32_t max_rows, bool shared_prompt, struct spin_pa
                             struct sp_error *err) SP_MUST_USE;
 void spin_packer_free(struct spin_packer *packer); /* NULL is fine */
 
+/* Rows that the pair takes in this packer's batches. */
+int64_t spin_packer_rows(const struct spin_packer *packer, const struct spin_pair *pair,
+                         bool with_generated);
 /* Fills *ret from pairs[*cursor …) of the batch and moves the cursor; false at the end. The first
- * pair must fit by itself: spin_pair_rows ≤ max_rows, checked by the caller (spin_step does).
+ * pair must fit by itself: spin_packer_rows ≤ max_rows, checked by the caller (spin_step does).
  * with_generated false leaves y' out (mode sft). Borrowed until the next call. */
 bool spin_packer_next(struct spin_packer *packer, const struct spin_pair *pairs, int32_t n_pairs,
                       bool with_generated, int32_t *cursor, struct spin_micro *ret);

@@ -1,0 +1,444 @@
+/* The life of a decoder, its requests and its results; decoder_step.c runs the network. */
+#include "common/model/decoder.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "common/model/decoder_impl.h"
+#include "common/model/model_impl.h"
+#include "common/model/workspace_impl.h"
+
+#define DEFAULT_ROWS 256
+/* Buffers of a record: prompt, two answers and the response; log-probabilities of the last three. */
+#define ID_BUFFERS 4
+#define LOGPROB_BUFFERS 3
+
+void decoder_push(struct decoder_ring *ring, int32_t item)
+{
+    SP_ASSERT(ring->count < ring->capacity);
+    ring->items[(ring->first + ring->count++) % ring->capacity] = item;
+}
+
+int32_t decoder_pop(struct decoder_ring *ring)
+{
+    if (ring->count == 0)
+        return -1;
+    int32_t item = ring->items[ring->first];
+    ring->first = (ring->first + 1) % ring->capacity;
+    ring->count--;
+    return item;
+}
+
+static enum sp_err fill_options(const struct model_config *c, struct model_decoder_options *o,
+                                struct sp_error *err)
+{
+    if (o->slots < 1 || o->slots > SP_MAX_SLOTS)
+        return sp_fail(err, SP_EINVAL, "decoder: %d slots, expected 1 to %d", o->slots,
+                       SP_MAX_SLOTS);
+    if (o->queue < 0 || o->queue > SP_MAX_LEASE_ITEMS * 16)
+        return sp_fail(err, SP_EINVAL, "decoder: a queue of %d requests, expected 0 to %d",
+                       o->queue, SP_MAX_LEASE_ITEMS * 16);
+    if (o->max_positions == 0)
+        o->max_positions = c->max_positions;
+    if (o->max_positions < 1 || o->max_positions > c->max_positions)
+        return sp_fail(err, SP_EINVAL, "decoder: %d positions, the model has %d", o->max_positions,
+                       c->max_positions);
+    if (o->rows_per_step == 0)
+        o->rows_per_step = SP_MAX(DEFAULT_ROWS, 2 * o->slots);
+    if (o->rows_per_step < o->slots || o->rows_per_step > 1 << 16)
+        return sp_fail(err, SP_EINVAL, "decoder: %d rows a step, expected %d to %d",
+                       o->rows_per_step, o->slots, 1 << 16);
+    if (o->weights == TN_F16 || o->cache == TN_F16)
+        return sp_fail(err, SP_EUNSUPPORTED, "decoder: weights and cache are f32 or bf16");
+    return SP_OK;
+}
+
+static size_t block_floats(const struct model_config *c, const struct model_decoder_options *o)
+{
+    size_t rows = (size_t)o->rows_per_step, d = (size_t)c->hidden, f = (size_t)c->ffn;
+    size_t att = (size_t)c->heads * (size_t)c->head_size;
+    size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
+    size_t logit_rows = (size_t)SP_MIN(o->rows_per_step, DECODER_LOGIT_ROWS);
+    return rows * (3 * d + qkv + att + 3 * f + 1) + logit_rows * (2 * d + (size_t)c->vocab) +
+           (size_t)o->max_positions * (size_t)c->head_size + 16 * 16;
+}
+
+enum sp_err model_decoder_bytes(const struct model_config *c,
+                                const struct model_decoder_options *options, size_t *ret,
+                                struct sp_error *err)
+{
+    struct model_decoder_options o = *options;
+    enum sp_err rc = fill_options(c, &o, err);
+    if (rc != SP_OK)
+        return rc;
+    size_t kv = (size_t)c->kv_heads * (size_t)c->head_size, cache, bytes;
+    size_t weights = (size_t)c->n_params * (o.weights == TN_BF16 ? 2 : 4);
+    size_t records = (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4;
+    if (c->tie_embeddings || o.weights == TN_BF16) /* the table itself stays fp32, unpacked */
+        weights += (size_t)c->vocab * (size_t)c->hidden * 4;
+    bytes = weights + block_floats(c, &o) * sizeof(float);
+    if (!sp_mul_size(2 * kv * (o.cache == TN_BF16 ? 2 : 4),
+                     (size_t)c->layers * (size_t)o.slots * (size_t)o.max_positions, &cache) ||
+        !sp_mul_size(records, (size_t)o.max_positions, &records) ||
+        !sp_add_size(bytes, cache, &bytes) || !sp_add_size(bytes, records, &bytes))
+        return sp_fail(err, SP_ELIMIT, "decoder: %d slots of %d positions are too many", o.slots,
+                       o.max_positions);
+    *ret = bytes;
+    return SP_OK;
+}
+
+/* From the model's block to memory of our own, through the host, some rows at a time. */
+static bool copy_params(struct model_decoder *d, const struct model *m, float *to, size_t offset,
+                        size_t n)
+{
+    const struct tn_ops *ops = d->backend->ops;
+    size_t chunk = SP_MIN(n, (size_t)1 << 20);
+    float *host = sp_alloc_block(chunk, sizeof(float));
+    if (!host)
+        return false;
+    for (size_t i = 0; i < n; i += chunk) {
+        size_t bytes = SP_MIN(chunk, n - i) * sizeof(float);
+        ops->download(d->backend, host, m->params + offset + i, bytes);
+        ops->upload(d->backend, to + i, host, bytes);
+    }
+    sp_free_block(host);
+    return true;
+}
+
+static bool take_weights(struct model_decoder *d, const struct model *m)
+{
+    const struct model_config *c = &d->config;
+    struct tn_backend *be = d->backend;
+    const struct tn_ops *ops = be->ops;
+    enum tn_dtype dtype = d->options.weights;
+    size_t width = (size_t)c->hidden, stride = (width + 15) / 16 * 16;
+    int32_t hc = c->heads * c->head_size, qkv = hc + 2 * c->kv_heads * c->head_size;
+    d->embed = ops->alloc(be, (size_t)c->vocab * width, sizeof(float));
+    d->vectors = ops->alloc(be, (2 * (size_t)c->layers + 1) * stride, sizeof(float));
+    if (!d->embed || !d->vectors ||
+        !copy_params(d, m, d->embed, m->layout.embed, (size_t)c->vocab * width))
+        return false;
+    float *vector = d->vectors;
+    for (int32_t l = 0; l < c->layers; l++, vector += 2 * stride) {
+        const struct model_layer *from = &m->layout.layers[l];
+        struct decoder_layer *to = &d->layers[l];
+        to->norm1 = vector;
+        to->norm2 = vector + stride;
+        if (!copy_params(d, m, to->norm1, from->norm1, width) ||
+            !copy_params(d, m, to->norm2, from->norm2, width))
+            return false;
+        to->qkv = ops->weights_new(be, m->params + from->qkv, qkv, c->hidden, dtype);
+        to->out = ops->weights_new(be, m->params + from->out, c->hidden, hc, dtype);
+        to->gate_up = ops->weights_new(be, m->params + from->gate_up, 2 * c->ffn, c->hidden, dtype);
+        to->down = ops->weights_new(be, m->params + from->down, c->hidden, c->ffn, dtype);
+        if (!to->qkv || !to->out || !to->gate_up || !to->down)
+            return false;
+    }
+    d->final_norm = vector;
+    d->head = ops->weights_new(be, m->params + m->layout.head, c->vocab, c->hidden, dtype);
+    return d->head && copy_params(d, m, d->final_norm, m->layout.final_norm, width);
+}
+
+static float *part(float **next, size_t n)
+{
+    float *p = *next;
+    *next += (n + 15) / 16 * 16;
+    return p;
+}
+
+static bool take_activations(struct model_decoder *d)
+{
+    const struct model_config *c = &d->config;
+    const struct tn_ops *ops = d->backend->ops;
+    size_t rows = (size_t)d->options.rows_per_step, width = (size_t)c->hidden, f = (size_t)c->ffn;
+    size_t att = (size_t)c->heads * (size_t)c->head_size;
+    size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
+    size_t positions = (size_t)d->options.max_positions, half = (size_t)c->head_size / 2;
+    size_t logit_rows = (size_t)d->logit_rows;
+    d->block = ops->alloc(d->backend, block_floats(c, &d->options), sizeof(float));
+    if (!d->block)
+        return false;
+    float *next = d->block;
+    d->x = part(&next, rows * width);
+    d->norm = part(&next, rows * width);
+    d->mid = part(&next, rows * width);
+    d->qkv = part(&next, rows * qkv);
+    d->att = part(&next, rows * att);
+    d->gu = part(&next, rows * 2 * f);
+    d->half = part(&next, rows * f);
+    d->rstd = part(&next, rows);
+    d->head_x = part(&next, logit_rows * width);
+    d->head_norm = part(&next, logit_rows * width);
+    d->logits = part(&next, logit_rows * (size_t)c->vocab);
+    d->cos = part(&next, positions * half);
+    d->sin = part(&next, positions * half);
+    SP_ASSERT((size_t)(next - d->block) <= block_floats(c, &d->options));
+    float *host = sp_alloc_block(2 * positions * half, sizeof(float));
+    if (!host)
+        return false;
+    model_rope_tables(c->rope_theta, c->head_size, d->options.max_positions, host,
+                      host + positions * half);
+    ops->upload(d->backend, d->cos, host, positions * half * sizeof(float));
+    ops->upload(d->backend, d->sin, host + positions * half, positions * half * sizeof(float));
+    sp_free_block(host);
+    d->cache = ops->cache_new(d->backend, c->layers, d->options.slots, d->options.max_positions,
+                              c->kv_heads, c->head_size, d->options.cache);
+    size_t widest = SP_MAX(SP_MAX(2 * f, qkv), SP_MAX(width, (size_t)c->vocab));
+    return d->cache && ops->reserve(d->backend, d->options.rows_per_step, d->options.max_positions,
+                                    c->heads, c->head_size, (int32_t)widest);
+}
+
+static void take_tables(struct model_decoder *d)
+{
+    size_t rows = (size_t)d->options.rows_per_step, logit_rows = (size_t)d->logit_rows;
+    size_t slots = (size_t)d->options.slots;
+    d->ids = sp_xarray(rows, sizeof(*d->ids));
+    d->positions = sp_xarray(rows, sizeof(*d->positions));
+    d->cache_rows = sp_xarray(rows, sizeof(*d->cache_rows));
+    d->samples = sp_xarray(slots, sizeof(*d->samples));
+    d->scores = sp_xarray(rows, sizeof(*d->scores));
+    d->gather = sp_xarray(logit_rows, sizeof(*d->gather));
+    d->drawn = sp_xarray(logit_rows, sizeof(*d->drawn));
+    d->lse = sp_xarray(logit_rows, sizeof(*d->lse));
+    d->params = sp_xarray(logit_rows, sizeof(*d->params));
+    d->keys = sp_xarray(logit_rows, sizeof(*d->keys));
+    d->targets = sp_xarray(3 * logit_rows, sizeof(*d->targets));
+    d->logprobs = sp_xarray(3 * logit_rows, sizeof(*d->logprobs));
+    d->sinks = sp_xarray(3 * logit_rows, sizeof(*d->sinks));
+    d->slots = sp_xarray(slots, sizeof(*d->slots));
+    d->records = sp_xarray((size_t)d->n_records, sizeof(*d->records));
+    struct decoder_ring *rings[] = {&d->free, &d->waiting, &d->finished};
+    for (size_t i = 0; i < SP_COUNT(rings); i++) {
+        rings[i]->capacity = d->n_records;
+        rings[i]->items = sp_xarray((size_t)d->n_records, sizeof(*rings[i]->items));
+    }
+}
+
+static bool take_records(struct model_decoder *d)
+{
+    size_t n = (size_t)d->n_records, positions = (size_t)d->options.max_positions;
+    d->record_ids = sp_alloc_block(n * ID_BUFFERS, positions * sizeof(int32_t));
+    d->record_logprobs = sp_alloc_block(n * LOGPROB_BUFFERS, positions * sizeof(float));
+    if (!d->record_ids || !d->record_logprobs)
+        return false;
+    for (size_t i = 0; i < n; i++) {
+        struct decoder_record *r = &d->records[i];
+        int32_t *ids = d->record_ids + i * ID_BUFFERS * positions;
+        float *logprobs = d->record_logprobs + i * LOGPROB_BUFFERS * positions;
+        r->prompt = ids;
+        r->response = ids + positions;
+        r->response_logprobs = logprobs;
+        for (size_t a = 0; a < MODEL_DECODER_ANSWERS; a++) {
+            r->answers[a] = ids + (2 + a) * positions;
+            r->answer_logprobs[a] = logprobs + (1 + a) * positions;
+        }
+    }
+    return true;
+}
+
+enum sp_err model_decoder_new(struct model *m, const struct model_decoder_options *options,
+                              struct model_decoder **ret, struct sp_error *err)
+{
+    struct model_decoder_options o = *options;
+    size_t bytes;
+    enum sp_err rc = fill_options(&m->config, &o, err);
+    if (rc == SP_OK)
+        rc = model_decoder_bytes(&m->config, &o, &bytes, err);
+    if (rc != SP_OK)
+        return rc;
+    struct model_decoder *d = sp_xalloc(sizeof(*d));
+    d->backend = m->backend;
+    d->config = m->config;
+    d->options = o;
+    d->logit_rows = SP_MIN(o.rows_per_step, DECODER_LOGIT_ROWS);
+    d->n_records = o.slots + o.queue + 1;
+    d->layers = sp_xarray((size_t)m->config.layers, sizeof(*d->layers));
+    take_tables(d);
+    if (!take_records(d) || !take_activations(d) || !take_weights(d, m)) {
+        model_decoder_free(d);
+        return sp_fail(err, SP_ENOMEM,
+                       "decoder: no memory for %.1f MiB: %d slots of %d positions; lower them or "
+                       "use bf16",
+                       (double)bytes / (1 << 20), o.slots, o.max_positions);
+    }
+    model_decoder_reset(d);
+    *ret = d;
+    return SP_OK;
+}
+
+void model_decoder_free(struct model_decoder *d)
+{
+    if (!d)
+        return;
+    struct tn_backend *be = d->backend;
+    for (int32_t l = 0; l < d->config.layers; l++) {
+        struct tn_weights *w[] = {d->layers[l].qkv, d->layers[l].out, d->layers[l].gate_up,
+                                  d->layers[l].down};
+        for (size_t i = 0; i < SP_COUNT(w); i++)
+            if (w[i])
+                be->ops->weights_free(be, w[i]);
+    }
+    if (d->head)
+        be->ops->weights_free(be, d->head);
+    if (d->cache)
+        be->ops->cache_free(be, d->cache);
+    float *blocks[] = {d->embed, d->vectors, d->block};
+    for (size_t i = 0; i < SP_COUNT(blocks); i++)
+        if (blocks[i])
+            be->ops->free(be, blocks[i]);
+    sp_free_block(d->record_ids);
+    sp_free_block(d->record_logprobs);
+    void *tables[] = {d->layers,        d->ids,           d->positions,        d->cache_rows,
+                      d->samples,       d->scores,        d->gather,           d->drawn,
+                      d->lse,           d->params,        d->keys,             d->targets,
+                      d->logprobs,      d->sinks,         d->slots,            d->records,
+                      d->free.items,    d->waiting.items, d->finished.items};
+    for (size_t i = 0; i < SP_COUNT(tables); i++)
+        free(tables[i]);
+    free(d);
+}
+
+int32_t model_decoder_room(const struct model_decoder *d)
+{
+    /* One record stays aside for the result that the caller looks at. */
+    return SP_MAX(0, d->free.count - (d->taken < 0 ? 1 : 0));
+}
+
+static enum sp_err check_ids(const struct model_decoder *d, const int32_t *ids, int32_t n,
+                             const char *what, struct sp_error *err)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (ids[i] < 0 || ids[i] >= d->config.vocab)
+            return sp_fail(err, SP_EINVAL, "%s: token %d is id %d, the vocabulary has %d", what, i,
+                           ids[i], d->config.vocab);
+    return SP_OK;
+}
+
+static enum sp_err check_params(const struct model_decoder_request *r, struct sp_error *err)
+{
+    if (r->max_new_tokens < 1)
+        return sp_fail(err, SP_EINVAL, "request: max_new_tokens %d, expected at least 1",
+                       r->max_new_tokens);
+    if (r->n_eos < 0 || r->n_eos > MODEL_MAX_EOS)
+        return sp_fail(err, SP_EINVAL, "request: %d end tokens, at most %d", r->n_eos,
+                       MODEL_MAX_EOS);
+    if (!(r->params.temperature >= 0 && r->params.temperature <= 1000))
+        return sp_fail(err, SP_EINVAL, "request: temperature %g is not between 0 and 1000",
+                       (double)r->params.temperature);
+    if (r->params.top_k < 0)
+        return sp_fail(err, SP_EINVAL, "request: top_k %d is negative", r->params.top_k);
+    if (!(r->params.top_p > 0 && r->params.top_p <= 1))
+        return sp_fail(err, SP_EINVAL, "request: top_p %g is not above 0 and at most 1",
+                       (double)r->params.top_p);
+    return SP_OK;
+}
+
+static enum sp_err check_request(const struct model_decoder *d,
+                                 const struct model_decoder_request *r, struct sp_error *err)
+{
+    if (r->n_prompt < 1)
+        return sp_fail(err, SP_EINVAL, "request: the prompt is empty");
+    int64_t longest = 0;
+    enum sp_err rc = SP_OK;
+    if (r->generate) {
+        rc = check_params(r, err);
+        longest = r->max_new_tokens;
+    }
+    for (int32_t a = 0; rc == SP_OK && a < MODEL_DECODER_ANSWERS; a++) {
+        if (r->n_answers[a] < 0)
+            rc = sp_fail(err, SP_EINVAL, "request: an answer of %d tokens", r->n_answers[a]);
+        else if (r->answers[a])
+            longest = SP_MAX(longest, r->n_answers[a]);
+    }
+    if (rc != SP_OK)
+        return rc;
+    if (r->n_prompt + longest > d->options.max_positions)
+        return sp_fail(err, SP_ELIMIT,
+                       "request: a prompt of %d tokens and an answer of up to %lld exceed %d "
+                       "positions",
+                       r->n_prompt, (long long)longest, d->options.max_positions);
+    rc = check_ids(d, r->prompt, r->n_prompt, "request: prompt", err);
+    for (int32_t a = 0; rc == SP_OK && a < MODEL_DECODER_ANSWERS; a++)
+        if (r->answers[a])
+            rc = check_ids(d, r->answers[a], r->n_answers[a], "request: answer", err);
+    return rc;
+}
+
+enum sp_err model_decoder_submit(struct model_decoder *d,
+                                 const struct model_decoder_request *request, struct sp_error *err)
+{
+    if (model_decoder_room(d) == 0)
+        return sp_fail(err, SP_EUNAVAIL, "decoder: all %d places are taken",
+                       d->options.slots + d->options.queue);
+    enum sp_err rc = check_request(d, request, err);
+    if (rc != SP_OK)
+        return rc;
+    int32_t index = decoder_pop(&d->free);
+    struct decoder_record *r = &d->records[index];
+    r->request = *request;
+    r->prompt_done = r->branch = r->branch_done = r->n_response = 0;
+    r->finish = MODEL_FINISH_NONE;
+    memcpy(r->prompt, request->prompt, (size_t)request->n_prompt * sizeof(*r->prompt));
+    for (int32_t a = 0; a < MODEL_DECODER_ANSWERS; a++) {
+        if (!request->answers[a])
+            r->request.n_answers[a] = 0;
+        else
+            memcpy(r->answers[a], request->answers[a],
+                   (size_t)request->n_answers[a] * sizeof(*r->answers[a]));
+    }
+    decoder_push(&d->waiting, index);
+    return SP_OK;
+}
+
+static struct model_decoder_score score(const float *logprobs, int32_t n, bool by_token)
+{
+    return (struct model_decoder_score){
+        .logprob = model_sum_logprobs(logprobs, n),
+        .token_logprobs = by_token && n > 0 ? logprobs : NULL,
+        .n = n,
+    };
+}
+
+bool model_decoder_take_result(struct model_decoder *d, struct model_decoder_result *ret)
+{
+    if (d->taken >= 0)
+        decoder_push(&d->free, d->taken);
+    d->taken = decoder_pop(&d->finished);
+    if (d->taken < 0)
+        return false;
+    const struct decoder_record *r = &d->records[d->taken];
+    bool by_token = r->request.token_logprobs;
+    *ret = (struct model_decoder_result){
+        .user = r->request.user,
+        .ids = r->response,
+        .n_ids = r->n_response,
+        .finish = r->finish,
+        .response = score(r->response_logprobs, r->n_response, by_token),
+    };
+    for (int32_t a = 0; a < MODEL_DECODER_ANSWERS; a++)
+        ret->answers[a] = score(r->answer_logprobs[a], r->request.n_answers[a], by_token);
+    return true;
+}
+
+void model_decoder_reset(struct model_decoder *d)
+{
+    d->free.count = d->waiting.count = d->finished.count = 0;
+    for (int32_t i = 0; i < d->n_records; i++)
+        decoder_push(&d->free, i);
+    for (int32_t s = 0; s < d->options.slots; s++)
+        d->slots[s] = -1;
+    d->taken = -1;
+    d->broken = false;
+}
+
+void model_decoder_get_stats(const struct model_decoder *d, struct model_decoder_stats *ret)
+{
+    *ret = d->stats;
+    ret->active = 0;
+    for (int32_t s = 0; s < d->options.slots; s++)
+        ret->active += d->slots[s] >= 0;
+    ret->waiting = d->waiting.count;
+    ret->finished = d->finished.count;
+}

@@ -1,0 +1,99 @@
+/* decoder_impl: the inside of struct model_decoder, for decoder.c and decoder_step.c.
+ *
+ *     free → waiting → active (prompt → answer 0 → answer 1 → sampling) → finished → taken → free
+ *
+ * The answers to score and the sampled one share the cache positions behind the prompt: each phase
+ * overwrites what the one before left there. */
+#ifndef SPIN_MODEL_DECODER_IMPL_H
+#define SPIN_MODEL_DECODER_IMPL_H
+
+#include "common/model/decoder.h"
+
+#define DECODER_LOGIT_ROWS 64 /* rows whose logits exist at once */
+
+/* A request with its buffers, max_positions elements each. */
+struct decoder_record {
+    struct model_decoder_request request; /* its pointers are ours */
+    int32_t *prompt, *answers[MODEL_DECODER_ANSWERS], *response;
+    float *answer_logprobs[MODEL_DECODER_ANSWERS], *response_logprobs;
+    int32_t prompt_done;  /* rows of the prompt that were run */
+    int32_t branch;       /* answer being scored; MODEL_DECODER_ANSWERS: sampling */
+    int32_t branch_done;  /* rows of it that were run */
+    int32_t n_response;
+    enum model_finish finish;
+};
+
+/* A row of the batch whose logits are needed. */
+struct decoder_logit_row {
+    int32_t row;
+    struct decoder_record *record;
+    bool sample;
+    int32_t n_scores; /* answers that this row predicts a token of */
+    struct {
+        int32_t answer, index;
+    } scores[MODEL_DECODER_ANSWERS];
+};
+
+struct decoder_layer {
+    struct tn_weights *qkv, *out, *gate_up, *down;
+    float *norm1, *norm2; /* in the vectors' block */
+};
+
+/* Indices of records, first in, first out. */
+struct decoder_ring {
+    int32_t *items;
+    int32_t first, count, capacity;
+};
+
+struct model_decoder {
+    struct tn_backend *backend;
+    struct model_config config;
+    struct model_decoder_options options; /* defaults filled in */
+    bool broken;                          /* logits were not finite */
+    /* weights */
+    float *embed;   /* (V, D) */
+    float *vectors; /* all norms */
+    float *final_norm;
+    struct decoder_layer *layers;
+    struct tn_weights *head;
+    struct tn_kv_cache *cache;
+    /* activations, rows_per_step rows, one block */
+    float *block;
+    float *x, *norm, *qkv, *att, *mid, *gu, *half, *rstd;
+    float *head_x, *head_norm, *logits; /* logit_rows rows */
+    float *cos, *sin;
+    int32_t logit_rows;
+    /* the batch of a step, host */
+    int32_t n_rows;
+    int32_t *ids, *positions;
+    struct tn_cache_row *cache_rows;
+    struct decoder_logit_row *samples; /* (slots): rows to sample from, some also score */
+    struct decoder_logit_row *scores;  /* (rows_per_step) */
+    int32_t n_samples, n_scores;
+    /* of one block of logits */
+    int32_t *gather, *drawn; /* (logit_rows) */
+    float *lse;              /* (logit_rows) */
+    struct tn_sample_params *params;
+    struct tn_sample_key *keys;
+    struct tn_target *targets; /* (3 × logit_rows) */
+    float *logprobs;
+    float **sinks; /* where each log-probability goes */
+    /* requests */
+    struct decoder_record *records;
+    int32_t n_records;
+    int32_t *record_ids;     /* one block of all id buffers */
+    float *record_logprobs;  /* and of all log-probability buffers */
+    int32_t *slots;          /* (options.slots): record, or -1 */
+    struct decoder_ring free, waiting, finished;
+    int32_t taken; /* record whose result the caller looks at, or -1 */
+    struct model_decoder_stats stats;
+};
+
+/* Gives waiting requests to free slots. */
+void decoder_admit(struct model_decoder *d);
+/* Moves a record past everything that is done; true when the whole request is. */
+bool decoder_advance(struct decoder_record *record);
+void decoder_push(struct decoder_ring *ring, int32_t item);
+int32_t decoder_pop(struct decoder_ring *ring); /* -1: empty */
+
+#endif

@@ -1,0 +1,252 @@
+/* One pass of the decoder: which rows it runs, the network over them, what becomes of the logits. */
+#include <math.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/model/decoder_impl.h"
+
+void decoder_admit(struct model_decoder *d)
+{
+    for (int32_t s = 0; s < d->options.slots && d->waiting.count > 0; s++)
+        if (d->slots[s] < 0)
+            d->slots[s] = decoder_pop(&d->waiting);
+}
+
+/* Rows that an answer needs: its last token predicts nothing, its first comes from the prompt. */
+static int32_t branch_rows(const struct decoder_record *r, int32_t branch)
+{
+    return SP_MAX(0, r->request.n_answers[branch] - 1);
+}
+
+bool decoder_advance(struct decoder_record *r)
+{
+    if (r->prompt_done < r->request.n_prompt)
+        return false;
+    while (r->branch < MODEL_DECODER_ANSWERS && r->branch_done == branch_rows(r, r->branch)) {
+        r->branch++;
+        r->branch_done = 0;
+    }
+    return r->branch == MODEL_DECODER_ANSWERS &&
+           (!r->request.generate || r->finish != MODEL_FINISH_NONE);
+}
+
+static int32_t add_row(struct model_decoder *d, int32_t slot, int32_t id, int32_t position)
+{
+    int32_t row = d->n_rows++;
+    d->ids[row] = id;
+    d->positions[row] = position;
+    d->cache_rows[row] = (struct tn_cache_row){.slot = slot, .position = position};
+    return row;
+}
+
+/* The prompt's last row predicts the first token of everything that follows. */
+static void add_last_prompt_row(struct model_decoder *d, struct decoder_record *r, int32_t row)
+{
+    struct decoder_logit_row l = {.row = row, .record = r, .sample = r->request.generate};
+    for (int32_t a = 0; a < MODEL_DECODER_ANSWERS; a++)
+        if (r->request.n_answers[a] > 0)
+            l.scores[l.n_scores++].answer = a;
+    if (l.sample)
+        d->samples[d->n_samples++] = l;
+    else if (l.n_scores > 0)
+        d->scores[d->n_scores++] = l;
+}
+
+/* Rows of the prompt, then of one answer, as far as the step has room. */
+static void add_given_rows(struct model_decoder *d, int32_t slot, struct decoder_record *r)
+{
+    int32_t room = d->options.rows_per_step, n_prompt = r->request.n_prompt;
+    while (d->n_rows < room && r->prompt_done < n_prompt) {
+        int32_t i = r->prompt_done++;
+        int32_t row = add_row(d, slot, r->prompt[i], i);
+        d->stats.prefill_rows++;
+        if (i == n_prompt - 1)
+            add_last_prompt_row(d, r, row);
+    }
+    decoder_advance(r);
+    if (r->prompt_done < n_prompt || r->branch == MODEL_DECODER_ANSWERS)
+        return;
+    int32_t a = r->branch, rows = branch_rows(r, a);
+    while (d->n_rows < room && r->branch_done < rows) {
+        int32_t i = r->branch_done++;
+        int32_t row = add_row(d, slot, r->answers[a][i], n_prompt + i);
+        d->stats.prefill_rows++;
+        struct decoder_logit_row *l = &d->scores[d->n_scores++];
+        *l = (struct decoder_logit_row){.row = row, .record = r, .n_scores = 1};
+        l->scores[0].answer = a;
+        l->scores[0].index = i + 1;
+    }
+}
+
+static bool is_sampling(const struct decoder_record *r)
+{
+    return r->prompt_done == r->request.n_prompt && r->branch == MODEL_DECODER_ANSWERS;
+}
+
+static void build_batch(struct model_decoder *d)
+{
+    d->n_rows = d->n_samples = d->n_scores = 0;
+    for (int32_t s = 0; s < d->options.slots; s++) {
+        if (d->slots[s] < 0)
+            continue;
+        struct decoder_record *r = &d->records[d->slots[s]];
+        if (!is_sampling(r))
+            continue;
+        int32_t last = r->n_response - 1;
+        int32_t row = add_row(d, s, r->response[last], r->request.n_prompt + last);
+        d->samples[d->n_samples++] =
+            (struct decoder_logit_row){.row = row, .record = r, .sample = true};
+    }
+    for (int32_t s = 0; s < d->options.slots; s++)
+        if (d->slots[s] >= 0 && !is_sampling(&d->records[d->slots[s]]))
+            add_given_rows(d, s, &d->records[d->slots[s]]);
+}
+
+static void run_layer(struct model_decoder *d, int32_t l)
+{
+    struct tn_backend *be = d->backend;
+    const struct tn_ops *ops = be->ops;
+    const struct model_config *c = &d->config;
+    const struct decoder_layer *layer = &d->layers[l];
+    int32_t rows = d->n_rows, width = (c->heads + 2 * c->kv_heads) * c->head_size;
+    size_t n = (size_t)rows * (size_t)c->hidden;
+    float eps = (float)c->rms_eps, scale = (float)(1.0 / sqrt((double)c->head_size));
+    ops->rmsnorm(be, d->norm, d->rstd, d->x, layer->norm1, rows, c->hidden, eps);
+    ops->linear_packed(be, d->qkv, d->norm, layer->qkv, rows);
+    ops->rope(be, d->qkv, rows, c->heads + c->kv_heads, c->head_size, width, d->positions, d->cos,
+              d->sin, false);
+    ops->cache_put(be, d->cache, l, d->qkv, d->cache_rows, rows, c->heads);
+    ops->cache_attention(be, d->att, d->qkv, d->cache, l, d->cache_rows, rows, c->heads, scale,
+                         c->window);
+    ops->linear_packed(be, d->mid, d->att, layer->out, rows);
+    ops->add(be, d->mid, d->x, n);
+    ops->rmsnorm(be, d->norm, d->rstd, d->mid, layer->norm2, rows, c->hidden, eps);
+    ops->linear_packed(be, d->gu, d->norm, layer->gate_up, rows);
+    ops->swiglu(be, d->half, d->gu, rows, c->ffn);
+    ops->linear_packed(be, d->x, d->half, layer->down, rows);
+    ops->add(be, d->x, d->mid, n);
+}
+
+static const struct decoder_logit_row *logit_row(const struct model_decoder *d, int32_t i)
+{
+    return i < d->n_samples ? &d->samples[i] : &d->scores[i - d->n_samples];
+}
+
+static bool same_params(const struct tn_sample_params *a, const struct tn_sample_params *b)
+{
+    return a->temperature == b->temperature && a->top_k == b->top_k && a->top_p == b->top_p;
+}
+
+/* Draws for the first n rows of a block; rows with the same parameters go together. */
+static void draw(struct model_decoder *d, int32_t first, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        const struct decoder_record *r = logit_row(d, first + i)->record;
+        d->params[i] = r->request.params;
+        d->keys[i] = (struct tn_sample_key){.seed = r->request.seed,
+                                            .iteration = r->request.iteration,
+                                            .prompt = r->request.prompt_key,
+                                            .sample = r->request.sample_key,
+                                            .position = (uint32_t)r->n_response};
+    }
+    for (int32_t i = 0, run; i < n; i += run) {
+        for (run = 1; i + run < n && same_params(&d->params[i], &d->params[i + run]);)
+            run++;
+        d->backend->ops->sample(d->backend, d->drawn + i,
+                                d->logits + (size_t)i * (size_t)d->config.vocab, run,
+                                d->config.vocab, &d->params[i], &d->keys[i]);
+    }
+}
+
+static void accept(struct model_decoder *d, struct decoder_record *r, int32_t id)
+{
+    r->response[r->n_response++] = id;
+    d->stats.sampled_tokens++;
+    for (int32_t i = 0; i < r->request.n_eos; i++)
+        if (r->request.eos_ids[i] == id)
+            r->finish = MODEL_FINISH_STOP;
+    if (r->finish == MODEL_FINISH_NONE && r->n_response >= r->request.max_new_tokens)
+        r->finish = MODEL_FINISH_LENGTH;
+}
+
+static int32_t add_target(struct model_decoder *d, int32_t n, int32_t row, int32_t id, float *sink)
+{
+    d->targets[n] = (struct tn_target){.row = row, .id = id};
+    d->sinks[n] = sink;
+    return n + 1;
+}
+
+/* Logit rows [first, first + n): logits, draws, log-probabilities. */
+static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
+                              struct sp_error *err)
+{
+    struct tn_backend *be = d->backend;
+    const struct tn_ops *ops = be->ops;
+    const struct model_config *c = &d->config;
+    int32_t samples = SP_MAX(0, SP_MIN(n, d->n_samples - first)), targets = 0;
+    for (int32_t i = 0; i < n; i++)
+        d->gather[i] = logit_row(d, first + i)->row;
+    ops->embed(be, d->head_x, d->x, d->gather, n, c->hidden); /* gathers rows */
+    ops->rmsnorm(be, d->head_norm, d->rstd, d->head_x, d->final_norm, n, c->hidden,
+                 (float)c->rms_eps);
+    ops->linear_packed(be, d->logits, d->head_norm, d->head, n);
+    ops->row_lse(be, d->lse, NULL, d->logits, n, c->vocab);
+    for (int32_t i = 0; i < n; i++)
+        if (!isfinite(d->lse[i]))
+            return sp_fail(err, SP_ENUMERIC, "decoder: logits are not finite; the weights are "
+                                             "unusable");
+    draw(d, first, samples);
+    for (int32_t i = 0; i < n; i++) {
+        const struct decoder_logit_row *l = logit_row(d, first + i);
+        struct decoder_record *r = l->record;
+        for (int32_t s = 0; s < l->n_scores; s++) {
+            int32_t a = l->scores[s].answer, index = l->scores[s].index;
+            targets = add_target(d, targets, i, r->answers[a][index],
+                                 &r->answer_logprobs[a][index]);
+        }
+        if (l->sample) {
+            targets = add_target(d, targets, i, d->drawn[i], &r->response_logprobs[r->n_response]);
+            accept(d, r, d->drawn[i]);
+        }
+    }
+    ops->gather_logprob(be, d->logprobs, d->logits, d->lse, d->targets, targets, c->vocab);
+    for (int32_t i = 0; i < targets; i++)
+        *d->sinks[i] = d->logprobs[i];
+    return SP_OK;
+}
+
+static void collect_finished(struct model_decoder *d)
+{
+    for (int32_t s = 0; s < d->options.slots; s++) {
+        if (d->slots[s] >= 0 && decoder_advance(&d->records[d->slots[s]])) {
+            decoder_push(&d->finished, d->slots[s]);
+            d->slots[s] = -1;
+        }
+    }
+    decoder_admit(d);
+}
+
+enum sp_err model_decoder_step(struct model_decoder *d, bool *ret_idle, struct sp_error *err)
+{
+    if (d->broken)
+        return sp_fail(err, SP_ENUMERIC, "decoder: its logits were not finite");
+    decoder_admit(d);
+    build_batch(d);
+    *ret_idle = d->n_rows == 0;
+    if (d->n_rows == 0)
+        return SP_OK;
+    d->stats.steps++;
+    d->backend->ops->embed(d->backend, d->x, d->embed, d->ids, d->n_rows, d->config.hidden);
+    for (int32_t l = 0; l < d->config.layers; l++)
+        run_layer(d, l);
+    int32_t total = d->n_samples + d->n_scores;
+    for (int32_t first = 0; first < total; first += d->logit_rows) {
+        enum sp_err rc = run_logits(d, first, SP_MIN(d->logit_rows, total - first), err);
+        if (rc != SP_OK) {
+            d->broken = true;
+            return rc;
+        }
+    }
+    collect_finished(d);
+    return SP_OK;
+}

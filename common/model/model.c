@@ -1,0 +1,154 @@
+#include "common/model/model.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+#include "common/model/dmath.h"
+#include "common/model/model_impl.h"
+
+static const double two_pi = 6.28318530717958647693;
+
+size_t model_tensor_count(const struct model_tensor *tensor)
+{
+    return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
+}
+
+enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *config,
+                        struct model **ret, struct sp_error *err)
+{
+    struct model *m = sp_xalloc(sizeof(*m));
+    m->backend = backend;
+    m->config = *config;
+    model_layout_init(&m->layout, config);
+    m->params = backend->ops->alloc(backend, m->layout.count, sizeof(float));
+    if (!m->params) {
+        enum sp_err rc = sp_fail(err, SP_ENOMEM, "no memory for %lld parameters (%.1f MiB)",
+                                 (long long)config->n_params,
+                                 (double)m->layout.count * sizeof(float) / (1 << 20));
+        model_free(m);
+        return rc;
+    }
+    *ret = m;
+    return SP_OK;
+}
+
+/* Four standard normal numbers from 128 random bits. Box & Muller 1958. */
+static void four_normals(const uint32_t bits[4], double ret[4])
+{
+    for (int i = 0; i < 4; i += 2) {
+        double u = ((double)bits[i] + 1) * 0x1p-32, v = (double)bits[i + 1] * 0x1p-32;
+        double radius = sqrt(-2 * model_log(u)), s, c;
+        model_sincos(two_pi * v, &s, &c);
+        ret[i] = radius * c;
+        ret[i + 1] = radius * s;
+    }
+}
+
+static void init_tensor(uint64_t seed, int32_t index, double std, float *to, size_t n)
+{
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t bits[4];
+        double normal[4];
+        sp_rng_draw(seed, SP_STREAM_INIT, 0, (uint32_t)index, (uint32_t)(i / 4), 0, bits);
+        four_normals(bits, normal);
+        for (size_t j = i; j < n && j < i + 4; j++)
+            to[j] = (float)(std * normal[j - i]);
+    }
+}
+
+enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,
+                      struct model **ret, struct sp_error *err)
+{
+    struct model *m = NULL;
+    size_t largest = 0;
+    enum sp_err rc = model_alloc(backend, config, &m, err);
+    if (rc != SP_OK)
+        return rc;
+    for (int32_t t = 0; t < m->layout.n_tensors; t++)
+        largest = SP_MAX(largest, model_tensor_count(&m->layout.tensors[t]));
+    float *host = sp_alloc_block(largest, sizeof(float));
+    if (!host) {
+        model_free(m);
+        return sp_fail(err, SP_ENOMEM, "no memory to initialize a tensor of %zu elements", largest);
+    }
+    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
+        const struct model_tensor *tensor = &m->layout.tensors[t];
+        size_t n = model_tensor_count(tensor);
+        if (tensor->cols == 0)
+            for (size_t i = 0; i < n; i++)
+                host[i] = 1;
+        else
+            init_tensor(seed, t, config->init_std, host, n);
+        backend->ops->upload(backend, m->params + tensor->offset, host, n * sizeof(float));
+    }
+    sp_free_block(host);
+    *ret = m;
+    return SP_OK;
+}
+
+void model_free(struct model *m)
+{
+    if (!m)
+        return;
+    if (m->params)
+        m->backend->ops->free(m->backend, m->params);
+    if (m->grads)
+        m->backend->ops->free(m->backend, m->grads);
+    model_layout_deinit(&m->layout);
+    free(m);
+}
+
+const struct model_config *model_get_config(const struct model *m)
+{
+    return &m->config;
+}
+
+struct tn_backend *model_backend(const struct model *m)
+{
+    return m->backend;
+}
+
+float *model_params(struct model *m, size_t *ret_n)
+{
+    if (ret_n)
+        *ret_n = m->layout.count;
+    return m->params;
+}
+
+enum sp_err model_enable_grads(struct model *m, struct sp_error *err)
+{
+    if (m->grads)
+        return SP_OK;
+    m->grads = m->backend->ops->alloc(m->backend, m->layout.count, sizeof(float));
+    if (!m->grads)
+        return sp_fail(err, SP_ENOMEM, "no memory for %zu gradients", m->layout.count);
+    return SP_OK;
+}
+
+float *model_grads(struct model *m)
+{
+    return m->grads;
+}
+
+void model_zero_grads(struct model *m)
+{
+    if (m->grads)
+        m->backend->ops->zero(m->backend, m->grads, m->layout.count * sizeof(float));
+}
+
+const struct model_tensor *model_tensors(const struct model *m, int32_t *ret_n)
+{
+    *ret_n = m->layout.n_tensors;
+    return m->layout.tensors;
+}
+
+const struct model_tensor *model_find_tensor(const struct model *m, const char *name)
+{
+    for (int32_t t = 0; t < m->layout.n_tensors; t++)
+        if (strcmp(m->layout.tensors[t].name, name) == 0)
+            return &m->layout.tensors[t];
+    return NULL;
+}

@@ -1,0 +1,161 @@
+/* Loading and saving of models as Hugging Face directories. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/checkpoint/hf_dir.h"
+#include "common/model/model_impl.h"
+
+#define EMBED "model.embed_tokens.weight"
+#define HEAD "lm_head.weight"
+
+static bool all_finite(const float *x, size_t n, size_t *ret_bad)
+{
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits;
+        memcpy(&bits, &x[i], sizeof(bits));
+        if ((bits & 0x7f800000u) == 0x7f800000u) {
+            *ret_bad = i;
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Old checkpoints carry tables that follow from the configuration. */
+static bool is_derived(const char *name)
+{
+    static const char suffix[] = ".rotary_emb.inv_freq";
+    size_t n = strlen(name), k = sizeof(suffix) - 1;
+    return n >= k && strcmp(name + n - k, suffix) == 0;
+}
+
+static enum sp_err refuse_unknown(const struct model *m, const struct ckpt *ckpt,
+                                  struct sp_error *err)
+{
+    for (size_t i = 0; i < ckpt_count(ckpt); i++) {
+        const char *name = ckpt_at(ckpt, i)->name;
+        if (model_find_tensor(m, name) || is_derived(name) ||
+            (m->config.tie_embeddings && strcmp(name, HEAD) == 0))
+            continue;
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "checkpoint %s: tensor %s is not part of a %s model: its effect would be "
+                       "lost",
+                       ckpt_dir(ckpt), name, m->config.model_type);
+    }
+    return SP_OK;
+}
+
+static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
+                               const struct model_tensor *tensor, float *host, struct sp_error *err)
+{
+    const char *name = tensor->name;
+    if (m->config.tie_embeddings && strcmp(name, EMBED) == 0 && !ckpt_find(ckpt, name) &&
+        ckpt_find(ckpt, HEAD))
+        name = HEAD;
+    int64_t shape[2] = {tensor->rows, tensor->cols};
+    enum sp_err rc = ckpt_read_f32(ckpt, name, tensor->cols ? 2 : 1, shape, host, err);
+    if (rc != SP_OK)
+        return rc;
+    size_t n = model_tensor_count(tensor), bad;
+    if (!all_finite(host, n, &bad))
+        return sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: element %zu is not finite",
+                       ckpt_dir(ckpt), name, bad);
+    m->backend->ops->upload(m->backend, m->params + tensor->offset, host, n * sizeof(float));
+    return SP_OK;
+}
+
+/* What the file holds is compared with what config.json promises before memory is taken for it. */
+static enum sp_err check_size(const struct ckpt *ckpt, const struct model_config *config,
+                              struct sp_error *err)
+{
+    if (ckpt_parameters(ckpt) < (uint64_t)config->n_params)
+        return sp_fail(err, SP_EFORMAT,
+                       "checkpoint %s: holds %llu parameters, its config.json describes %lld",
+                       ckpt_dir(ckpt), (unsigned long long)ckpt_parameters(ckpt),
+                       (long long)config->n_params);
+    return SP_OK;
+}
+
+enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model **ret,
+                       struct sp_error *err)
+{
+    struct model_config config;
+    struct ckpt *ckpt = NULL;
+    struct model *m = NULL;
+    float *host = NULL;
+    size_t largest = 0;
+    enum sp_err rc = model_config_load(dir, &config, err);
+    if (rc == SP_OK)
+        rc = ckpt_open(dir, &ckpt, err);
+    if (rc == SP_OK)
+        rc = check_size(ckpt, &config, err);
+    if (rc == SP_OK)
+        rc = model_alloc(backend, &config, &m, err);
+    if (rc == SP_OK)
+        rc = refuse_unknown(m, ckpt, err);
+    if (rc != SP_OK)
+        goto out;
+    for (int32_t t = 0; t < m->layout.n_tensors; t++)
+        largest = SP_MAX(largest, model_tensor_count(&m->layout.tensors[t]));
+    host = sp_alloc_block(largest, sizeof(float));
+    if (!host) {
+        rc = sp_fail(err, SP_ENOMEM, "no memory to read a tensor of %zu elements", largest);
+        goto out;
+    }
+    for (int32_t t = 0; rc == SP_OK && t < m->layout.n_tensors; t++)
+        rc = read_tensor(m, ckpt, &m->layout.tensors[t], host, err);
+    if (rc == SP_OK) {
+        *ret = m;
+        m = NULL;
+    }
+out:
+    sp_free_block(host);
+    model_free(m);
+    ckpt_close(ckpt);
+    return rc;
+}
+
+static enum ckpt_dtype file_dtype(enum tn_dtype dtype)
+{
+    return dtype == TN_BF16 ? CKPT_BF16 : dtype == TN_F16 ? CKPT_F16 : CKPT_F32;
+}
+
+enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
+                       const char *template_dir, struct sp_error *err)
+{
+    enum sp_err rc;
+    char *text = NULL;
+    struct ckpt_array *arrays = sp_xarray((size_t)m->layout.n_tensors, sizeof(*arrays));
+    float *host = sp_alloc_block(m->layout.count, sizeof(float));
+    if (!host) {
+        rc = sp_fail(err, SP_ENOMEM, "save %s: no memory for a copy of the weights", dir);
+        goto out;
+    }
+    m->backend->ops->download(m->backend, host, m->params, m->layout.count * sizeof(float));
+    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
+        const struct model_tensor *tensor = &m->layout.tensors[t];
+        arrays[t] = (struct ckpt_array){
+            .name = tensor->name,
+            .dims = tensor->cols ? 2 : 1,
+            .shape = {tensor->rows, tensor->cols},
+            .data = host + tensor->offset,
+        };
+    }
+    struct ckpt_save_options options = {.dtype = file_dtype(dtype), .template_dir = template_dir};
+    if (!template_dir) {
+        struct model_config config = m->config;
+        config.dtype = dtype;
+        json_t *json = model_config_to_json(&config);
+        text = json_dumps(json, JSON_INDENT(2) | JSON_SORT_KEYS);
+        json_decref(json);
+        SP_ASSERT(text);
+        options.config_json = text;
+    }
+    rc = ckpt_save(dir, arrays, (size_t)m->layout.n_tensors, &options, err);
+out:
+    sp_free_block(host);
+    free(arrays);
+    free(text);
+    return rc;
+}
