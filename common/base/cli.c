@@ -80,8 +80,7 @@ static int run_command(const struct sp_cli_program *program, const struct sp_cli
                            command->details ? command->details : "");
     char *name = sp_xprintf("%s %s", program->name, command->name);
     struct argp own = {.options = command->options ? command->options : no_options,
-                       .parser = command->parse ? command->parse : parse_nothing,
-                       .args_doc = command->args};
+                       .parser = command->parse ? command->parse : parse_nothing};
     struct argp global = {.options = program->options ? program->options : no_options,
                           .parser = program->parse};
     struct argp_child children[] = {

@@ -1,0 +1,188 @@
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/config.h"
+#include "common/base/fs.h"
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "coordinator/spinctl/spinctl.h"
+
+#define AT(field) offsetof(struct ctl_settings, field)
+
+static const struct sp_setting table[] = {
+    {"coordinator", "url", SP_SET_STR, AT(url), "", 0, 0, "", "",
+     "Where the coordinator listens: ipc:///path or tls+tcp://host:port; empty: the socket in "
+     "state_dir."},
+    {"coordinator", "state_dir", SP_SET_STR, AT(state_dir), "/var/lib/spin", 0, 0, "", "",
+     "State directory of a coordinator on this machine."},
+    {"coordinator", "token_file", SP_SET_STR, AT(token_file), "", 0, 0, "", "",
+     "File with the token (mode 0600); empty: admin.token in state_dir."},
+    {"coordinator", "tls_ca", SP_SET_STR, AT(ca_file), "", 0, 0, "", "",
+     "PEM file of the authority that signed the coordinator's certificate."},
+    {"coordinator", "tls_cert", SP_SET_STR, AT(cert_file), "", 0, 0, "", "",
+     "PEM file with this client's certificate and key."},
+    {"coordinator", "tls_server_name", SP_SET_STR, AT(server_name), "", 0, 0, "", "",
+     "DNS name that the coordinator's certificate must have."},
+    {"coordinator", "timeout", SP_SET_MS, AT(timeout_ms), "30 s", 100, 86400000, "ms", "",
+     "How long a command tries before it gives up."},
+};
+
+static const struct sp_config_spec spec = {
+    .title = "spinctl", .settings = table, .count = SP_COUNT(table),
+    .struct_bytes = sizeof(struct ctl_settings)};
+
+void ctl_settings_init(struct ctl *ctl)
+{
+    sp_config_init(&spec, &ctl->settings);
+}
+
+static void replace(char **value, const char *with)
+{
+    if (!with || with[0] == '\0')
+        return;
+    free(*value);
+    *value = sp_xstrdup(with);
+}
+
+/* File, then environment; options of the command line were put into `given` before and win. */
+enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err)
+{
+    if (ctl->settings_loaded)
+        return SP_OK;
+    struct ctl_settings given = ctl->settings;
+    struct ctl_settings file;
+    struct ctl_settings defaults;
+    sp_config_init(&spec, &file);
+    sp_config_init(&spec, &defaults);
+    enum sp_err rc = SP_OK;
+    const char *path = ctl->config_path;
+    if (!path && sp_path_exists("/etc/spin/spinctl.conf"))
+        path = "/etc/spin/spinctl.conf";
+    if (path)
+        rc = sp_config_load(&spec, path, &file, err);
+    if (rc == SP_OK) {
+        replace(&file.state_dir, getenv("SPIN_STATE_DIR"));
+        replace(&file.url, getenv("SPIN_COORDINATOR"));
+        replace(&file.token_file, getenv("SPIN_TOKEN_FILE"));
+        replace(&file.url, given.url);
+        replace(&file.token_file, given.token_file);
+        replace(&file.ca_file, given.ca_file);
+        replace(&file.cert_file, given.cert_file);
+        replace(&file.server_name, given.server_name);
+        if (strcmp(given.state_dir, defaults.state_dir) != 0)
+            replace(&file.state_dir, given.state_dir);
+        if (given.timeout_ms != defaults.timeout_ms)
+            file.timeout_ms = given.timeout_ms;
+    }
+    sp_config_deinit(&spec, &given);
+    sp_config_deinit(&spec, &defaults);
+    ctl->settings = file;
+    ctl->settings_loaded = rc == SP_OK;
+    return rc;
+}
+
+static enum sp_err read_token(struct ctl *ctl, struct sp_error *err)
+{
+    const struct ctl_settings *s = &ctl->settings;
+    char *path = s->token_file[0] ? sp_xstrdup(s->token_file)
+                                  : sp_path_join(s->state_dir, "admin.token");
+    char *data = NULL;
+    size_t length = 0;
+    enum sp_err rc = sp_read_file(path, 4096, &data, &length, err);
+    if (rc == SP_OK) {
+        data[strcspn(data, " \t\r\n")] = '\0';
+        ctl->token = data;
+    } else {
+        sp_wrap(err, rc, "read the token (is a coordinator running with this state directory? give "
+                         "--state-dir, or --coordinator and --token-file)");
+    }
+    free(path);
+    return rc;
+}
+
+static enum sp_err open_client(struct ctl *ctl, struct sp_error *err)
+{
+    if (ctl->client)
+        return SP_OK;
+    enum sp_err rc = ctl_load_settings(ctl, err);
+    if (rc == SP_OK)
+        rc = read_token(ctl, err);
+    if (rc != SP_OK)
+        return rc;
+    struct ctl_settings *s = &ctl->settings;
+    if (!s->url[0]) {
+        char absolute[4096];
+        if (s->state_dir[0] == '/')
+            snprintf(absolute, sizeof(absolute), "%s", s->state_dir);
+        else if (!realpath(s->state_dir, absolute))
+            return sp_fail(err, SP_ENOTFOUND, "state directory %s", s->state_dir);
+        free(s->url);
+        s->url = sp_xprintf("ipc://%s/coordinator.sock", absolute);
+    }
+    struct proto_client_options options = {
+        .url = s->url,
+        .tls = {.ca_file = s->ca_file, .cert_file = s->cert_file, .server_name = s->server_name},
+        .token = ctl->token,
+    };
+    return proto_client_open(&options, &ctl->client, err);
+}
+
+void ctl_close(struct ctl *ctl)
+{
+    proto_client_free(ctl->client);
+    ctl->client = NULL;
+    free(ctl->token);
+    ctl->token = NULL;
+    sp_config_deinit(&spec, &ctl->settings);
+}
+
+enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, const void **ret,
+                     struct sp_error *err)
+{
+    enum sp_err rc = open_client(ctl, err);
+    if (rc != SP_OK)
+        return rc;
+    return proto_call(ctl->client, type, body, ctl->settings.timeout_ms, ret, err);
+}
+
+enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args, json_t **ret,
+                      struct sp_error *err)
+{
+    char *text = args ? sp_json_canonical(args) : sp_xstrdup("{}");
+    struct proto_admin request = {.verb = verb, .run = run ? run : "", .args = text};
+    const void *reply = NULL;
+    enum sp_err rc = ctl_call(ctl, PROTO_ADMIN, &request, &reply, err);
+    if (rc == SP_OK) {
+        const struct proto_admin_reply *admin = reply;
+        rc = sp_json_parse(admin->json, strlen(admin->json), "reply of the coordinator", ret, err);
+    }
+    free(text);
+    json_decref(args);
+    return rc;
+}
+
+enum sp_err ctl_blob(struct ctl *ctl, const struct sp_digest *digest, struct sp_buf *to,
+                     struct sp_error *err)
+{
+    struct proto_blob_get request = {.sha256 = *digest};
+    const void *reply = NULL;
+    enum sp_err rc = ctl_call(ctl, PROTO_BLOB_GET, &request, &reply, err);
+    if (rc != SP_OK)
+        return rc;
+    const struct proto_blob_get_reply *got = reply;
+    struct sp_digest actual;
+    sp_sha256_of(got->data.data, got->data.length, &actual);
+    if (!sp_digest_equal(&actual, digest))
+        return sp_fail(err, SP_ECORRUPT, "the coordinator sent a blob with another digest");
+    sp_buf_append(to, got->data.data, got->data.length);
+    return SP_OK;
+}
+
+int ctl_failed(const struct sp_error *err)
+{
+    return sp_cli_fail("spinctl", err);
+}

@@ -1,0 +1,246 @@
+/* start-iteration, run and watch: starting iterations and showing how they get on. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "common/base/clock.h"
+#include "common/base/mem.h"
+#include "coordinator/spinctl/spinctl.h"
+
+#define POLL_MS 1000
+#define BAR_CELLS 24
+
+/* The newest iteration of a run, out of a status reply. */
+struct view {
+    json_t *reply; /* owned */
+    const json_t *run, *iteration;
+    int64_t number, version;
+    const char *state;
+};
+
+static void view_clear(struct view *view)
+{
+    json_decref(view->reply);
+    *view = (struct view){0};
+}
+
+/* Waits up to wait_ms for something newer than `since`. */
+static enum sp_err look(struct ctl *ctl, const char *run, int64_t since, int64_t wait_ms,
+                        struct view *ret, struct sp_error *err)
+{
+    json_t *args = json_pack("{s:I, s:I}", "since", (json_int_t)since, "wait_ms",
+                             (json_int_t)wait_ms);
+    json_t *reply = NULL;
+    enum sp_err rc = ctl_admin(ctl, "status", run, args, &reply, err);
+    if (rc != SP_OK)
+        return rc;
+    view_clear(ret);
+    ret->reply = reply;
+    ret->version = ctl_integer(reply, "version", 0);
+    ret->run = json_array_get(json_object_get(reply, "runs"), 0);
+    ret->iteration = json_object_get(ret->run, "iteration");
+    ret->number = ctl_integer(ret->iteration, "number", -1);
+    ret->state = ctl_string(ret->iteration, "state", "none");
+    return SP_OK;
+}
+
+static bool is_over(const char *state)
+{
+    return strcmp(state, "closed") == 0 || strcmp(state, "cancelled") == 0 ||
+           strcmp(state, "failed") == 0 || strcmp(state, "none") == 0;
+}
+
+static void bar(const char *label, const json_t *counter, const char *unit)
+{
+    double done = ctl_number(counter, "done", ctl_number(counter, "step", 0));
+    double total = ctl_number(counter, "total", ctl_number(counter, "steps", 0));
+    double share = total > 0 ? SP_MIN(done / total, 1.0) : 0;
+    char left[32] = "";
+    int64_t eta_ms = ctl_integer(counter, "eta_ms", -1);
+    if (eta_ms >= 0 && done < total)
+        sp_format_duration(eta_ms, left, sizeof(left));
+    char cells[BAR_CELLS * 3 + 1] = "";
+    for (int i = 0; i < BAR_CELLS; i++)
+        strcat(cells, i < (int)(share * BAR_CELLS + 0.5) ? "█" : "░");
+    printf("  %-11s %s %7.0f / %-7.0f %-6s %s%s\x1b[K\n", label, cells, done, total, unit, left,
+           left[0] ? " left" : "");
+}
+
+static void workers_lines(const json_t *reply, int *lines)
+{
+    const json_t *workers = json_object_get(reply, "workers");
+    for (size_t i = 0; i < json_array_size(workers); i++) {
+        const json_t *worker = json_array_get(workers, i);
+        printf("  %-16s %-10s %8.1f tokens/s %8lld pairs  %.60s\x1b[K\n",
+               ctl_string(worker, "name", "?"), ctl_string(worker, "role", ""),
+               ctl_number(worker, "tokens_per_s", 0), (long long)ctl_integer(worker, "pairs", 0),
+               ctl_string(worker, "activity", ""));
+        (*lines)++;
+    }
+}
+
+/* Draws over the last drawing; *lines is how many lines that was. */
+static void draw(const struct view *view, const char *run, int *lines)
+{
+    if (*lines > 0)
+        printf("\x1b[%dA", *lines);
+    const json_t *training = ctl_get(view->iteration, "training");
+    printf("%s  iteration %lld  %s  %s\x1b[K\n", run, (long long)view->number, view->state,
+           ctl_string(view->iteration, "reason", ""));
+    bar("generation", ctl_get(view->iteration, "generation"), "pairs");
+    bar("training", training, "steps");
+    bar("evaluation", ctl_get(view->iteration, "evaluation"), "items");
+    printf("  %.1f tokens/s  %.1f pairs/s   loss %.4f  margin %.4f  accuracy %.3f\x1b[K\n",
+           ctl_number(view->iteration, "generation.tokens_per_s", 0),
+           ctl_number(view->iteration, "generation.pairs_per_s", 0), ctl_number(training, "loss", 0),
+           ctl_number(training, "margin", 0), ctl_number(training, "accuracy", 0));
+    *lines = 5;
+    workers_lines(view->reply, lines);
+    printf("\x1b[J");
+    fflush(stdout);
+}
+
+static void line(const struct view *view, const char *run)
+{
+    const json_t *it = view->iteration;
+    printf("%s iteration %lld %s: generated %lld/%lld, step %lld/%lld, loss %.4f, margin %.4f, "
+           "evaluated %lld/%lld\n",
+           run, (long long)view->number, view->state, (long long)ctl_integer(it, "generation.done", 0),
+           (long long)ctl_integer(it, "generation.total", 0),
+           (long long)ctl_integer(it, "training.step", 0),
+           (long long)ctl_integer(it, "training.steps", 0), ctl_number(it, "training.loss", 0),
+           ctl_number(it, "training.margin", 0), (long long)ctl_integer(it, "evaluation.done", 0),
+           (long long)ctl_integer(it, "evaluation.total", 0));
+    fflush(stdout);
+}
+
+/* Shows the run until its iteration `number` is over (number < 0: for ever), leaving the last view
+ * in *view. A terminal gets a live picture, anything else a line when the state changes or ten
+ * seconds have passed. */
+static enum sp_err follow(struct ctl *ctl, const char *run, int64_t number, struct view *view,
+                          struct sp_error *err)
+{
+    bool terminal = isatty(STDOUT_FILENO) && !ctl->quiet && !ctl->json;
+    int lines = 0;
+    int64_t said_ms = 0;
+    char state[32] = "";
+    for (int64_t since = 0;;) {
+        enum sp_err rc = look(ctl, run, since, POLL_MS, view, err);
+        if (rc != SP_OK)
+            return rc;
+        since = view->version;
+        bool over = number >= 0 && (view->number > number || is_over(view->state));
+        bool changed = strcmp(state, view->state) != 0;
+        if (terminal)
+            draw(view, run, &lines);
+        else if (!ctl->quiet && !ctl->json && (changed || sp_now_ms() - said_ms > 10000)) {
+            line(view, run);
+            said_ms = sp_now_ms();
+        }
+        snprintf(state, sizeof(state), "%s", view->state);
+        if (over || strcmp(view->state, "paused") == 0)
+            return SP_OK;
+        if (ctl->once)
+            return SP_OK;
+        sp_sleep_ms(terminal ? 200 : 50);
+    }
+}
+
+static enum sp_err start(struct ctl *ctl, const char *run, int64_t number, json_t **ret,
+                         struct sp_error *err)
+{
+    json_t *args = number >= 0 ? json_pack("{s:I}", "iteration", (json_int_t)number) : json_object();
+    return ctl_admin(ctl, "start-iteration", run, args, ret, err);
+}
+
+int ctl_start_iteration(void *context)
+{
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    json_t *reply = NULL;
+    int64_t number = ctl->has_iteration ? ctl->iteration : -1;
+    if (start(ctl, ctl->args[0], number, &reply, &err) != SP_OK)
+        return ctl_failed(&err);
+    number = ctl_integer(reply, "iteration", number);
+    if (ctl->json && !ctl->follow)
+        ctl_print_json(reply);
+    else if (!ctl->quiet && !ctl->json)
+        printf("%s: iteration %lld is %s\n", ctl->args[0], (long long)number,
+               ctl_string(reply, "state", "running"));
+    json_decref(reply);
+    if (!ctl->follow)
+        return 0;
+    struct view view = {0};
+    enum sp_err rc = follow(ctl, ctl->args[0], number, &view, &err);
+    if (rc == SP_OK && ctl->json)
+        ctl_print_json(view.run);
+    bool closed = rc == SP_OK && strcmp(view.state, "closed") == 0;
+    view_clear(&view);
+    return rc != SP_OK ? ctl_failed(&err) : closed ? 0 : sp_err_exit_code(SP_ESTATE);
+}
+
+/* Plateau counts when it comes twice in a row. */
+static bool verdict_stops(const char *verdict, int *plateaus)
+{
+    *plateaus = strcmp(verdict, "plateau") == 0 ? *plateaus + 1 : 0;
+    return *plateaus >= 2 || strcmp(verdict, "converged") == 0 || strcmp(verdict, "degraded") == 0;
+}
+
+/* One iteration from wherever it is to its end. *ret_stop: no further one should follow. */
+static enum sp_err one_iteration(struct ctl *ctl, const char *run, int64_t wanted,
+                                 bool stop_on_verdict, int *plateaus, bool *ret_stop,
+                                 struct sp_error *err)
+{
+    struct view view = {0};
+    json_t *reply = NULL;
+    enum sp_err rc = start(ctl, run, wanted, &reply, err);
+    json_decref(reply);
+    if (rc == SP_OK)
+        rc = follow(ctl, run, wanted, &view, err);
+    if (rc == SP_OK && strcmp(view.state, "closed") != 0)
+        rc = sp_fail(err, SP_ESTATE, "%s: iteration %lld is %s: %s", run, (long long)view.number,
+                     view.state, ctl_string(view.iteration, "reason", "no reason given"));
+    if (rc == SP_OK) {
+        const char *verdict = ctl_string(view.iteration, "verdict", "undecided");
+        *ret_stop = verdict_stops(verdict, plateaus) && stop_on_verdict;
+        if (!ctl->quiet && !ctl->json)
+            printf("%s: iteration %lld closed: %s\n", run, (long long)view.number, verdict);
+    }
+    view_clear(&view);
+    return rc;
+}
+
+int ctl_run(void *context)
+{
+    struct ctl *ctl = context;
+    const char *run = ctl->args[0];
+    struct sp_error err = {0};
+    struct view view = {0};
+    int plateaus = 0;
+    bool stop = false;
+    enum sp_err rc = look(ctl, run, 0, 0, &view, &err);
+    if (rc != SP_OK)
+        return ctl_failed(&err);
+    int64_t total = ctl->iterations ? ctl->iterations : ctl_integer(view.run, "iterations", 1);
+    bool stops = !ctl->force && !json_is_false(json_object_get(view.run, "stop_on_verdict"));
+    int64_t next = strcmp(view.state, "closed") == 0 ? view.number + 1 : SP_MAX(view.number, 0);
+    view_clear(&view);
+    while (next < total && !stop && rc == SP_OK)
+        rc = one_iteration(ctl, run, next++, stops, &plateaus, &stop, &err);
+    if (rc != SP_OK)
+        return ctl_failed(&err);
+    return ctl->quiet && !ctl->json ? 0 : ctl_iterations(ctl);
+}
+
+int ctl_watch(void *context)
+{
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    struct view view = {0};
+    enum sp_err rc = follow(ctl, ctl->args[0], -1, &view, &err);
+    if (rc == SP_OK && ctl->json)
+        ctl_print_json(view.reply);
+    view_clear(&view);
+    return rc == SP_OK ? 0 : ctl_failed(&err);
+}

@@ -1,0 +1,106 @@
+/* Backup, restore and doctor: commands that concern the machine of the coordinator. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "common/base/fs.h"
+#include "common/base/mem.h"
+#include "coordinator/spinctl/spinctl.h"
+
+int ctl_backup(void *context)
+{
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    char path[4096];
+    json_t *reply = NULL;
+    const char *dir = ctl->args[0];
+    if (dir[0] != '/') {
+        char here[2048];
+        if (!getcwd(here, sizeof(here))) {
+            sp_fail(&err, SP_EIO, "backup: no working directory: give an absolute path");
+            return ctl_failed(&err);
+        }
+        snprintf(path, sizeof(path), "%s/%s", here, dir);
+        dir = path;
+    }
+    ctl->settings.timeout_ms = SP_MAX(ctl->settings.timeout_ms, 3600000);
+    if (ctl_admin(ctl, "backup", "", json_pack("{s:s}", "dir", dir), &reply, &err) != SP_OK)
+        return ctl_failed(&err);
+    if (ctl->json)
+        ctl_print_json(reply);
+    else if (!ctl->quiet)
+        printf("backup in %s: %lld runs, %lld blobs, %lld bytes\n", dir,
+               (long long)ctl_integer(reply, "runs", 0), (long long)ctl_integer(reply, "blobs", 0),
+               (long long)ctl_integer(reply, "bytes", 0));
+    json_decref(reply);
+    return 0;
+}
+
+/* The program beside this one, or on the path. */
+static char *coordinator_program(void)
+{
+    char self[4096];
+    ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    if (n > 0) {
+        static const char *const beside[] = {"spin-coordinator", "../spin-coordinator",
+                                             "../../coordinator/spin-coordinator"};
+        self[n] = '\0';
+        char *slash = strrchr(self, '/');
+        *slash = '\0';
+        for (size_t i = 0; i < SP_COUNT(beside); i++) {
+            char *path = sp_path_join(self, beside[i]);
+            if (access(path, X_OK) == 0)
+                return path;
+            free(path);
+        }
+    }
+    return sp_xstrdup("spin-coordinator");
+}
+
+/* The store is the coordinator's: restoring is its program's work, with no coordinator running. */
+int ctl_restore(void *context)
+{
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    if (ctl_load_settings(ctl, &err) != SP_OK)
+        return ctl_failed(&err);
+    char *program = coordinator_program();
+    char state[] = "--state-dir", restore[] = "--restore", json[] = "--json";
+    char *argv[] = {program, state, ctl->settings.state_dir, restore, (char *)ctl->args[0],
+                    ctl->json ? json : NULL, NULL};
+    execvp(program, argv);
+    sp_fail_errno(&err, errno, "restore: cannot run %s", program);
+    free(program);
+    return ctl_failed(&err);
+}
+
+int ctl_doctor(void *context)
+{
+    static const struct ctl_column columns[] = {
+        {"check", "CHECK", "text"}, {"result", "RESULT", "text"}, {"text", "DETAIL", "text"}};
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    json_t *reply = NULL;
+    if (ctl_admin(ctl, "doctor", "", NULL, &reply, &err) != SP_OK) {
+        fprintf(stderr,
+                "spinctl: no coordinator answered at %s\n"
+                "  is it running?      systemctl status spin-coordinator\n"
+                "  the right address?  --state-dir, --coordinator, or [coordinator] in "
+                "/etc/spin/spinctl.conf\n",
+                ctl->settings.url[0] ? ctl->settings.url : ctl->settings.state_dir);
+        return ctl_failed(&err);
+    }
+    const json_t *checks = json_object_get(reply, "checks");
+    int bad = 0;
+    for (size_t i = 0; i < json_array_size(checks); i++)
+        bad += strcmp(ctl_string(json_array_get(checks, i), "result", ""), "bad") == 0;
+    if (ctl->json)
+        ctl_print_json(reply);
+    else
+        ctl_print_table(checks, columns, SP_COUNT(columns));
+    json_decref(reply);
+    return bad ? 1 : 0;
+}

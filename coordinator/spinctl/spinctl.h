@@ -1,0 +1,97 @@
+/* spinctl: what its files share. One thread, blocking calls; owns nothing durable. */
+#ifndef SPIN_COORDINATOR_SPINCTL_H
+#define SPIN_COORDINATOR_SPINCTL_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/cli.h"
+#include "common/base/err.h"
+#include "common/base/hash.h"
+#include "proto/rpc.h"
+
+#define CTL_MAX_ARGS 8
+
+/* Where the coordinator is and how to speak to it: the settings of spinctl.conf. */
+struct ctl_settings {
+    char *url, *token_file, *ca_file, *cert_file, *server_name, *state_dir;
+    int64_t timeout_ms;
+};
+
+struct ctl {
+    struct ctl_settings settings;
+    const char *config_path; /* --config, or NULL */
+    bool settings_loaded;
+    bool json, quiet;
+    const char *args[CTL_MAX_ARGS]; /* positional arguments of the subcommand */
+    int arg_count;
+    /* options of subcommands; 0 or NULL when not given */
+    int64_t iterations, iteration, limit, offset, after;
+    bool has_iteration, fresh, follow, jsonl, force, once, no_wait;
+    const char *set_name, *role, *name, *runs, *expires, *prompt, *out, *assignments[64];
+    int assignment_count;
+    char *token;
+    struct proto_client *client; /* opened at first use */
+};
+
+/* ---- connect.c ---- */
+void ctl_settings_init(struct ctl *ctl);
+/* Once, before the first use: file, then environment, then command line. */
+enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err) SP_MUST_USE;
+void ctl_close(struct ctl *ctl);
+/* A request of any type; the reply lives until the next call. */
+enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, const void **ret,
+                     struct sp_error *err) SP_MUST_USE;
+/* An admin verb. args is stolen (may be NULL); *ret is a new reference. */
+enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args, json_t **ret,
+                      struct sp_error *err) SP_MUST_USE;
+/* A blob by digest into `to` (at most SP_MAX_CHUNK bytes). */
+enum sp_err ctl_blob(struct ctl *ctl, const struct sp_digest *digest, struct sp_buf *to,
+                     struct sp_error *err) SP_MUST_USE;
+
+/* ---- print.c ---- */
+struct ctl_column {
+    const char *key;    /* field of each row; "a.b" goes into objects */
+    const char *header; /* ">…" right-aligned */
+    const char *format; /* "text", "int", "f3", "f4", "e", "pct", "hex12", "ms", "utc", "bytes" */
+};
+void ctl_print_json(const json_t *value);
+void ctl_print_table(const json_t *rows, const struct ctl_column *columns, size_t count);
+/* "key: value" lines of an object, nested ones indented. */
+void ctl_print_object(const json_t *object, int indent);
+/* "a.b" path lookup; borrowed, NULL when absent. */
+const json_t *ctl_get(const json_t *object, const char *path);
+double ctl_number(const json_t *object, const char *path, double otherwise);
+int64_t ctl_integer(const json_t *object, const char *path, int64_t otherwise);
+const char *ctl_string(const json_t *object, const char *path, const char *otherwise);
+
+/* ---- commands: each returns an exit code ---- */
+int ctl_create_run(void *context);       /* upload.c */
+int ctl_start_iteration(void *context);  /* follow.c */
+int ctl_run(void *context);              /* follow.c */
+int ctl_watch(void *context);            /* follow.c */
+int ctl_export(void *context);           /* export.c */
+int ctl_pairs(void *context);            /* listing.c */
+int ctl_status(void *context);           /* listing.c, and so on */
+int ctl_why(void *context);
+int ctl_events(void *context);
+int ctl_workers(void *context);
+int ctl_iterations(void *context);
+int ctl_steps(void *context);
+int ctl_checkpoints(void *context);
+int ctl_settings_command(void *context);
+int ctl_pause(void *context); /* control.c, and so on */
+int ctl_resume(void *context);
+int ctl_retry(void *context);
+int ctl_cancel(void *context);
+int ctl_start(void *context);
+int ctl_skip(void *context);
+int ctl_token(void *context);
+int ctl_backup(void *context);  /* local.c */
+int ctl_restore(void *context); /* local.c */
+int ctl_doctor(void *context);  /* local.c */
+
+int ctl_failed(const struct sp_error *err); /* prints "spinctl: …", returns the exit code */
+
+#endif
