@@ -52,7 +52,12 @@ static bool merges_use_bytes(const struct tok_tokenizer *t)
 void tok_seams_init(struct tok_tokenizer *tokenizer)
 {
     struct tok_bpe *bpe = &tokenizer->bpe;
-    if (bpe->raw_bytes || bpe->affixed || merges_use_bytes(tokenizer)) {
+    /* Where unknown characters are dropped, their neighbours become neighbours. */
+    bool all_bytes = bpe->byte_fallback;
+    for (int i = 0; i < 256; i++)
+        all_bytes = all_bytes && bpe->byte_ids[i] >= 0;
+    bool drops = bpe->unk_id < 0 && !all_bytes;
+    if (bpe->raw_bytes || bpe->affixed || drops || merges_use_bytes(tokenizer)) {
         bpe->whole_words = true;
         return;
     }

@@ -7,6 +7,12 @@
 static const char gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/* The Whitespace pre-tokenizer has its words from another library than Split, so spelled out. */
+#define WORD_CLASS                                                                                 \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"                        \
+    "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
+static const char whitespace_pattern[] = "[" WORD_CLASS "]+|[^" WORD_CLASS "\\s]+";
+
 const char *tok_component_type(const struct tok_loader *loader, const json_t *value,
                                const char *field)
 {
@@ -284,7 +290,7 @@ static enum sp_err load_char_classes(const struct tok_loader *loader, const json
     if (strcmp(type, "Whitespace") == 0) {
         struct tok_pretokenizer *pre = add_pretokenizer(t, TOK_PRE_SPLIT, TOK_REMOVED);
         pre->invert = true;
-        return compile(loader, "\\w+|[^\\w\\s]+", field, &pre->pattern);
+        return compile(loader, whitespace_pattern, field, &pre->pattern);
     }
     *ret_known = false;
     return SP_OK;

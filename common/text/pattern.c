@@ -8,12 +8,14 @@
 
 #include "common/text/internal.h"
 
-/* White_Space without U+180E, which PCRE2's \s still has; what Oniguruma calls a word character. */
+/* White_Space without U+180E, which PCRE2's \s still has; and what Oniguruma calls a word character:
+ * letters, marks, digits, connectors, other alphabetic characters and the numbers of Latin-1.
+ * (Characters that are younger than this machine's PCRE2 are unassigned to it, so no letters.) */
 #define SPACES                                                                                     \
     "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"     \
     "\\x{205f}\\x{3000}"
 #define WORDS                                                                                      \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}"                    \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define HEX "0-9A-Fa-f"
 

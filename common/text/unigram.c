@@ -99,10 +99,17 @@ static enum sp_err find_path(const struct tok_tokenizer *t, const char *word, si
     return SP_OK;
 }
 
-/* A stretch of unknown characters, written as its bytes or as one unknown token. */
-static void emit_unknown(const struct tok_unigram *unigram, const char *text, size_t length,
+/* A stretch of unknown characters: its bytes, or one unknown token. (The text of the unknown token
+ * itself is that token.) */
+static void emit_unknown(const struct tok_tokenizer *t, const char *text, size_t length,
                          struct tok_ids *out)
 {
+    const struct tok_unigram *unigram = &t->unigram;
+    int32_t id = tok_map_get(&t->vocab, text, length);
+    if (id >= 0) {
+        tok_ids_append(out, id);
+        return;
+    }
     bool bytes = unigram->byte_fallback;
     for (size_t i = 0; i < length && bytes; i++)
         bytes = unigram->byte_ids[(uint8_t)text[i]] >= 0;
@@ -143,7 +150,7 @@ enum sp_err tok_unigram_word(const struct tok_tokenizer *tokenizer, const char *
         /* Neighbouring unknowns are one. */
         while (i > 0 && path[scratch->next[i - 1]].id == unigram->unk_id)
             end = scratch->next[--i];
-        emit_unknown(unigram, word + start, end - start, out);
+        emit_unknown(tokenizer, word + start, end - start, out);
     }
     return SP_OK;
 }
