@@ -1,0 +1,57 @@
+/* tool: what the commands of spin-model share. One-shot use of the engine without a cluster; one
+ * thread beside the backend's pool; blocks where it likes. */
+#ifndef SPIN_SPIN_MODEL_TOOL_H
+#define SPIN_SPIN_MODEL_TOOL_H
+
+#include <argp.h>
+#include <jansson.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/base/cli.h"
+#include "common/base/err.h"
+
+/* Everything that the command line can say; zeroed, then filled by argp. */
+struct tool {
+    /* of every command */
+    bool json;
+    bool quiet;
+    int64_t threads;     /* 0: all cores */
+    const char *backend; /* "cpu" */
+    const char *dir;     /* the first argument */
+    /* tokenize */
+    bool decode, special, skip_special, lines, pieces;
+    /* info */
+    bool tensors, digest;
+    /* logprobs, generate */
+    const char *input;      /* "-": standard input */
+    const char *prompt;     /* "-": standard input */
+    const char *prompt_ids; /* "1, 2, 3" */
+    const char *system;
+    bool raw; /* no chat template */
+    double temperature, top_p;
+    int64_t top_k, max_new_tokens, seed, samples;
+    bool greedy;
+    /* init */
+    const char *config, *tokenizer, *dtype;
+};
+
+/* A command's whole work; SP_OK or an error with its message. */
+typedef enum sp_err (*tool_command)(struct tool *tool, struct sp_error *err);
+enum sp_err tool_info(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_tokenize(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+
+/* Everything from a file, or from standard input for "-". malloc'd, with a NUL behind. */
+enum sp_err tool_read_all(const char *path, size_t max_bytes, char **ret, size_t *ret_length,
+                          struct sp_error *err) SP_MUST_USE;
+/* One line of compact JSON to standard output; takes the reference. */
+enum sp_err tool_print_json(json_t *value, struct sp_error *err) SP_MUST_USE;
+/* Bytes to standard output, at once. */
+enum sp_err tool_print(const char *data, size_t length, struct sp_error *err) SP_MUST_USE;
+struct tok_ids;
+/* Ids with any of spaces, commas and brackets between them, so that a JSON array is read too. */
+enum sp_err tool_parse_ids(const char *text, size_t length, struct tok_ids *ret,
+                           struct sp_error *err) SP_MUST_USE;
+json_t *tool_ids_to_json(const int32_t *ids, size_t count);
+
+#endif
