@@ -1,0 +1,130 @@
+/* Checkpoints, and which blobs a run needs. */
+#include <stdlib.h>
+
+#include "common/base/mem.h"
+#include "coordinator/store/internal.h"
+
+#define COLUMNS "iteration, digest, manifest, created_ms, bytes, provenance"
+
+enum sp_err store_checkpoint_put(struct store_run *run, const struct store_checkpoint *checkpoint,
+                                 struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc != SP_OK)
+        return rc;
+    return sdb_run(run->db,
+                   "INSERT INTO checkpoints(" COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                   " ON CONFLICT DO NOTHING",
+                   NULL, err, "iggiut", (int64_t)checkpoint->iteration, &checkpoint->digest,
+                   &checkpoint->manifest, checkpoint->created_ms, checkpoint->bytes,
+                   checkpoint->provenance);
+}
+
+static enum sp_err read_checkpoint(struct sdb_row *row, struct store_checkpoint *ret,
+                                   struct sp_error *err)
+{
+    struct store_checkpoint checkpoint = {0};
+    checkpoint.iteration = (int32_t)sdb_i64(row, -1, INT32_MAX);
+    sdb_digest(row, &checkpoint.digest);
+    sdb_digest(row, &checkpoint.manifest);
+    checkpoint.created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    checkpoint.bytes = sdb_u64(row, INT64_MAX);
+    checkpoint.provenance = sdb_text(row);
+    enum sp_err rc = sdb_row_end(row, err);
+    if (rc == SP_OK)
+        *ret = checkpoint;
+    return rc;
+}
+
+enum sp_err store_checkpoint_get(struct store_run *run, const struct sp_digest *digest,
+                                 struct sp_arena *arena, struct store_checkpoint *ret,
+                                 struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = false;
+    enum sp_err rc = sdb_query(run->db, "SELECT " COLUMNS " FROM checkpoints WHERE digest = ?1",
+                               &statement, err, "g", digest);
+    if (rc == SP_OK)
+        rc = sdb_step(run->db, statement, &have, err);
+    if (rc == SP_OK && !have) {
+        char hex[SP_DIGEST_HEX];
+        sp_digest_hex(digest, hex);
+        rc = sp_fail(err, SP_ENOTFOUND, "run %s has no checkpoint %s", run->name, hex);
+    }
+    if (rc == SP_OK) {
+        struct sdb_row row = sdb_row(run->db, statement, arena, "checkpoints");
+        rc = read_checkpoint(&row, ret, err);
+    }
+    sdb_done(statement);
+    return rc;
+}
+
+enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena,
+                                   struct store_checkpoint **ret, size_t *ret_count,
+                                   struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    struct sdb_list list = {0};
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT " COLUMNS
+                               " FROM checkpoints ORDER BY iteration, created_ms, digest",
+                               &statement, err, "");
+    while (rc == SP_OK) {
+        bool have = false;
+        rc = sdb_step(run->db, statement, &have, err);
+        if (rc != SP_OK || !have)
+            break;
+        struct sdb_row row = sdb_row(run->db, statement, arena, "checkpoints");
+        struct store_checkpoint *checkpoint = sdb_list_add(&list, sizeof(*checkpoint));
+        rc = read_checkpoint(&row, checkpoint, err);
+    }
+    sdb_done(statement);
+    if (rc == SP_OK)
+        return sdb_list_end(&list, arena, ret, ret_count, err);
+    free(list.data);
+    return rc;
+}
+
+/* ---- references ---- */
+
+enum sp_err store_blob_refs_add(struct store_run *run, const char *owner,
+                                const struct sp_digest *digests, size_t count, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    for (size_t i = 0; i < count && rc == SP_OK; i++)
+        rc = sdb_run(run->db,
+                     "INSERT INTO blob_refs(owner, digest) VALUES (?1, ?2) ON CONFLICT DO NOTHING",
+                     NULL, err, "tg", owner, &digests[i]);
+    return rc;
+}
+
+enum sp_err store_blob_refs_drop(struct store_run *run, const char *owner, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc != SP_OK)
+        return rc;
+    return sdb_run(run->db, "DELETE FROM blob_refs WHERE owner = ?1", NULL, err, "t", owner);
+}
+
+enum sp_err store_blob_refs_each(struct store_run *run,
+                                 bool (*each)(void *context, const struct sp_digest *digest),
+                                 void *context, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    enum sp_err rc = sdb_query(run->db, "SELECT DISTINCT digest FROM blob_refs ORDER BY digest",
+                               &statement, err, "");
+    while (rc == SP_OK) {
+        bool have = false;
+        rc = sdb_step(run->db, statement, &have, err);
+        if (rc != SP_OK || !have)
+            break;
+        struct sp_digest digest = {{0}};
+        struct sdb_row row = sdb_row(run->db, statement, NULL, "blob_refs");
+        sdb_digest(&row, &digest);
+        rc = sdb_row_end(&row, err);
+        if (rc == SP_OK && !each(context, &digest))
+            break;
+    }
+    sdb_done(statement);
+    return rc;
+}

@@ -1,0 +1,33 @@
+/* internal: what the files of coordinator/store share. */
+#ifndef SPIN_COORDINATOR_STORE_INTERNAL_H
+#define SPIN_COORDINATOR_STORE_INTERNAL_H
+
+#include "coordinator/store/db.h"
+#include "coordinator/store/store_run.h"
+
+struct store_run {
+    struct store *store; /* NULL while a builder makes it */
+    char *name;
+    struct sdb *db;
+};
+
+struct store {
+    char *dir;
+    struct store_options options;
+    bool readonly;
+    int lock_fd; /* -1: not locked */
+    struct sdb *control;
+    struct store_run **runs; /* open ones */
+    size_t run_count;
+    bool write_window; /* between store_begin and store_commit */
+};
+
+/* STATE_DIR/runs/NAME.db + suffix; malloc'd */
+char *store_run_path(const char *state_dir, const char *name, const char *suffix);
+/* Letters, digits, '-', '_', '.', not first '.' or '-', at most SP_MAX_RUN_NAME. */
+bool store_run_name_is_good(const char *name);
+/* Rows of the file's table events. */
+enum sp_err store_db_event_append(struct sdb *db, const struct store_event *event,
+                                  struct sp_error *err) SP_MUST_USE;
+
+#endif

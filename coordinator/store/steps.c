@@ -1,0 +1,125 @@
+/* Metrics of optimizer steps. */
+#include <stdlib.h>
+
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "coordinator/store/internal.h"
+
+#define COLUMNS                                                                                    \
+    "iteration, step, train_epoch, learning_rate, loss, sft_loss, margin, margin_abs_max,"        \
+    " accuracy, reward_real, reward_generated, logp_real, logp_generated, logp_real_change,"       \
+    " grad_norm, pairs, identical, tokens, milliseconds, first_sight_correct, first_sight_pairs,"  \
+    " skipped"
+
+enum sp_err store_step_put(struct store_run *run, uint32_t iteration,
+                           const struct proto_step_metrics *s, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc != SP_OK)
+        return rc;
+    return sdb_run(run->db,
+                   "INSERT OR REPLACE INTO steps(" COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7,"
+                   " ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21, ?22)",
+                   NULL, err, "iuidddddddddddduuuudui", (int64_t)iteration, s->step,
+                   (int64_t)s->train_epoch, s->learning_rate, s->loss, s->sft_loss, s->margin,
+                   s->margin_abs_max, s->accuracy, s->reward_real, s->reward_generated,
+                   s->logp_real, s->logp_generated, s->logp_real_change, s->grad_norm, s->pairs,
+                   s->identical, s->tokens, s->milliseconds, s->first_sight_correct,
+                   s->first_sight_pairs, (int64_t)s->skipped);
+}
+
+static enum sp_err read_step(struct sdb_row *row, struct proto_step_metrics *ret,
+                             struct sp_error *err)
+{
+    struct proto_step_metrics s = {0};
+    row->next = 1;
+    s.step = sdb_u64(row, INT64_MAX);
+    s.train_epoch = sdb_u32(row);
+    s.learning_rate = sdb_f64(row);
+    s.loss = sdb_f64(row);
+    s.sft_loss = sdb_f64(row);
+    s.margin = sdb_f64(row);
+    s.margin_abs_max = sdb_f64(row);
+    s.accuracy = sdb_f64(row);
+    s.reward_real = sdb_f64(row);
+    s.reward_generated = sdb_f64(row);
+    s.logp_real = sdb_f64(row);
+    s.logp_generated = sdb_f64(row);
+    s.logp_real_change = sdb_f64(row);
+    s.grad_norm = sdb_f64(row);
+    s.pairs = sdb_u64(row, INT64_MAX);
+    s.identical = sdb_u64(row, INT64_MAX);
+    s.tokens = sdb_u64(row, INT64_MAX);
+    s.milliseconds = sdb_u64(row, INT64_MAX);
+    s.first_sight_correct = sdb_f64(row);
+    s.first_sight_pairs = sdb_u64(row, INT64_MAX);
+    s.skipped = sdb_bool(row);
+    enum sp_err rc = sdb_row_end(row, err);
+    if (rc == SP_OK)
+        *ret = s;
+    return rc;
+}
+
+enum sp_err store_steps_list(struct store_run *run, uint32_t iteration, uint64_t after,
+                             uint32_t limit, struct sp_arena *arena,
+                             struct proto_step_metrics **ret, size_t *ret_count,
+                             struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    struct sdb_list list = {0};
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT " COLUMNS " FROM steps WHERE iteration = ?1 AND step > ?2"
+                               " ORDER BY step LIMIT ?3",
+                               &statement, err, "iui", (int64_t)iteration, after,
+                               (int64_t)SP_MIN(limit, (uint32_t)SP_MAX_LIST_ROWS));
+    while (rc == SP_OK) {
+        bool have = false;
+        rc = sdb_step(run->db, statement, &have, err);
+        if (rc != SP_OK || !have)
+            break;
+        struct sdb_row row = sdb_row(run->db, statement, arena, "steps");
+        struct proto_step_metrics *step = sdb_list_add(&list, sizeof(*step));
+        rc = read_step(&row, step, err);
+    }
+    sdb_done(statement);
+    if (rc == SP_OK)
+        return sdb_list_end(&list, arena, ret, ret_count, err);
+    free(list.data);
+    return rc;
+}
+
+/* total() adds as reals and never fails; counts above 2^53 do not occur. */
+enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, uint64_t from_step,
+                            struct store_step_sums *ret, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = false;
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT count(*), coalesce(min(step), 0), coalesce(max(step), 0),"
+                               " total(pairs), total(identical), total(tokens),"
+                               " total(milliseconds),"
+                               " total(CASE WHEN step >= ?2 THEN first_sight_pairs ELSE 0 END),"
+                               " total(CASE WHEN step >= ?2 THEN first_sight_correct ELSE 0 END)"
+                               " FROM steps WHERE iteration = ?1",
+                               &statement, err, "iu", (int64_t)iteration, from_step);
+    if (rc == SP_OK)
+        rc = sdb_step(run->db, statement, &have, err);
+    if (rc == SP_OK && have) {
+        struct store_step_sums sums = {0};
+        struct sdb_row row = sdb_row(run->db, statement, NULL, "steps");
+        sums.steps = sdb_u64(&row, INT64_MAX);
+        sums.first_step = sdb_u64(&row, INT64_MAX);
+        sums.last_step = sdb_u64(&row, INT64_MAX);
+        sums.pairs = (uint64_t)sdb_f64(&row);
+        sums.identical = (uint64_t)sdb_f64(&row);
+        sums.tokens = (uint64_t)sdb_f64(&row);
+        sums.milliseconds = (uint64_t)sdb_f64(&row);
+        sums.first_sight_pairs = (uint64_t)sdb_f64(&row);
+        sums.first_sight_correct = sdb_f64(&row);
+        rc = sdb_row_end(&row, err);
+        if (rc == SP_OK)
+            *ret = sums;
+    }
+    sdb_done(statement);
+    return rc;
+}
