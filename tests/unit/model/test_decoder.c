@@ -1,0 +1,482 @@
+#include "common/model/decoder.h"
+
+#include "tests/unit/model/fixtures.h"
+
+#define N_REQUESTS 24
+
+static struct tn_backend *cpu;
+
+static void setup(void)
+{
+    cpu = open_cpu(2);
+}
+
+static void teardown(void)
+{
+    tn_close(cpu);
+}
+
+static struct model *new_model(bool tied)
+{
+    struct model_config config = odd_config(tied);
+    struct model *m = NULL;
+    ck_ok(model_new(cpu, &config, 21, &m, err));
+    return m;
+}
+
+/* Request i of a varied set; buffers belong to the caller. */
+struct ids {
+    int32_t prompt[40], answers[2][40];
+};
+
+static struct model_decoder_request request(uint32_t i, struct ids *ids)
+{
+    static const struct tn_sample_params params[] = {
+        {.temperature = 1, .top_p = 1},
+        {.temperature = 0.7f, .top_k = 5, .top_p = 1},
+        {.temperature = 0, .top_p = 1},
+        {.temperature = 1.3f, .top_p = 0.8f},
+    };
+    struct model_decoder_request r = {
+        .user = (void *)(uintptr_t)(i + 1),
+        .prompt = ids->prompt,
+        .n_prompt = 1 + (int32_t)random_below(1, i, 30),
+        .generate = i % 5 != 4,
+        .max_new_tokens = 1 + (int32_t)random_below(2, i, 40),
+        .params = params[i % 4],
+        .seed = 99,
+        .iteration = 2,
+        .prompt_key = i / 2,
+        .sample_key = i % 2,
+        .eos_ids = {2, 7},
+        .n_eos = 2,
+        .token_logprobs = true,
+    };
+    random_ids(100 + i / 2, 53, r.n_prompt, ids->prompt);
+    for (uint32_t a = 0; a < 2; a++) {
+        if (i % 3 == a && i % 5 != 4)
+            continue;
+        r.n_answers[a] = 1 + (int32_t)random_below(3 + a, i, 30);
+        r.answers[a] = ids->answers[a];
+        random_ids(200 + 2 * i + a, 53, r.n_answers[a], ids->answers[a]);
+    }
+    return r;
+}
+
+/* A copied result. */
+struct outcome {
+    int32_t ids[64], n_ids;
+    enum model_finish finish;
+    float logprob, answers[2], tokens[64], answer_tokens[2][64];
+};
+
+static void take_all(struct model_decoder *d, struct outcome *outcomes, int32_t *ret_taken)
+{
+    struct model_decoder_result r;
+    while (model_decoder_take_result(d, &r)) {
+        struct outcome *o = &outcomes[(uintptr_t)r.user - 1];
+        ck_assert_int_eq(o->n_ids, -1); /* each comes once */
+        o->n_ids = r.n_ids;
+        o->finish = r.finish;
+        o->logprob = r.response.logprob;
+        memcpy(o->ids, r.ids, (size_t)r.n_ids * sizeof(int32_t));
+        if (r.n_ids)
+            memcpy(o->tokens, r.response.token_logprobs, (size_t)r.n_ids * sizeof(float));
+        for (int a = 0; a < 2; a++) {
+            o->answers[a] = r.answers[a].logprob;
+            if (r.answers[a].n)
+                memcpy(o->answer_tokens[a], r.answers[a].token_logprobs,
+                       (size_t)r.answers[a].n * sizeof(float));
+        }
+        ++*ret_taken;
+    }
+}
+
+/* Runs requests order[0 … n) through a decoder of this shape. */
+static void run(struct model *m, struct model_decoder_options options, const uint32_t *order,
+                int32_t n, struct outcome *outcomes)
+{
+    struct model_decoder *d = NULL;
+    struct ids ids;
+    int32_t submitted = 0, taken = 0;
+    bool idle = false;
+    memset(outcomes, 0, sizeof(*outcomes) * N_REQUESTS);
+    for (int32_t i = 0; i < N_REQUESTS; i++)
+        outcomes[i].n_ids = -1;
+    ck_ok(model_decoder_new(m, &options, &d, err));
+    while (taken < n) {
+        while (submitted < n && model_decoder_room(d) > 0) {
+            struct model_decoder_request r = request(order[submitted++], &ids);
+            ck_ok(model_decoder_submit(d, &r, err));
+        }
+        ck_ok(model_decoder_step(d, &idle, err));
+        ck_assert(!idle);
+        take_all(d, outcomes, &taken);
+    }
+    ck_ok(model_decoder_step(d, &idle, err));
+    ck_assert(idle);
+    struct model_decoder_stats stats;
+    model_decoder_get_stats(d, &stats);
+    ck_assert_int_eq(stats.active + stats.waiting + stats.finished, 0);
+    model_decoder_free(d);
+}
+
+static void in_order(uint32_t *order)
+{
+    for (uint32_t i = 0; i < N_REQUESTS; i++)
+        order[i] = i;
+}
+
+START_TEST(bits_do_not_depend_on_the_batch)
+{
+    static struct outcome alone[N_REQUESTS], together[N_REQUESTS];
+    uint32_t order[N_REQUESTS];
+    struct model *m = new_model(false);
+    in_order(order);
+    run(m, (struct model_decoder_options){.slots = 1, .rows_per_step = 1}, order, N_REQUESTS,
+        alone);
+    int32_t stops = 0, cuts = 0;
+    for (int32_t i = 0; i < N_REQUESTS; i++) {
+        stops += alone[i].finish == MODEL_FINISH_STOP;
+        cuts += alone[i].finish == MODEL_FINISH_LENGTH;
+    }
+    ck_assert_int_gt(stops, 2);
+    ck_assert_int_gt(cuts, 2);
+    for (int32_t slots = 1; slots <= 16; slots++) {
+        struct model_decoder_options o = {.slots = slots, .queue = slots % 4};
+        o.rows_per_step = slots + (int32_t)random_below(50, (uint32_t)slots, 60);
+        sp_rng_permutation(5, 0, (uint32_t)slots, N_REQUESTS, order);
+        run(m, o, order, N_REQUESTS, together);
+        for (int32_t i = 0; i < N_REQUESTS; i++)
+            ck_assert_msg(memcmp(&alone[i], &together[i], sizeof(alone[i])) == 0,
+                          "request %d differs with %d slots, %d rows a step", i, slots,
+                          o.rows_per_step);
+    }
+    /* A part of the requests alone, the rest absent. */
+    for (uint32_t i = 0; i < N_REQUESTS; i += 5) {
+        run(m, (struct model_decoder_options){.slots = 3}, &i, 1, together);
+        ck_assert(memcmp(&alone[i], &together[i], sizeof(alone[i])) == 0);
+    }
+    model_free(m);
+}
+END_TEST
+
+static void check_equal(const char *what, int32_t i, const float *a, const float *b, int32_t n)
+{
+    for (int32_t k = 0; k < n; k++)
+        ck_assert_msg(memcmp(&a[k], &b[k], sizeof(float)) == 0,
+                      "request %d, %s, token %d: decoder %.9g, training pass %.9g", i, what, k,
+                      (double)a[k], (double)b[k]);
+}
+
+static void check_against_forward(struct model *m)
+{
+    static struct outcome outcomes[N_REQUESTS];
+    uint32_t order[N_REQUESTS];
+    in_order(order);
+    run(m, (struct model_decoder_options){.slots = 5, .queue = 3}, order, N_REQUESTS, outcomes);
+    for (int32_t i = 0; i < N_REQUESTS; i++) {
+        struct ids ids;
+        struct model_decoder_request r = request((uint32_t)i, &ids);
+        float expected[64], sum;
+        const struct outcome *o = &outcomes[i];
+        ck_assert_int_eq(o->n_ids > 0, r.generate);
+        if (r.generate) {
+            forward_logprobs(m, r.prompt, r.n_prompt, o->ids, o->n_ids, expected);
+            check_equal("response", i, o->tokens, expected, o->n_ids);
+            sum = model_sum_logprobs(expected, o->n_ids);
+            check_equal("response's sum", i, &o->logprob, &sum, 1);
+        }
+        for (int a = 0; a < 2; a++) {
+            if (!r.answers[a])
+                continue;
+            forward_logprobs(m, r.prompt, r.n_prompt, r.answers[a], r.n_answers[a], expected);
+            check_equal("answer", i, o->answer_tokens[a], expected, r.n_answers[a]);
+            sum = model_sum_logprobs(expected, r.n_answers[a]);
+            check_equal("answer's sum", i, &o->answers[a], &sum, 1);
+        }
+    }
+}
+
+START_TEST(logprobs_have_the_bits_of_the_training_pass)
+{
+    for (int tied = 0; tied < 2; tied++) {
+        struct model *m = new_model(tied);
+        check_against_forward(m);
+        model_free(m);
+    }
+    struct model_config config = odd_config(true);
+    struct model *m = NULL;
+    config.window = 4;
+    ck_ok(model_new(cpu, &config, 22, &m, err));
+    check_against_forward(m);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(end_tokens_and_cuts)
+{
+    static struct outcome outcomes[N_REQUESTS];
+    uint32_t order[N_REQUESTS];
+    struct model *m = new_model(false);
+    in_order(order);
+    run(m, (struct model_decoder_options){.slots = 4}, order, N_REQUESTS, outcomes);
+    for (int32_t i = 0; i < N_REQUESTS; i++) {
+        struct ids ids;
+        struct model_decoder_request r = request((uint32_t)i, &ids);
+        const struct outcome *o = &outcomes[i];
+        int32_t ends = 0;
+        for (int32_t k = 0; k < o->n_ids; k++)
+            ends += o->ids[k] == 2 || o->ids[k] == 7;
+        if (!r.generate) {
+            ck_assert_int_eq(o->finish, MODEL_FINISH_NONE);
+        } else if (o->finish == MODEL_FINISH_STOP) {
+            ck_assert_int_eq(ends, 1);
+            ck_assert(o->ids[o->n_ids - 1] == 2 || o->ids[o->n_ids - 1] == 7);
+        } else {
+            ck_assert_int_eq(o->finish, MODEL_FINISH_LENGTH);
+            ck_assert_int_eq(ends, 0);
+            ck_assert_int_eq(o->n_ids, r.max_new_tokens);
+        }
+    }
+    model_free(m);
+}
+END_TEST
+
+START_TEST(seeds_and_keys_change_the_draws)
+{
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 5};
+    struct model_decoder_result result;
+    struct ids ids;
+    int32_t first[40], same = 0, taken = 0;
+    bool idle;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    for (uintptr_t k = 0; k < 5; k++) {
+        struct model_decoder_request r = request(0, &ids);
+        r.max_new_tokens = 30;
+        r.n_eos = 0;
+        r.user = (void *)k;
+        r.seed += k == 1;
+        r.iteration += k == 2;
+        r.prompt_key += k == 3;
+        r.sample_key += k == 4;
+        ck_ok(model_decoder_submit(d, &r, err));
+    }
+    for (idle = false; !idle;)
+        ck_ok(model_decoder_step(d, &idle, err));
+    while (model_decoder_take_result(d, &result)) {
+        ck_assert_int_eq(result.n_ids, 30);
+        if (taken++ == 0)
+            memcpy(first, result.ids, sizeof(int32_t) * 30);
+        same += memcmp(first, result.ids, sizeof(int32_t) * 30) == 0;
+    }
+    ck_assert_int_eq(taken, 5);
+    ck_assert_int_eq(same, 1);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(narrow_weights_and_cache_stay_close)
+{
+    struct model *m = new_model(false);
+    static const enum tn_dtype dtypes[][2] = {
+        {TN_F32, TN_F32}, {TN_BF16, TN_F32}, {TN_F32, TN_BF16}, {TN_BF16, TN_BF16}};
+    float exact = 0;
+    for (int k = 0; k < 4; k++) {
+        struct model_decoder_options o = {
+            .slots = 2, .weights = dtypes[k][0], .cache = dtypes[k][1]};
+        struct model_decoder *d = NULL;
+        struct model_decoder_result result;
+        struct ids ids;
+        bool idle = false;
+        struct model_decoder_request r = request(4, &ids);
+        ck_ok(model_decoder_new(m, &o, &d, err));
+        ck_ok(model_decoder_submit(d, &r, err));
+        while (!idle)
+            ck_ok(model_decoder_step(d, &idle, err));
+        ck_assert(model_decoder_take_result(d, &result));
+        float logprob = result.answers[0].logprob;
+        if (k == 0)
+            exact = logprob;
+        else
+            ck_assert(logprob != exact &&
+                      fabsf(logprob - exact) < 0.1f * (float)result.answers[0].n);
+        model_decoder_free(d);
+    }
+    model_free(m);
+}
+END_TEST
+
+START_TEST(greedy_agrees_with_transformers)
+{
+    const char *dir = shared_data(STORIES);
+    if (!dir)
+        return;
+    struct model *m = NULL;
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 3, .queue = 8};
+    struct model_decoder_result result;
+    json_t *golden = load_golden("stories.json"), *row, *rows = json_object_get(golden, "greedy");
+    size_t i, seen = 0;
+    bool idle = false;
+    ck_ok(model_open(cpu, dir, &m, err));
+    const struct model_config *c = model_get_config(m);
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    json_array_foreach(rows, i, row)
+    {
+        struct model_decoder_request r = {.user = row,
+                                          .generate = true,
+                                          .max_new_tokens = 60,
+                                          .params = {.temperature = 0, .top_p = 1},
+                                          .n_eos = c->n_eos};
+        int32_t *prompt = json_ids(json_object_get(row, "prompt"), &r.n_prompt);
+        memcpy(r.eos_ids, c->eos_ids, sizeof(r.eos_ids));
+        r.prompt = prompt;
+        ck_ok(model_decoder_submit(d, &r, err));
+        free(prompt);
+    }
+    while (!idle)
+        ck_ok(model_decoder_step(d, &idle, err));
+    while (model_decoder_take_result(d, &result)) {
+        int32_t n;
+        int32_t *ids = json_ids(json_object_get(result.user, "ids"), &n);
+        ck_assert_int_eq(result.n_ids, n);
+        ck_assert(memcmp(ids, result.ids, (size_t)n * sizeof(int32_t)) == 0);
+        free(ids);
+        seen++;
+    }
+    ck_assert_uint_eq(seen, json_array_size(rows));
+    ck_assert_uint_ge(seen, 6);
+    json_decref(golden);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(queue_and_reset)
+{
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 2, .queue = 1};
+    struct model_decoder_result result;
+    struct ids ids;
+    bool idle = false;
+    size_t bytes = 0;
+    ck_ok(model_decoder_bytes(model_get_config(m), &o, &bytes, err));
+    ck_assert_uint_gt(bytes, 100000);
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    model_free(m); /* the decoder has its own copy */
+    struct model_decoder_request r = request(3, &ids);
+    for (int round = 0; round < 3; round++) {
+        ck_assert_int_eq(model_decoder_room(d), 3);
+        for (int i = 0; i < 3; i++)
+            ck_ok(model_decoder_submit(d, &r, err));
+        ck_fails(SP_EUNAVAIL, "places", model_decoder_submit(d, &r, err));
+        if (round == 1) {
+            ck_ok(model_decoder_step(d, &idle, err));
+            model_decoder_reset(d);
+            continue;
+        }
+        for (idle = false; !idle;)
+            ck_ok(model_decoder_step(d, &idle, err));
+        ck_assert_int_eq(model_decoder_room(d), 0);
+        for (int i = 0; i < 3; i++)
+            ck_assert(model_decoder_take_result(d, &result));
+        ck_assert_int_eq(model_decoder_room(d), 3);
+        ck_assert(!model_decoder_take_result(d, &result));
+    }
+    model_decoder_free(d);
+}
+END_TEST
+
+START_TEST(bad_requests_and_options_are_refused)
+{
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL, *none = NULL;
+    struct model_decoder_options o = {.slots = 2, .max_positions = 64};
+    struct ids ids;
+    struct model_decoder_request r;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+#define REFUSED(code, part, change)                                                                \
+    r = request(0, &ids);                                                                          \
+    change;                                                                                        \
+    ck_fails(code, part, model_decoder_submit(d, &r, err))
+    REFUSED(SP_EINVAL, "empty", r.n_prompt = 0);
+    REFUSED(SP_EINVAL, "vocabulary", ids.prompt[0] = 53);
+    REFUSED(SP_EINVAL, "vocabulary", ids.prompt[0] = -1);
+    REFUSED(SP_EINVAL, "vocabulary", ids.answers[1][0] = 1000);
+    REFUSED(SP_EINVAL, "answer of", r.n_answers[1] = -3);
+    REFUSED(SP_ELIMIT, "exceed 64", r.max_new_tokens = 64);
+    REFUSED(SP_ELIMIT, "exceed 64", r.max_new_tokens = INT32_MAX);
+    REFUSED(SP_ELIMIT, "exceed 64", r.n_answers[1] = INT32_MAX);
+    REFUSED(SP_EINVAL, "max_new_tokens", r.max_new_tokens = 0);
+    REFUSED(SP_EINVAL, "temperature", r.params.temperature = -1);
+    REFUSED(SP_EINVAL, "temperature", r.params.temperature = NAN);
+    REFUSED(SP_EINVAL, "top_k", r.params.top_k = -1);
+    REFUSED(SP_EINVAL, "top_p", r.params.top_p = 0);
+    REFUSED(SP_EINVAL, "top_p", r.params.top_p = 1.5f);
+    REFUSED(SP_EINVAL, "end tokens", r.n_eos = MODEL_MAX_EOS + 1);
+    ck_assert_int_eq(model_decoder_room(d), 2);
+#undef REFUSED
+#define REFUSED(part, ...)                                                                         \
+    o = (struct model_decoder_options){__VA_ARGS__};                                               \
+    ck_assert_int_ne(model_decoder_new(m, &o, &none, NULL), SP_OK);                                \
+    ck_fails(model_decoder_new(m, &o, &none, NULL), part, model_decoder_new(m, &o, &none, err))
+    REFUSED("slots", .slots = 0);
+    REFUSED("slots", .slots = 100000);
+    REFUSED("queue", .slots = 1, .queue = -1);
+    REFUSED("positions", .slots = 1, .max_positions = 97);
+    REFUSED("rows a step", .slots = 4, .rows_per_step = 3);
+    REFUSED("f32 or bf16", .slots = 4, .cache = TN_F16);
+    ck_assert_ptr_null(none);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
+START_TEST(broken_weights_are_noticed)
+{
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 2};
+    struct ids ids;
+    bool idle = false;
+    size_t n;
+    float *w = model_params(m, &n);
+    w[model_find_tensor(m, "model.layers.1.mlp.down_proj.weight")->offset + 7] = NAN;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    struct model_decoder_request r = request(0, &ids);
+    ck_ok(model_decoder_submit(d, &r, err));
+    ck_fails(SP_ENUMERIC, "not finite", model_decoder_step(d, &idle, err));
+    ck_fails(SP_ENUMERIC, "not finite", model_decoder_step(d, &idle, err));
+    model_decoder_reset(d);
+    ck_ok(model_decoder_step(d, &idle, err));
+    ck_assert(idle);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("decoder");
+    TCase *t = tcase_create("decoder");
+    tcase_add_checked_fixture(t, setup, teardown);
+    tcase_set_timeout(t, 30);
+    tcase_add_test(t, bits_do_not_depend_on_the_batch);
+    tcase_add_test(t, logprobs_have_the_bits_of_the_training_pass);
+    tcase_add_test(t, end_tokens_and_cuts);
+    tcase_add_test(t, seeds_and_keys_change_the_draws);
+    tcase_add_test(t, narrow_weights_and_cache_stay_close);
+    tcase_add_test(t, greedy_agrees_with_transformers);
+    tcase_add_test(t, queue_and_reset);
+    tcase_add_test(t, bad_requests_and_options_are_refused);
+    tcase_add_test(t, broken_weights_are_noticed);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+SPIN_CHECK_MAIN(suite())
