@@ -1,0 +1,296 @@
+/* core_internal: the state of a core, shared by its files and by nothing else. */
+#ifndef SPIN_COORDINATOR_CORE_INTERNAL_H
+#define SPIN_COORDINATOR_CORE_INTERNAL_H
+
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "coordinator/core.h"
+#include "coordinator/map.h"
+#include "coordinator/rate.h"
+
+#define COORD_MAX_DEATHS 5      /* of leases with a key, before the iteration pauses */
+#define COORD_DURATIONS 64      /* finished leases that the median is taken over */
+#define COORD_OLD_INSTANCES 8   /* replaced processes of a name that are recognised */
+#define COORD_NEVER INT64_MAX
+
+/* ---- items ---- */
+
+enum coord_key_state { KEY_FREE, KEY_LEASED, KEY_LEASED_TWICE, KEY_STORED, KEY_SKIPPED };
+
+/* The items of one work set of the open iteration. */
+struct coord_set {
+    uint32_t count;
+    uint32_t stored, leased, skipped; /* free = count − the three */
+    uint8_t *state;                   /* [count] enum coord_key_state */
+    uint8_t *deaths;                  /* [count] leases that died with it */
+    uint32_t *order, *rank;           /* [count] order of handing out and its inverse; NULL: identity */
+    uint32_t cursor;                  /* no free key has a lower rank */
+};
+
+struct coord_iteration {
+    uint32_t number;
+    enum coord_state state, resume;
+    bool pending;                     /* a change of state is being written */
+    char *reason;                     /* owned or NULL */
+    uint64_t attempt;
+    int64_t since_ms;                 /* of the state */
+    struct sp_digest opponent, opponent_manifest, checkpoint, checkpoint_manifest;
+    struct sp_digest plan_digest;
+    struct plan plan;
+    struct coord_set sets[COORD_SET_COUNT];
+    bool generated;                   /* COORD_W_GENERATED was asked for */
+    uint64_t refs_stored;
+    /* order = gap */
+    bool ordering;                    /* COORD_DO_ORDER is out */
+    uint32_t *gap_order;              /* owned; NULL: not yet */
+    /* order of the pass that the trainer reads now */
+    uint32_t *pass_order;             /* owned */
+    uint32_t pass;
+    /* trainer */
+    uint64_t epoch;
+    uint64_t holder;                  /* worker id; 0: nobody */
+    char *holder_name;                /* of the current epoch, after a restart; owned or NULL */
+    uint64_t holder_instance;
+    bool granting;                    /* an epoch is being written */
+    bool adoptable;                   /* nobody holds it, but the epoch's holder may come back */
+    int64_t adopt_until_ms;           /* until then no other trainer is granted the run */
+    int64_t holder_seen_ms;
+    uint64_t grant_request;           /* request_id of the current grant */
+    /* what the trainer waits for */
+    bool awaiting;
+    uint32_t awaited;                 /* position */
+    int64_t awaited_since_ms;
+    /* progress */
+    uint64_t step, steps_total;
+    struct proto_step_metrics first_step, last_step;
+    uint64_t tokens_trained, identical, pairs_trained, milliseconds;
+    char *trainer_activity;           /* owned or NULL */
+    struct coord_rate pair_rate, token_rate, train_rate;
+    /* publication */
+    bool verifying;
+    struct coord_write *publish;      /* filled at commit, written when verified; owned */
+    /* verdict */
+    bool judging;
+    char *verdict;                    /* closed: owned */
+    bool accepted;
+};
+
+struct coord_run {
+    struct coord_run_info info;
+    struct sp_digest accepted, accepted_manifest;
+    uint32_t next_iteration;
+    char *numerics_class;             /* owned; "": not pinned */
+    bool pinning;
+    struct coord_iteration *iteration; /* newest, or NULL */
+    uint64_t last_grant;              /* sequence number, for turns between runs */
+    int64_t median_ms;                /* 0: unknown */
+    int64_t durations[COORD_DURATIONS];
+    uint32_t duration_count;
+    bool starting;                    /* COORD_W_START is being written */
+};
+
+/* ---- workers and leases ---- */
+
+struct coord_worker {
+    uint64_t id;
+    enum proto_role role;
+    char *name, *host, *device, *version, *numerics_class, *token_id, *activity; /* owned */
+    uint64_t instance;
+    uint64_t old_instances[COORD_OLD_INSTANCES];
+    uint32_t old_count;
+    uint32_t slots;
+    int64_t seen_ms, hello_ms;
+    int64_t idle_since_ms;            /* since when it has no lease */
+    uint32_t leases;
+    uint64_t tokens_generated, tokens_scored, results;
+    double tokens_per_s;
+    uint64_t last_request, last_lease; /* the newest grant, for retries */
+};
+
+struct coord_lease {
+    uint64_t id;
+    struct coord_worker *worker;      /* NULL: the worker is forgotten */
+    struct coord_run *run;
+    uint32_t iteration;
+    uint64_t attempt;
+    enum proto_set set;
+    int64_t granted_ms, expires_ms;
+    int64_t confirm_by_ms;            /* COORD_NEVER: confirmed */
+    bool lapsed;                      /* its keys are free again; late answers are recognised */
+    int64_t forget_ms;                /* lapsed: when the record goes */
+    bool second;                      /* of a straggler's key: no measure for the median */
+    uint32_t unlisted;                /* renewals in a row that did not name it */
+    uint32_t count, open;             /* keys; those not stored yet */
+    uint32_t *positions;              /* [count], owned */
+    uint8_t *done;                    /* [count], owned */
+};
+
+enum coord_parked_kind { PARKED_LEASE, PARKED_TRAINER, PARKED_FETCH, PARKED_STATUS };
+
+struct coord_parked {
+    enum coord_parked_kind kind;
+    uint64_t handle;
+    uint64_t worker_id, request_id;
+    int64_t since_ms, deadline_ms;
+    char *run;                        /* hint, or what is asked about; owned; may be NULL */
+    char *runs;                       /* of the principal; owned; may be NULL */
+    uint32_t max_items;               /* LEASE */
+    uint32_t iteration, pass, count;  /* FETCH */
+    uint64_t start, epoch;            /* FETCH; start is the version for STATUS */
+};
+
+struct coord_core {
+    struct coord_options options;
+    uint64_t next_id;                 /* workers and leases */
+    uint64_t next_write;
+    uint64_t grants;                  /* sequence number of the newest grant */
+    uint64_t version;
+    int64_t last_tick_ms;
+    bool work_changed;                /* parked polls may find something */
+    struct coord_run **runs;
+    uint32_t run_count;
+    struct coord_worker **workers;
+    uint32_t worker_count;
+    struct coord_map worker_by_id, lease_by_id, write_by_id;
+    struct coord_lease **leases;
+    uint32_t lease_count;
+    struct coord_parked *parked;
+    uint32_t parked_count, parked_capacity;
+    uint32_t parked_polls;            /* of them, LEASE and TRAINER */
+    struct coord_actions *out;        /* of the step in progress */
+    int64_t now_ms;                   /* of the step in progress */
+    uint64_t alarms;
+};
+
+/* ---- core.c ---- */
+struct coord_run *core_run(const struct coord_core *core, const char *name);
+/* Names in `runs` are separated by commas or spaces; empty: all. */
+bool core_may_touch(const char *runs, const char *run);
+void core_changed(struct coord_core *core);
+
+/* ---- actions.c: append one action ---- */
+struct coord_action *core_action(struct coord_core *core, enum coord_action_kind kind);
+struct coord_action *core_reply(struct coord_core *core, uint64_t handle, enum proto_type type);
+void core_reply_error(struct coord_core *core, uint64_t handle, enum sp_err status,
+                      uint32_t retry_after_ms, const char *format, ...)
+    __attribute__((format(printf, 5, 6)));
+void core_reply_json(struct coord_core *core, uint64_t handle, json_t *object); /* takes object */
+void core_reply_busy(struct coord_core *core, uint64_t handle);
+void core_log(struct coord_core *core, enum sp_log_level level, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+/* A write of this kind, not yet sent: fill it, then core_send. run may be NULL. */
+struct coord_write *core_write(enum coord_write_kind kind, const struct coord_run *run);
+void core_write_event(struct coord_write *write, const char *actor, const char *kind,
+                      const char *format, ...) __attribute__((format(printf, 4, 5)));
+void core_send(struct coord_core *core, struct coord_write *write);
+
+/* ---- sets.c: the keys of a set ---- */
+void set_init(struct coord_set *set, uint32_t count, bool complete);
+void set_deinit(struct coord_set *set);
+uint32_t set_free_keys(const struct coord_set *set);
+bool set_complete(const struct coord_set *set);
+uint32_t set_take_next(struct coord_set *set); /* lowest free rank → leased; there must be one */
+void set_take_second(struct coord_set *set, uint32_t position);
+void set_release(struct coord_set *set, uint32_t position);
+bool set_store(struct coord_set *set, uint32_t position); /* true: it was not stored before */
+void set_skip(struct coord_set *set, uint32_t position);
+void set_unlease_all(struct coord_set *set);
+
+/* ---- iterations.c: making and changing an iteration ---- */
+struct coord_iteration *iteration_new(const struct coord_run *run,
+                                      const struct coord_iteration_info *info, int64_t now_ms);
+void iteration_free(struct coord_iteration *iteration);
+bool iteration_set_uses_opponent(enum proto_set set);
+/* Whether items of the set may be handed out now. */
+bool iteration_set_ready(const struct coord_iteration *iteration, enum proto_set set);
+bool iteration_evaluated(const struct coord_iteration *iteration);
+void iteration_skip_prompt(struct coord_iteration *iteration, uint32_t prompt);
+/* Order of a pass, cached; NULL while the gap order is not known. */
+const uint32_t *iteration_order(struct coord_run *run, struct coord_iteration *iteration,
+                                uint32_t pass);
+/* Asks for a change of state; the caller has checked that it is allowed and none is pending.
+ * handle: the request that it answers (follow says how), 0: none. */
+struct coord_write *iteration_move(struct coord_core *core, struct coord_run *run,
+                                   enum coord_state to, const char *actor, const char *reason);
+void core_advance(struct coord_core *core, struct coord_run *run); /* what follows by itself */
+void core_written(struct coord_core *core, const struct coord_event *event);
+void core_verified(struct coord_core *core, const struct coord_event *event);
+void core_judged(struct coord_core *core, const struct coord_event *event);
+void core_ordered(struct coord_core *core, const struct coord_event *event);
+
+enum coord_follow { FOLLOW_NONE, FOLLOW_ADMIN, FOLLOW_MISSING, FOLLOW_COMMIT, FOLLOW_RELEASE };
+
+/* ---- workers.c ---- */
+struct coord_worker *core_worker(const struct coord_core *core, uint64_t id);
+/* Finds the worker of a request and notes that it is alive; answers SP_ESTALE and returns NULL when
+ * it is unknown or of another role. */
+struct coord_worker *core_asker(struct coord_core *core, const struct coord_event *event,
+                                uint64_t id, enum proto_role role);
+void core_hello(struct coord_core *core, const struct coord_event *event);
+bool core_worker_fits(const struct coord_run *run, const struct coord_worker *worker);
+/* Pins the class when it is not pinned; true when the worker fits now, false while it is written or
+ * when it does not fit. */
+bool core_claim_class(struct coord_core *core, struct coord_run *run,
+                      const struct coord_worker *worker);
+uint32_t core_live_generators(const struct coord_core *core, const struct coord_run *run);
+void core_forget_workers(struct coord_core *core);
+
+/* ---- lease_table.c ---- */
+struct coord_lease *core_lease(const struct coord_core *core, uint64_t id);
+struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
+                              struct coord_run *run, enum proto_set set, const uint32_t *positions,
+                              uint32_t count);
+void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why);
+void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint32_t position);
+void leases_drop_run(struct coord_core *core, struct coord_run *run); /* cancel, close, fresh */
+void leases_of_worker_lapse(struct coord_core *core, struct coord_worker *worker);
+void core_expire_leases(struct coord_core *core);
+void core_renew(struct coord_core *core, const struct coord_event *event);
+void core_lease_return(struct coord_core *core, const struct coord_event *event);
+
+/* ---- scheduler.c ---- */
+void core_lease_request(struct coord_core *core, const struct coord_event *event);
+void core_serve_parked(struct coord_core *core);
+struct coord_parked *core_park(struct coord_core *core, enum coord_parked_kind kind,
+                               uint64_t handle, uint32_t wait_ms); /* NULL: no place (answered) */
+void core_unpark(struct coord_core *core, uint32_t index); /* forgets it; order is kept */
+void core_expire_parked(struct coord_core *core);
+
+/* ---- submit.c ---- */
+void core_submit(struct coord_core *core, const struct coord_event *event);
+void core_results_written(struct coord_core *core, struct coord_write *write,
+                          const struct coord_write_result *result);
+void core_refs_submit(struct coord_core *core, const struct coord_event *event);
+
+/* ---- trainer_side.c ---- */
+void core_trainer_lease(struct coord_core *core, const struct coord_event *event);
+bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker, const char *runs,
+                            uint64_t request_id, uint64_t handle);
+void core_epoch_written(struct coord_core *core, struct coord_write *write);
+void core_trainer_renew(struct coord_core *core, const struct coord_event *event);
+void core_trainer_release(struct coord_core *core, const struct coord_event *event);
+void core_pairs_fetch(struct coord_core *core, const struct coord_event *event);
+bool core_try_fetch(struct coord_core *core, const struct coord_parked *parked);
+void core_steps_report(struct coord_core *core, const struct coord_event *event);
+void core_steps_written(struct coord_core *core, struct coord_write *write);
+void core_trainer_lost(struct coord_core *core, struct coord_run *run, const char *why);
+/* The run whose trainer sends this, checked against its epoch; NULL: answered. allow_ended: also
+ * when the iteration has gone on without it. */
+struct coord_run *core_fenced(struct coord_core *core, const struct coord_event *event,
+                              uint64_t worker_id, const char *run, uint32_t iteration,
+                              uint64_t epoch);
+
+/* ---- publish.c ---- */
+void core_publish_begin(struct coord_core *core, const struct coord_event *event);
+void core_publish_commit(struct coord_core *core, const struct coord_event *event);
+
+/* ---- admin_verbs.c ---- */
+void core_admin(struct coord_core *core, const struct coord_event *event);
+void core_start_written(struct coord_core *core, struct coord_write *write);
+json_t *core_iteration_brief(const struct coord_run *run, bool created); /* new reference */
+
+/* ---- why.c ---- */
+json_t *core_why(const struct coord_core *core, const struct coord_run *run);
+
+#endif

@@ -1,0 +1,233 @@
+/* Leases: who works on which keys, until when. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/core_internal.h"
+
+struct coord_lease *core_lease(const struct coord_core *core, uint64_t id)
+{
+    return coord_map_get(&core->lease_by_id, id);
+}
+
+struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
+                              struct coord_run *run, enum proto_set set, const uint32_t *positions,
+                              uint32_t count)
+{
+    struct coord_lease *lease = sp_xalloc(sizeof(*lease));
+    lease->id = ++core->next_id;
+    lease->worker = worker;
+    lease->run = run;
+    lease->iteration = run->iteration->number;
+    lease->attempt = run->iteration->attempt;
+    lease->set = set;
+    lease->granted_ms = core->now_ms;
+    lease->expires_ms = core->now_ms + core->options.times.lease_ms;
+    lease->confirm_by_ms = core->now_ms + core->options.times.confirm_ms;
+    lease->count = lease->open = count;
+    lease->positions = sp_xmemdup(positions, count * sizeof(*positions));
+    lease->done = sp_xalloc(count);
+    core->leases = sp_xgrow(core->leases, core->lease_count + 1, sizeof(*core->leases));
+    core->leases[core->lease_count++] = lease;
+    coord_map_put(&core->lease_by_id, lease->id, lease);
+    worker->leases++;
+    return lease;
+}
+
+/* Removes the record; index is its place in the list. */
+static void forget(struct coord_core *core, uint32_t index)
+{
+    struct coord_lease *lease = core->leases[index];
+    coord_map_remove(&core->lease_by_id, lease->id);
+    core->leases[index] = core->leases[--core->lease_count];
+    free(lease->positions);
+    free(lease->done);
+    free(lease);
+}
+
+static void leave_worker(struct coord_core *core, struct coord_lease *lease)
+{
+    struct coord_worker *worker = lease->worker;
+    if (worker && --worker->leases == 0)
+        worker->idle_since_ms = core->now_ms;
+}
+
+/* The iteration that the lease belongs to, unless it has been started afresh or is over. */
+static struct coord_iteration *iteration_of(const struct coord_lease *lease)
+{
+    struct coord_iteration *it = lease->run->iteration;
+    if (!it || it->number != lease->iteration || it->attempt != lease->attempt)
+        return NULL;
+    return it;
+}
+
+/* A prompt whose workers die, one after the other, stops the iteration until somebody looks. */
+static void pause_for(struct coord_core *core, struct coord_run *run, enum proto_set set,
+                      uint32_t position)
+{
+    struct coord_iteration *it = run->iteration;
+    if (it->pending || !coord_transition_allowed(it->state, COORD_PAUSED))
+        return;
+    char reason[256];
+    if (set == PROTO_SET_TRAIN) {
+        struct plan_key key;
+        plan_key_at(&it->plan, position, &key);
+        snprintf(reason, sizeof(reason),
+                 "leases with prompt %u died %d times: `spinctl skip %s %u`, or `spinctl resume %s`",
+                 key.prompt, COORD_MAX_DEATHS, run->info.name, key.prompt, run->info.name);
+    } else {
+        snprintf(reason, sizeof(reason),
+                 "leases with prompt %u of set %d died %d times: `spinctl resume %s` tries again",
+                 position, (int)set, COORD_MAX_DEATHS, run->info.name);
+    }
+    it->sets[set].deaths[position] = 0;
+    core_send(core, iteration_move(core, run, COORD_PAUSED, "coordinator", reason));
+}
+
+void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why)
+{
+    struct coord_iteration *it = iteration_of(lease);
+    lease->lapsed = true;
+    lease->forget_ms = core->now_ms + core->options.times.lapsed_keep_ms;
+    leave_worker(core, lease);
+    core_log(core, died ? SP_LOG_WARN : SP_LOG_DEBUG, "run %s: lease %llu of %s %s: %u of %u keys",
+             lease->run->info.name, (unsigned long long)lease->id,
+             lease->worker ? lease->worker->name : "?", why, lease->open, lease->count);
+    core->work_changed = true;
+    core_changed(core);
+    if (!it)
+        return;
+    struct coord_set *set = &it->sets[lease->set];
+    for (uint32_t i = 0; i < lease->count; i++) {
+        uint32_t position = lease->positions[i];
+        if (lease->done[i])
+            continue;
+        set_release(set, position);
+        if (died && set->state[position] != KEY_STORED && ++set->deaths[position] >= COORD_MAX_DEATHS)
+            pause_for(core, lease->run, lease->set, position);
+    }
+}
+
+void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint32_t position)
+{
+    for (uint32_t i = 0; i < lease->count; i++) {
+        if (lease->positions[i] != position || lease->done[i])
+            continue;
+        lease->done[i] = 1;
+        lease->open--;
+        break;
+    }
+    if (lease->open > 0 || lease->lapsed)
+        return;
+    struct coord_run *run = lease->run;
+    if (!lease->second) {
+        run->durations[run->duration_count++ % COORD_DURATIONS] = core->now_ms - lease->granted_ms;
+        run->median_ms = 0; /* computed again when it is asked for */
+    }
+    leave_worker(core, lease);
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        if (core->leases[i] == lease) {
+            forget(core, i);
+            return;
+        }
+    }
+}
+
+void leases_drop_run(struct coord_core *core, struct coord_run *run)
+{
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        struct coord_lease *lease = core->leases[i];
+        if (lease->run == run && !lease->lapsed)
+            lease_lapse(core, lease, false, "is not wanted any more");
+    }
+}
+
+static bool heard_of_since(const struct coord_lease *lease)
+{
+    const struct coord_worker *worker = lease->worker;
+    return worker && worker->seen_ms > lease->granted_ms && worker->hello_ms <= lease->granted_ms;
+}
+
+void core_expire_leases(struct coord_core *core)
+{
+    for (uint32_t i = 0; i < core->lease_count;) {
+        struct coord_lease *lease = core->leases[i];
+        if (lease->lapsed) {
+            if (lease->forget_ms <= core->now_ms) {
+                forget(core, i);
+                continue;
+            }
+        } else if (lease->expires_ms <= core->now_ms) {
+            lease_lapse(core, lease, true, "died");
+        } else if (lease->confirm_by_ms <= core->now_ms) {
+            /* A live worker that does not know of it never got the grant. */
+            lease_lapse(core, lease, !heard_of_since(lease), "was never confirmed");
+        }
+        i++;
+    }
+}
+
+static bool contains(struct proto_u64s list, uint64_t value)
+{
+    for (uint32_t i = 0; i < list.count; i++) {
+        if (list.values[i] == value)
+            return true;
+    }
+    return false;
+}
+
+void core_renew(struct coord_core *core, const struct coord_event *event)
+{
+    const struct proto_renew *renew = event->body;
+    struct coord_worker *worker = core_asker(core, event, renew->worker_id, PROTO_ROLE_GENERATOR);
+    if (!worker)
+        return;
+    worker->tokens_generated = renew->tokens_generated;
+    worker->tokens_scored = renew->tokens_scored;
+    worker->tokens_per_s = renew->tokens_per_s;
+    free(worker->activity);
+    worker->activity = sp_xstrndup(renew->activity, SP_MIN(strlen(renew->activity), (size_t)255));
+    struct coord_action *action = core_reply(core, event->handle, PROTO_RENEW_REPLY);
+    uint64_t *ids = sp_xarray(renew->leases.count, sizeof(*ids));
+    uint32_t lost = 0;
+    for (uint32_t i = 0; i < renew->leases.count; i++) {
+        struct coord_lease *lease = core_lease(core, renew->leases.values[i]);
+        if (!lease || lease->lapsed || lease->worker != worker) {
+            ids[lost++] = renew->leases.values[i];
+            continue;
+        }
+        lease->expires_ms = core->now_ms + core->options.times.lease_ms;
+        lease->confirm_by_ms = COORD_NEVER;
+        lease->unlisted = 0;
+    }
+    action->ids = ids;
+    action->body.renew.lost = (struct proto_u64s){.values = ids, .count = lost};
+    /* A lease that it knew of and does not name any more is dropped; one renewal may have been on
+     * its way when the lease was granted. */
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        struct coord_lease *lease = core->leases[i];
+        if (lease->worker != worker || lease->lapsed || lease->confirm_by_ms != COORD_NEVER ||
+            contains(renew->leases, lease->id))
+            continue;
+        if (++lease->unlisted >= 2)
+            lease_lapse(core, lease, false, "was dropped by its worker");
+    }
+    core_changed(core);
+}
+
+void core_lease_return(struct coord_core *core, const struct coord_event *event)
+{
+    const struct proto_lease_return *back = event->body;
+    struct coord_worker *worker = core_asker(core, event, back->worker_id, PROTO_ROLE_GENERATOR);
+    if (!worker)
+        return;
+    uint32_t returned = 0;
+    for (uint32_t i = 0; i < back->leases.count; i++) {
+        struct coord_lease *lease = core_lease(core, back->leases.values[i]);
+        if (!lease || lease->lapsed || lease->worker != worker)
+            continue;
+        returned += lease->open;
+        lease_lapse(core, lease, false, "was returned");
+    }
+    core_reply(core, event->handle, PROTO_LEASE_RETURN_REPLY)->body.lease_return.returned =
+        returned;
+}

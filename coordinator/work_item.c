@@ -1,0 +1,80 @@
+#include "coordinator/work_item.h"
+
+static void train_item(const struct run_settings *settings, const struct plan *plan,
+                       uint32_t position, struct coord_item *item)
+{
+    struct plan_key key;
+    plan_key_at(plan, position, &key);
+    item->split = STORE_SPLIT_TRAIN;
+    item->prompt = key.prompt;
+    item->sample = key.sample;
+    item->source_iteration = key.source_iteration;
+    item->score_real = true;
+    if (settings->mode == RUN_MODE_DPO) {
+        item->kind = PROTO_WORK_SCORE;
+        item->score_generated = item->answer_given = true;
+    } else if (key.source_iteration != plan->iteration) {
+        item->kind = PROTO_WORK_SCORE;
+        item->score_generated = true;
+        item->answer_set = PROTO_SET_TRAIN;
+        item->answer_iteration = key.source_iteration;
+        item->answer_position = position - plan->new_pairs;
+    } else {
+        item->kind = PROTO_WORK_SAMPLE;
+    }
+}
+
+/* Held-out pairs under the opponent, and the same pairs under the player. */
+static void holdout_item(const struct run_settings *settings, bool player, struct coord_item *item)
+{
+    item->split = STORE_SPLIT_HOLDOUT;
+    item->score_real = true;
+    if (settings->mode == RUN_MODE_SPIN && !player) {
+        item->kind = PROTO_WORK_SAMPLE;
+        return;
+    }
+    item->kind = PROTO_WORK_SCORE;
+    item->score_generated = settings->mode != RUN_MODE_SFT;
+    item->answer_given = settings->mode == RUN_MODE_DPO;
+    item->answer_set = PROTO_SET_HOLDOUT;
+}
+
+void coord_item_at(const struct run_settings *settings, const struct plan *plan, enum proto_set set,
+                   uint32_t position, struct coord_item *ret)
+{
+    struct coord_item item = {
+        .prompt = position,
+        .source_iteration = plan->iteration,
+        .answer_iteration = plan->iteration,
+        .answer_position = position,
+    };
+    switch (set) {
+    case PROTO_SET_TRAIN:
+        train_item(settings, plan, position, &item);
+        break;
+    case PROTO_SET_TRAINED:
+        train_item(settings, plan, position, &item);
+        item.kind = PROTO_WORK_SCORE;
+        item.score_generated = settings->mode != RUN_MODE_SFT;
+        item.answer_set = PROTO_SET_TRAIN;
+        item.answer_iteration = plan->iteration;
+        item.answer_position = position;
+        break;
+    case PROTO_SET_HOLDOUT:
+    case PROTO_SET_HOLDOUT_PLAYER:
+        holdout_item(settings, set == PROTO_SET_HOLDOUT_PLAYER, &item);
+        break;
+    case PROTO_SET_EVAL_GREEDY:
+    case PROTO_SET_BASE_GREEDY:
+        item.greedy = true;
+        item.split = STORE_SPLIT_EVAL;
+        item.kind = PROTO_WORK_SAMPLE;
+        break;
+    case PROTO_SET_EVAL_SAMPLED:
+    case PROTO_SET_BASE_SAMPLED:
+        item.split = STORE_SPLIT_EVAL;
+        item.kind = PROTO_WORK_SAMPLE;
+        break;
+    }
+    *ret = item;
+}

@@ -1,0 +1,268 @@
+/* Workers: who they are, which runs they fit. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "coordinator/core_internal.h"
+
+struct coord_worker *core_worker(const struct coord_core *core, uint64_t id)
+{
+    return coord_map_get(&core->worker_by_id, id);
+}
+
+struct coord_worker *core_asker(struct coord_core *core, const struct coord_event *event,
+                                uint64_t id, enum proto_role role)
+{
+    struct coord_worker *worker = core_worker(core, id);
+    if (!worker || worker->role != role) {
+        core_reply_error(core, event->handle, SP_ESTALE, 0, "unknown worker: say hello again");
+        return NULL;
+    }
+    worker->seen_ms = core->now_ms;
+    return worker;
+}
+
+static struct coord_worker *find_by_name(const struct coord_core *core, enum proto_role role,
+                                         const char *name)
+{
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        if (core->workers[i]->role == role && strcmp(core->workers[i]->name, name) == 0)
+            return core->workers[i];
+    }
+    return NULL;
+}
+
+static void replace(char **field, const char *text)
+{
+    free(*field);
+    *field = sp_xstrdup(text ? text : "");
+}
+
+static bool was_replaced(const struct coord_worker *worker, uint64_t instance)
+{
+    uint32_t known = SP_MIN(worker->old_count, (uint32_t)COORD_OLD_INSTANCES);
+    for (uint32_t i = 0; i < known; i++) {
+        if (worker->old_instances[i] == instance)
+            return true;
+    }
+    return false;
+}
+
+static bool contains(struct proto_u64s list, uint64_t value)
+{
+    for (uint32_t i = 0; i < list.count; i++) {
+        if (list.values[i] == value)
+            return true;
+    }
+    return false;
+}
+
+/* A new process under a known name: the one before is gone. What it held is free soon (its leases)
+ * or at once (a trainer's run, where the epoch keeps the old process out). */
+static void take_over(struct coord_core *core, struct coord_worker *worker, uint64_t instance)
+{
+    worker->old_instances[worker->old_count++ % COORD_OLD_INSTANCES] = worker->instance;
+    worker->instance = instance;
+    worker->last_request = worker->last_lease = 0;
+    coord_map_remove(&core->worker_by_id, worker->id);
+    for (uint32_t i = 0; i < core->run_count; i++) {
+        struct coord_iteration *it = core->runs[i]->iteration;
+        if (it && it->holder == worker->id)
+            core_trainer_lost(core, core->runs[i], "was started again");
+    }
+    worker->id = ++core->next_id;
+    coord_map_put(&core->worker_by_id, worker->id, worker);
+}
+
+static struct coord_worker *add_worker(struct coord_core *core, const struct proto_hello *hello)
+{
+    struct coord_worker *worker = sp_xalloc(sizeof(*worker));
+    worker->id = ++core->next_id;
+    worker->role = hello->role;
+    worker->name = sp_xstrdup(hello->name);
+    worker->instance = hello->instance;
+    worker->activity = sp_xstrdup("");
+    core->workers = sp_xgrow(core->workers, core->worker_count + 1, sizeof(*core->workers));
+    core->workers[core->worker_count++] = worker;
+    coord_map_put(&core->worker_by_id, worker->id, worker);
+    return worker;
+}
+
+static bool hello_is_good(struct coord_core *core, const struct coord_event *event)
+{
+    const struct proto_hello *hello = event->body;
+    size_t name = strlen(hello->name);
+    if (hello->role != PROTO_ROLE_TRAINER && hello->role != PROTO_ROLE_GENERATOR)
+        core_reply_error(core, event->handle, SP_EINVAL, 0, "hello: role %u is no worker's",
+                         hello->role);
+    else if (event->who.role != PROTO_ROLE_ADMIN && event->who.role != hello->role)
+        core_reply_error(core, event->handle, SP_EDENIED, 0,
+                         "hello: the token is for another role than the worker's");
+    else if (name == 0 || name > SP_MAX_RUN_NAME)
+        core_reply_error(core, event->handle, SP_EINVAL, 0,
+                         "hello: name: give 1 to %d characters", SP_MAX_RUN_NAME);
+    else if (strlen(hello->host) > 255 || strlen(hello->device) > 255 ||
+             strlen(hello->version) > 255 || strlen(hello->numerics_class) > 1023)
+        core_reply_error(core, event->handle, SP_ELIMIT, 0,
+                         "hello: host, device, version or numerics_class is too long");
+    else
+        return true;
+    return false;
+}
+
+/* Tells the worker which leases it has lost, and frees those soon that it does not name. */
+static void settle_leases(struct coord_core *core, struct coord_worker *worker,
+                          const struct proto_hello *hello, struct coord_action *action)
+{
+    struct proto_hello_reply *reply = &action->body.hello;
+    action->ids = sp_xarray(hello->leases.count, sizeof(*action->ids));
+    uint32_t lost = 0;
+    for (uint32_t i = 0; i < hello->leases.count; i++) {
+        struct coord_lease *lease = core_lease(core, hello->leases.values[i]);
+        if (!lease || lease->lapsed || lease->worker != worker)
+            action->ids[lost++] = hello->leases.values[i];
+    }
+    reply->leases_lost = (struct proto_u64s){.values = action->ids, .count = lost};
+    int64_t soon = core->now_ms + core->options.times.reclaim_ms;
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        struct coord_lease *lease = core->leases[i];
+        if (lease->worker != worker || lease->lapsed)
+            continue;
+        if (contains(hello->leases, lease->id)) {
+            lease->expires_ms = core->now_ms + core->options.times.lease_ms;
+            lease->confirm_by_ms = COORD_NEVER;
+        } else {
+            lease->expires_ms = SP_MIN(lease->expires_ms, soon);
+        }
+    }
+}
+
+static void store_worker(struct coord_core *core, const struct coord_worker *worker)
+{
+    struct coord_write *write = core_write(COORD_W_WORKER, NULL);
+    /* Copies: the next hello changes the worker while the store thread reads these. */
+    write->worker = (struct store_worker){
+        .name = sp_xstrdup(worker->name),
+        .role = worker->role,
+        .host = sp_xstrdup(worker->host),
+        .device = sp_xstrdup(worker->device),
+        .version = sp_xstrdup(worker->version),
+        .numerics_class = sp_xstrdup(worker->numerics_class),
+        .token_id = sp_xstrdup(worker->token_id),
+    };
+    core_send(core, write);
+}
+
+void core_hello(struct coord_core *core, const struct coord_event *event)
+{
+    const struct proto_hello *hello = event->body;
+    if (!hello_is_good(core, event))
+        return;
+    struct coord_worker *worker = find_by_name(core, hello->role, hello->name);
+    if (worker && worker->instance != hello->instance) {
+        if (was_replaced(worker, hello->instance)) {
+            core_reply_error(core, event->handle, SP_EEXIST, 0,
+                             "hello: another process has taken the name \"%s\": give each worker a "
+                             "name of its own",
+                             hello->name);
+            return;
+        }
+        take_over(core, worker, hello->instance);
+    }
+    if (!worker && core->worker_count >= SP_MAX_WORKERS) {
+        core_reply_error(core, event->handle, SP_ELIMIT, 0, "hello: %d workers are known already",
+                         SP_MAX_WORKERS);
+        return;
+    }
+    if (!worker)
+        worker = add_worker(core, hello);
+    replace(&worker->host, hello->host);
+    replace(&worker->device, hello->device);
+    replace(&worker->version, hello->version);
+    replace(&worker->numerics_class, hello->numerics_class);
+    replace(&worker->token_id, event->who.token_id);
+    worker->slots = hello->slots;
+    worker->seen_ms = worker->hello_ms = core->now_ms;
+    if (worker->leases == 0)
+        worker->idle_since_ms = core->now_ms;
+    struct coord_action *action = core_reply(core, event->handle, PROTO_HELLO_REPLY);
+    action->body.hello = (struct proto_hello_reply){
+        .worker_id = worker->id,
+        .coordinator_instance = core->options.instance,
+        .version = core->options.version,
+        .renew_ms = (uint32_t)core->options.times.renew_ms,
+        .poll_ms = (uint32_t)core->options.times.poll_ms,
+    };
+    settle_leases(core, worker, hello, action);
+    store_worker(core, worker);
+    core_changed(core);
+}
+
+bool core_worker_fits(const struct coord_run *run, const struct coord_worker *worker)
+{
+    if (run->info.settings.numerics == RUN_NUMERICS_ANY)
+        return true;
+    return run->numerics_class[0] != '\0' &&
+           strcmp(run->numerics_class, worker->numerics_class) == 0;
+}
+
+bool core_claim_class(struct coord_core *core, struct coord_run *run,
+                      const struct coord_worker *worker)
+{
+    if (core_worker_fits(run, worker))
+        return true;
+    if (run->numerics_class[0] != '\0' || run->pinning || worker->numerics_class[0] == '\0')
+        return false;
+    run->pinning = true;
+    struct coord_write *write = core_write(COORD_W_CLASS, run);
+    write->text = sp_xstrdup(worker->numerics_class);
+    core_write_event(write, worker->name, "class", "numerics class: %s", worker->numerics_class);
+    core_send(core, write);
+    return false;
+}
+
+uint32_t core_live_generators(const struct coord_core *core, const struct coord_run *run)
+{
+    uint32_t live = 0;
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        const struct coord_worker *worker = core->workers[i];
+        if (worker->role == PROTO_ROLE_GENERATOR && core_worker_fits(run, worker) &&
+            core->now_ms - worker->seen_ms < core->options.times.worker_gone_ms)
+            live++;
+    }
+    return live;
+}
+
+static bool is_holder(const struct coord_core *core, const struct coord_worker *worker)
+{
+    for (uint32_t i = 0; i < core->run_count; i++) {
+        if (core->runs[i]->iteration && core->runs[i]->iteration->holder == worker->id)
+            return true;
+    }
+    return false;
+}
+
+void core_forget_workers(struct coord_core *core)
+{
+    for (uint32_t i = 0; i < core->worker_count;) {
+        struct coord_worker *worker = core->workers[i];
+        if (worker->leases > 0 || is_holder(core, worker) ||
+            core->now_ms - worker->seen_ms < core->options.times.worker_forget_ms) {
+            i++;
+            continue;
+        }
+        for (uint32_t l = 0; l < core->lease_count; l++) {
+            if (core->leases[l]->worker == worker)
+                core->leases[l]->worker = NULL;
+        }
+        coord_map_remove(&core->worker_by_id, worker->id);
+        free(worker->name);
+        free(worker->host);
+        free(worker->device);
+        free(worker->version);
+        free(worker->numerics_class);
+        free(worker->token_id);
+        free(worker->activity);
+        free(worker);
+        core->workers[i] = core->workers[--core->worker_count];
+    }
+}
