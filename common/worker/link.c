@@ -20,8 +20,8 @@ struct worker_link {
     char *token;
     uint64_t instance; /* random number of this process */
 
-    pthread_mutex_t lock;  /* held for a whole hello, so that threads don't say it twice */
-    uint64_t worker_id;    /* 0: no hello yet */
+    pthread_mutex_t lock; /* held for a whole hello, so that threads don't say it twice */
+    uint64_t worker_id;   /* 0: no hello yet */
     uint32_t renew_ms, poll_ms;
 
     pthread_mutex_t roll_lock; /* short */

@@ -26,7 +26,8 @@ struct worker_identity {
 };
 
 struct worker_link;
-/* on_lost (NULL: none) hears of leases that a hello found to be gone; on the thread that said it. */
+/* on_lost (NULL: none) hears of leases that a hello found to be gone; on the thread that said it.
+ */
 typedef void worker_on_lost(void *context, const uint64_t *leases, uint32_t count);
 
 enum sp_err worker_link_new(const struct worker_settings *settings,

@@ -47,8 +47,8 @@ enum sp_err worker_read_token(const struct worker_settings *settings, char **ret
                               struct sp_error *err)
 {
     bool given = settings->token_file[0] != '\0';
-    char *path = given ? sp_xstrdup(settings->token_file)
-                       : sp_path_join(settings->state_dir, "admin.token");
+    char *path =
+        given ? sp_xstrdup(settings->token_file) : sp_path_join(settings->state_dir, "admin.token");
     char *text = NULL;
     size_t length = 0;
     enum sp_err rc = sp_read_file(path, TOKEN_FILE_BYTES, &text, &length, err);

@@ -15,57 +15,162 @@
 
 struct worker_settings {
     /* [coordinator] */
-    char *url;             /* ipc:///… or tls+tcp://host:port; "" until worker_settings_finish */
-    char *token_file;      /* "id.secret" on one line; "": STATE_DIR/admin.token */
+    char *url;        /* ipc:///… or tls+tcp://host:port; "" until worker_settings_finish */
+    char *token_file; /* "id.secret" on one line; "": STATE_DIR/admin.token */
     char *tls_ca, *tls_cert, *tls_server_name;
     int64_t connect_ms, request_ms, backoff_min_ms, backoff_max_ms;
     /* [worker] */
-    char *name;            /* stable over restarts; "" until worker_settings_finish */
+    char *name; /* stable over restarts; "" until worker_settings_finish */
     char *state_dir;
     char *log_level;
     /* [weights] */
-    char *cache_dir;       /* shared by the workers of one machine; "": STATE_DIR/cache */
+    char *cache_dir;           /* shared by the workers of one machine; "": STATE_DIR/cache */
     int64_t cache_limit_bytes; /* 0: none */
     /* [compute] */
     char *backend;
-    int64_t threads;       /* 0: all cores */
+    int64_t threads; /* 0: all cores */
 };
 
 #define WORKER_SETTINGS(type, member, default_name)                                                \
-    {"coordinator", "url", SP_SET_STR, offsetof(type, member.url), "", 0, 0, "", "",               \
+    {"coordinator",                                                                                \
+     "url",                                                                                        \
+     SP_SET_STR,                                                                                   \
+     offsetof(type, member.url),                                                                   \
+     "",                                                                                           \
+     0,                                                                                            \
+     0,                                                                                            \
+     "",                                                                                           \
+     "",                                                                                           \
      "Where the coordinator listens: ipc:///PATH or tls+tcp://HOST:PORT; empty: "                  \
      "coordinator.sock in the state directory."},                                                  \
-    {"coordinator", "token_file", SP_SET_STR, offsetof(type, member.token_file), "", 0, 0, "", "", \
-     "File with this worker's token; empty: admin.token in the state directory."},                 \
-    {"coordinator", "tls_ca", SP_SET_STR, offsetof(type, member.tls_ca), "", 0, 0, "", "",         \
-     "PEM file of the authority that signed the coordinator's certificate."},                      \
-    {"coordinator", "tls_cert", SP_SET_STR, offsetof(type, member.tls_cert), "", 0, 0, "", "",     \
-     "PEM file with this worker's certificate and key."},                                          \
-    {"coordinator", "tls_server_name", SP_SET_STR, offsetof(type, member.tls_server_name), "", 0,  \
-     0, "", "", "DNS name that the coordinator's certificate must have."},                         \
-    {"coordinator", "connect_timeout", SP_SET_MS, offsetof(type, member.connect_ms), "5 s", 1,     \
-     600000, "ms", "", "Longest time to wait for a connection."},                                  \
-    {"coordinator", "request_timeout", SP_SET_MS, offsetof(type, member.request_ms), "30 s", 10,   \
-     600000, "ms", "", "Longest time to wait for an answer."},                                     \
-    {"coordinator", "backoff_min", SP_SET_MS, offsetof(type, member.backoff_min_ms), "200 ms", 1,  \
-     600000, "ms", "", "First pause before a request is sent again."},                             \
-    {"coordinator", "backoff_max", SP_SET_MS, offsetof(type, member.backoff_max_ms), "10 s", 1,    \
-     600000, "ms", "", "Longest pause before a request is sent again."},                           \
-    {"worker", "name", SP_SET_STR, offsetof(type, member.name), default_name, 0, 0, "", "",        \
-     "Name of this worker, stable over restarts; empty: the role and the host's name."},           \
-    {"worker", "state_dir", SP_SET_STR, offsetof(type, member.state_dir), "/var/lib/spin", 0, 0,   \
-     "", "", "Directory for what the worker keeps."},                                              \
-    {"worker", "log_level", SP_SET_STR, offsetof(type, member.log_level), "info", 0, 0, "", "",    \
-     "debug, info, warn or error."},                                                               \
-    {"weights", "cache_dir", SP_SET_STR, offsetof(type, member.cache_dir), "", 0, 0, "", "",       \
-     "Directory of downloaded checkpoints, shared by the workers of a machine; empty: cache in "   \
-     "the state directory."},                                                                      \
-    {"weights", "cache_limit", SP_SET_BYTES, offsetof(type, member.cache_limit_bytes), "0", 0,     \
-     1e18, "bytes", "", "Largest size of the cache; unused checkpoints go first; 0: no limit."},   \
-    {"compute", "backend", SP_SET_STR, offsetof(type, member.backend), "cpu", 0, 0, "", "",        \
-     "Backend: cpu or openblas. A run takes only workers of its own."},                            \
-    {"compute", "threads", SP_SET_I64, offsetof(type, member.threads), "0", 0, SP_MAX_THREADS,     \
-     "threads", "", "Threads that compute; 0: all cores of the machine."}
+        {"coordinator",                                                                            \
+         "token_file",                                                                             \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.token_file),                                                        \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "File with this worker's token; empty: admin.token in the state directory."},             \
+        {"coordinator",                                                                            \
+         "tls_ca",                                                                                 \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.tls_ca),                                                            \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "PEM file of the authority that signed the coordinator's certificate."},                  \
+        {"coordinator",                                                                            \
+         "tls_cert",                                                                               \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.tls_cert),                                                          \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "PEM file with this worker's certificate and key."},                                      \
+        {"coordinator",                                                                            \
+         "tls_server_name",                                                                        \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.tls_server_name),                                                   \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "DNS name that the coordinator's certificate must have."},                                \
+        {"coordinator",                                                                            \
+         "connect_timeout",                                                                        \
+         SP_SET_MS,                                                                                \
+         offsetof(type, member.connect_ms),                                                        \
+         "5 s",                                                                                    \
+         1,                                                                                        \
+         600000,                                                                                   \
+         "ms",                                                                                     \
+         "",                                                                                       \
+         "Longest time to wait for a connection."},                                                \
+        {"coordinator",                                                                            \
+         "request_timeout",                                                                        \
+         SP_SET_MS,                                                                                \
+         offsetof(type, member.request_ms),                                                        \
+         "30 s",                                                                                   \
+         10,                                                                                       \
+         600000,                                                                                   \
+         "ms",                                                                                     \
+         "",                                                                                       \
+         "Longest time to wait for an answer."},                                                   \
+        {"coordinator",                                                                            \
+         "backoff_min",                                                                            \
+         SP_SET_MS,                                                                                \
+         offsetof(type, member.backoff_min_ms),                                                    \
+         "200 ms",                                                                                 \
+         1,                                                                                        \
+         600000,                                                                                   \
+         "ms",                                                                                     \
+         "",                                                                                       \
+         "First pause before a request is sent again."},                                           \
+        {"coordinator",                                                                            \
+         "backoff_max",                                                                            \
+         SP_SET_MS,                                                                                \
+         offsetof(type, member.backoff_max_ms),                                                    \
+         "10 s",                                                                                   \
+         1,                                                                                        \
+         600000,                                                                                   \
+         "ms",                                                                                     \
+         "",                                                                                       \
+         "Longest pause before a request is sent again."},                                         \
+        {"worker",                                                                                 \
+         "name",                                                                                   \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.name),                                                              \
+         default_name,                                                                             \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "Name of this worker, stable over restarts; empty: the role and the host's name."},       \
+        {"worker",                                                                                 \
+         "state_dir",                                                                              \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.state_dir),                                                         \
+         "/var/lib/spin",                                                                          \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "Directory for what the worker keeps."},                                                  \
+        {"worker", "log_level", SP_SET_STR, offsetof(type, member.log_level), "info", 0,           \
+         0,        "",          "",         "debug, info, warn or error."},                        \
+        {"weights",                                                                                \
+         "cache_dir",                                                                              \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.cache_dir),                                                         \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "Directory of downloaded checkpoints, shared by the workers of a machine; empty: cache "  \
+         "in "                                                                                     \
+         "the state directory."},                                                                  \
+        {"weights",    "cache_limit",                                                              \
+         SP_SET_BYTES, offsetof(type, member.cache_limit_bytes),                                   \
+         "0",          0,                                                                          \
+         1e18,         "bytes",                                                                    \
+         "",           "Largest size of the cache; unused checkpoints go first; 0: no limit."},    \
+        {"compute",  "backend",                                                                    \
+         SP_SET_STR, offsetof(type, member.backend),                                               \
+         "cpu",      0,                                                                            \
+         0,          "",                                                                           \
+         "",         "Backend: cpu or openblas. A run takes only workers of its own."},            \
+    {                                                                                              \
+        "compute", "threads", SP_SET_I64, offsetof(type, member.threads), "0", 0, SP_MAX_THREADS,  \
+            "threads", "", "Threads that compute; 0: all cores of the machine."                    \
+    }
 
 /* Fills what follows from other settings (url, name, cache_dir, token_file) and checks the rest.
  * role: "generator", "trainer". */

@@ -1,0 +1,32 @@
+#include "generator/settings.h"
+
+#include "common/base/mem.h"
+
+#define AT(field) offsetof(struct gen_settings, field)
+
+static const struct sp_setting table[] = {
+    WORKER_SETTINGS(struct gen_settings, worker, ""),
+    {"generate", "run", SP_SET_STR, AT(run), "", 0, 0, "", "",
+     "Work for this run only; empty: for any run that has work."},
+    {"generate", "slots", SP_SET_I64, AT(slots), "32", 1, SP_MAX_SLOTS, "sequences", "",
+     "Sequences decoded at once; more is faster until memory or cores are full."},
+    {"generate", "rows_per_step", SP_SET_I64, AT(rows_per_step), "0", 0, 65536, "rows", "",
+     "Rows of one pass through the model, prompts included; 0: chosen from the slots."},
+    {"generate", "lease_items", SP_SET_I64, AT(lease_items), "0", 0, SP_MAX_LEASE_ITEMS, "items",
+     "", "Items asked for at once; 0: as many as slots."},
+    {"generate", "submit_items", SP_SET_I64, AT(submit_items), "64", 1, SP_MAX_SUBMIT_RESULTS,
+     "results", "", "Most results in one submission."},
+    {"generate", "submit_wait", SP_SET_MS, AT(submit_ms), "1 s", 1, 60000, "ms", "",
+     "Longest time that a finished result waits for others."},
+    {"generate", "stop_timeout", SP_SET_MS, AT(stop_ms), "5 s", 100, 600000, "ms", "",
+     "After SIGTERM: time to hand in finished results and to give leases back."},
+    {"generate", "report", SP_SET_MS, AT(report_ms), "10 s", 100, 3600000, "ms", "",
+     "Time between two lines of progress in the log."},
+};
+
+const struct sp_config_spec gen_settings_spec = {
+    .title = "spin-generator",
+    .settings = table,
+    .count = SP_COUNT(table),
+    .struct_bytes = sizeof(struct gen_settings),
+};
