@@ -19,11 +19,30 @@ void fill(float *x, size_t n, uint32_t seed, float scale)
     }
 }
 
+static void **arrays; /* what the test at hand has taken */
+static size_t array_count;
+
+void *array(size_t n, size_t elem_bytes)
+{
+    void *x = sp_alloc_block(n + 1, elem_bytes);
+    ck_assert_ptr_nonnull(x);
+    arrays = sp_xgrow(arrays, array_count + 1, sizeof(*arrays));
+    arrays[array_count++] = x;
+    return x;
+}
+
+void free_arrays(void)
+{
+    for (size_t i = 0; i < array_count; i++)
+        sp_free_block(arrays[i]);
+    free(arrays);
+    arrays = NULL;
+    array_count = 0;
+}
+
 float *zeros(size_t n)
 {
-    float *x = sp_alloc_block(n + 1, sizeof(float));
-    ck_assert_ptr_nonnull(x);
-    return x;
+    return array(n, sizeof(float));
 }
 
 float *filled(size_t n, uint32_t seed, float scale)
@@ -74,10 +93,11 @@ double error_d(const float *a, const double *b, size_t n)
 
 static void check_equal_bits(const float *a, const float *b, size_t n, const char *what)
 {
-    for (size_t i = 0; i < n; i++)
-        ck_assert_msg(memcmp(&a[i], &b[i], sizeof(float)) == 0,
-                      "%s: element %zu of %zu is %.9g, elsewhere %.9g", what, i, n, (double)b[i],
-                      (double)a[i]);
+    size_t i = 0;
+    while (i < n && memcmp(&a[i], &b[i], sizeof(float)) == 0)
+        i++;
+    ck_assert_msg(i == n, "%s: element %zu of %zu is %.9g, elsewhere %.9g", what, i, n,
+                  i < n ? (double)b[i] : 0.0, i < n ? (double)a[i] : 0.0);
 }
 
 void check_same_bits(output_fn *run, size_t n)
@@ -92,17 +112,16 @@ void check_same_bits(output_fn *run, size_t n)
             float *out = zeros(n);
             memset(out, 0xff, n * sizeof(float)); /* NaN: what isn't written differs from nothing */
             run(backend, out);
-            if (first) {
+            if (first)
                 check_equal_bits(first, out, n, backend->device);
-                sp_free_block(out);
-            } else {
+            else
                 first = out;
-            }
             tn_close(backend);
         }
-    for (size_t i = 0; i < n; i++)
-        ck_assert_msg(isfinite(first[i]), "element %zu of %zu isn't finite", i, n);
-    sp_free_block(first);
+    size_t finite = 0;
+    while (finite < n && isfinite(first[finite]))
+        finite++;
+    ck_assert_msg(finite == n, "element %zu of %zu isn't finite", finite, n);
 }
 
 void check_backends_agree(output_fn *run, size_t n, double tolerance)
@@ -115,14 +134,12 @@ void check_backends_agree(output_fn *run, size_t n, double tolerance)
     }
     double error = error_f(out[1], out[0], n);
     ck_assert_msg(error < tolerance, "backends differ by %.3g, allowed %.3g", error, tolerance);
-    sp_free_block(out[0]);
-    sp_free_block(out[1]);
 }
 
 void check_gradient(scalar_fn *f, void *context, const float *x, const float *gradient, size_t n,
                     double tolerance)
 {
-    double *at = sp_xarray(n, sizeof(double)), *v = sp_xarray(n, sizeof(double));
+    double *at = array(n, sizeof(double)), *v = array(n, sizeof(double));
     float *direction = zeros(n);
     double largest = 0.0, worst = 0.0, size = 0.0;
     for (size_t i = 0; i < n; i++)
@@ -155,7 +172,4 @@ void check_gradient(scalar_fn *f, void *context, const float *x, const float *gr
     ck_assert_msg(worst < tolerance, "gradient is off by %.3g of its size, allowed %.3g", worst,
                   tolerance);
     ck_assert_msg(largest > 0.01, "the check would pass a zero gradient");
-    free(at);
-    free(v);
-    sp_free_block(direction);
 }

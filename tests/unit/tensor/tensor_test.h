@@ -11,8 +11,11 @@
 
 /* Uniform in [-scale, scale), a function of (seed, index) only. */
 void fill(float *x, size_t n, uint32_t seed, float scale);
-float *filled(size_t n, uint32_t seed, float scale); /* a new array; freed by the process's end */
+/* New arrays, zeroed, freed by free_arrays: a checked fixture of every case. */
+void *array(size_t n, size_t elem_bytes);
 float *zeros(size_t n);
+float *filled(size_t n, uint32_t seed, float scale);
+void free_arrays(void);
 uint32_t pick(uint32_t seed, uint32_t index, uint32_t bound); /* an integer below bound */
 
 /* NULL when this CPU lacks the instruction set (says so); other failures end the test. */

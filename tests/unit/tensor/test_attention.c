@@ -91,8 +91,8 @@ START_TEST(forward_is_attention)
     struct tn_backend *b = open_backend("cpu", NULL, 2);
     size_t w = width(s), heads = ROWS * (size_t)s->H, c = (size_t)s->C;
     float *qkv = filled(ROWS * w, 1, 1.5f), *out = zeros(heads * c), *lse = zeros(heads);
-    double *exact = sp_xarray(ROWS * w, 8), *want = sp_xarray(heads * c, 8),
-           *want_lse = sp_xarray(heads, 8);
+    double *exact = array(ROWS * w, 8), *want = array(heads * c, 8),
+           *want_lse = array(heads, 8);
     for (size_t i = 0; i < ROWS * w; i++)
         exact[i] = qkv[i];
     attend_all(want, want_lse, exact, segments, SEGMENTS, s);
@@ -115,12 +115,10 @@ static double attention_loss(const double *qkv, void *context)
 {
     const struct loss *l = context;
     size_t heads = (size_t)l->rows * (size_t)l->s->H, c = (size_t)l->s->C;
-    double *out = sp_xarray(heads * c, 8), *lse = sp_xarray(heads, 8), sum = 0.0;
+    double *out = array(heads * c, 8), *lse = array(heads, 8), sum = 0.0;
     attend_all(out, lse, qkv, l->list, l->n, l->s);
     for (size_t i = 0; i < heads * c; i++)
         sum += out[i] * l->dout[i];
-    free(out);
-    free(lse);
     return sum;
 }
 
@@ -293,8 +291,6 @@ static void forward_and_backward(struct tn_backend *b, float *out)
                       scale_of(s), s->window);
     b->ops->attention_bwd(b, out + heads * (c + 1), dout, out, out + heads * c, qkv, ROWS, segments,
                           SEGMENTS, s->H, s->G, s->C, scale_of(s), s->window);
-    sp_free_block(qkv);
-    sp_free_block(dout);
 }
 
 START_TEST(attention_has_one_result)
@@ -312,7 +308,7 @@ START_TEST(large_scores)
     const struct tn_segment one = {0, 50, 0, 0};
     struct tn_backend *b = open_backend("cpu", NULL, 1);
     float *qkv = filled(50 * width(&s), 1, 12.0f), *out = zeros(50 * 32), *lse = zeros(100);
-    double *exact = sp_xarray(50 * width(&s), 8), want[50 * 32], want_lse[100];
+    double *exact = array(50 * width(&s), 8), want[50 * 32], want_lse[100];
     for (size_t i = 0; i < 50 * width(&s); i++)
         exact[i] = qkv[i];
     b->ops->attention(b, out, lse, qkv, 50, &one, 1, s.H, s.G, s.C, scale_of(&s), 0);
@@ -331,6 +327,7 @@ static Suite *suite(void)
     Suite *suite = suite_create("attention");
     TCase *tcase = tcase_create("attention");
     tcase_set_timeout(tcase, 30);
+    tcase_add_checked_fixture(tcase, NULL, free_arrays);
     int n = (int)SP_COUNT(shapes);
     tcase_add_loop_test(tcase, forward_is_attention, 0, n);
     tcase_add_loop_test(tcase, backward_is_the_gradient, 0, n);

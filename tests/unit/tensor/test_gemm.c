@@ -54,11 +54,6 @@ static void exact_for(const char *isa, int32_t threads)
         b->ops->linear_bwd_w(b, big, dy, x, T, N, K);
         chain(want, n, k, t, dy, 1, n, x, k, 1, true);
         ck_assert_int_eq(memcmp(big, want, n * k * sizeof(float)), 0);
-        sp_free_block(x);
-        sp_free_block(w);
-        sp_free_block(dy);
-        sp_free_block(big);
-        sp_free_block(want);
     }
     tn_close(b);
 }
@@ -89,10 +84,6 @@ START_TEST(large_products_are_chains)
         b->ops->linear_packed(b, got, x, packed, T);
         ck_assert_int_eq(memcmp(got, want, t * n * sizeof(float)), 0);
         b->ops->weights_free(b, packed);
-        sp_free_block(x);
-        sp_free_block(w);
-        sp_free_block(got);
-        sp_free_block(want);
     }
     tn_close(b);
 }
@@ -120,10 +111,6 @@ START_TEST(packed_equals_linear)
             b->ops->linear_packed(b, packed_y, x, packed, T);
             ck_assert_int_eq(memcmp(y, packed_y, t * n * sizeof(float)), 0);
             b->ops->weights_free(b, packed);
-            sp_free_block(x);
-            sp_free_block(w);
-            sp_free_block(y);
-            sp_free_block(packed_y);
         }
     tn_close(b);
 }
@@ -170,9 +157,6 @@ static void all_products(struct tn_backend *b, float *out)
     b->ops->linear(b, out, x, w, T, N, K, true);
     b->ops->linear_bwd_x(b, dx, dy, w, T, N, K, true);
     b->ops->linear_bwd_w(b, dw, dy, x, T, N, K);
-    sp_free_block(x);
-    sp_free_block(w);
-    sp_free_block(dy);
 }
 
 START_TEST(products_have_one_result)
@@ -253,6 +237,7 @@ static Suite *suite(void)
     Suite *suite = suite_create("gemm");
     TCase *tcase = tcase_create("gemm");
     tcase_set_timeout(tcase, 30);
+    tcase_add_checked_fixture(tcase, NULL, free_arrays);
     tcase_add_loop_test(tcase, products_are_chains, 0, 3);
     tcase_add_test(tcase, large_products_are_chains);
     tcase_add_loop_test(tcase, packed_equals_linear, 0, 4);

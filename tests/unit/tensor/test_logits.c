@@ -128,8 +128,8 @@ static int by_logit(const void *a, const void *b)
 /* What the header says, in double: the probabilities of each id. */
 static void distribution(double *p, const float *x, int32_t V, const struct tn_sample_params *o)
 {
-    struct candidate *list = sp_xarray((size_t)V, sizeof(*list));
-    double *share = sp_xarray((size_t)V, 8), total = 0.0, kept = 0.0;
+    struct candidate *list = array((size_t)V, sizeof(*list));
+    double *share = array((size_t)V, 8), total = 0.0, kept = 0.0;
     for (int32_t i = 0; i < V; i++)
         list[i] = (struct candidate){x[i], i};
     qsort(list, (size_t)V, sizeof(*list), by_logit);
@@ -144,8 +144,6 @@ static void distribution(double *p, const float *x, int32_t V, const struct tn_s
         kept += share[m++];
     for (int32_t i = 0; i < m; i++)
         p[list[i].id] = share[i] / kept;
-    free(list);
-    free(share);
 }
 
 static const struct tn_sample_params settings[] = {
@@ -164,9 +162,9 @@ START_TEST(samples_follow_the_distribution)
     fill(one, V, 21, 2.0f);
     one[5] = one[20]; /* a tie */
     distribution(p, one, V, o);
-    struct tn_sample_params *params = sp_xarray(DRAWS, sizeof(*params));
-    struct tn_sample_key *keys = sp_xarray(DRAWS, sizeof(*keys));
-    int32_t *ids = sp_xarray(DRAWS, sizeof(*ids)), count[V] = {0};
+    struct tn_sample_params *params = array(DRAWS, sizeof(*params));
+    struct tn_sample_key *keys = array(DRAWS, sizeof(*keys));
+    int32_t *ids = array(DRAWS, sizeof(*ids)), count[V] = {0};
     for (size_t i = 0; i < DRAWS; i++) {
         memcpy(x + i * V, one, sizeof(one));
         params[i] = *o;
@@ -204,8 +202,8 @@ START_TEST(samples_are_the_inverse_distribution)
     struct tn_sample_params params[ROWS];
     struct tn_sample_key keys[ROWS];
     int32_t ids[ROWS], again[1];
-    double *p = sp_xarray(V, 8);
-    struct candidate *list = sp_xarray(V, sizeof(*list));
+    double *p = array(V, 8);
+    struct candidate *list = array(V, sizeof(*list));
     for (uint32_t r = 0; r < ROWS; r++) {
         params[r] = *o;
         keys[r] = (struct tn_sample_key){1u << r % 20, r, 3 * r, 1, 40 - r % 40};
@@ -272,6 +270,7 @@ static Suite *suite(void)
     Suite *suite = suite_create("logits");
     TCase *tcase = tcase_create("logits");
     tcase_set_timeout(tcase, 30);
+    tcase_add_checked_fixture(tcase, NULL, free_arrays);
     tcase_add_loop_test(tcase, lse_and_argmax, 0, (int)SP_COUNT(vocabularies));
     tcase_add_test(tcase, logits_gradient);
     tcase_add_test(tcase, logits_have_one_result);

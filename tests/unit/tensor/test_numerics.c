@@ -174,6 +174,7 @@ static Suite *suite(void)
     Suite *suite = suite_create("numerics");
     TCase *tcase = tcase_create("numerics");
     tcase_set_timeout(tcase, 30);
+    tcase_add_checked_fixture(tcase, NULL, free_arrays);
     tcase_add_loop_test(tcase, the_digest_is_the_revision_s, 0, 3);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -46,7 +46,7 @@ static void run_jobs(int32_t threads, int32_t jobs, bool pauses)
 
 START_TEST(every_task_runs_once)
 {
-    run_jobs(_i + 1, _i < 2 ? 10000 : 1000, false);
+    run_jobs(_i + 1, _i < 2 ? 3000 : 300, false);
 }
 END_TEST
 

@@ -92,6 +92,7 @@ static Suite *suite(void)
     Suite *suite = suite_create("vmath");
     TCase *tcase = tcase_create("vmath");
     tcase_set_timeout(tcase, 30);
+    tcase_add_checked_fixture(tcase, NULL, free_arrays);
     tcase_add_loop_test(tcase, exp_is_close, 0, 3);
     tcase_add_loop_test(tcase, exp_at_the_edges, 0, 3);
     tcase_add_test(tcase, log_is_close);
