@@ -20,6 +20,8 @@
 #define BLOCK_ALIGN 64u
 #define HUGE_PAGE ((size_t)2 << 20)
 #define HUGE_FROM ((size_t)4 << 20)
+/* The sanitizer's allocator aborts above this instead of returning NULL. */
+#define MALLOC_MAX ((size_t)1 << 39)
 
 bool sp_mul_size(size_t a, size_t b, size_t *ret)
 {
@@ -139,7 +141,7 @@ void *sp_alloc_block(size_t count, size_t elem_bytes)
         return NULL;
     if (bytes >= HUGE_FROM && !BLOCKS_FROM_MALLOC)
         return map_block(bytes);
-    if (!sp_add_size(bytes, BLOCK_ALIGN + HUGE_PAGE, &total))
+    if (!sp_add_size(bytes, BLOCK_ALIGN + HUGE_PAGE, &total) || total > MALLOC_MAX)
         return NULL;
     size_t align = bytes >= HUGE_FROM ? HUGE_PAGE : BLOCK_ALIGN;
     void *base;
