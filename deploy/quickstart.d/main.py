@@ -17,7 +17,7 @@ import task
 from cluster import Cluster, Failure
 
 HERE = pathlib.Path(__file__).resolve().parent
-LEARNING_RATES = [5e-5, 1e-4, 2e-4, 4e-4]
+LEARNING_RATES = [1e-4, 2e-4, 4e-4, 8e-4]
 
 # Settings of both arms. The learning rate is chosen for each on the validation split.
 RUN = """# written by deploy/quickstart

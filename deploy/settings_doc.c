@@ -1,0 +1,87 @@
+/* settings-doc: prints what the settings tables know: example files, man pages, Markdown. Used while
+ * building; not installed.
+ *
+ *     settings-doc example|markdown coordinator|generator|trainer|run
+ *     settings-doc man coordinator|generator|trainer|run PAGE.in   (its line @SETTINGS@ is replaced)
+ *     settings-doc limits                                         (Markdown table of every limit) */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/fs.h"
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "coordinator/settings.h"
+#include "generator/settings.h"
+#include "proto/run_settings.h"
+#include "trainer/settings.h"
+
+#define MARK "@SETTINGS@\n"
+#define PAGE_BYTES (1 << 20)
+
+static const struct sp_config_spec *find_spec(const char *name)
+{
+    if (strcmp(name, "coordinator") == 0)
+        return &coord_settings_spec;
+    if (strcmp(name, "generator") == 0)
+        return &gen_settings_spec;
+    if (strcmp(name, "trainer") == 0)
+        return &train_settings_spec;
+    return strcmp(name, "run") == 0 ? &run_settings_spec : NULL;
+}
+
+static int man_page(const struct sp_config_spec *spec, const char *path)
+{
+    struct sp_error err = {0};
+    struct sp_buf table = SP_BUF_INIT;
+    char *page = NULL;
+    size_t length = 0;
+    if (sp_read_file(path, PAGE_BYTES, &page, &length, &err) != SP_OK) {
+        fprintf(stderr, "settings-doc: %s\n", err.text);
+        return 1;
+    }
+    char *mark = strstr(page, MARK);
+    if (!mark) {
+        fprintf(stderr, "settings-doc: %s: no line " MARK, path);
+        free(page);
+        return 1;
+    }
+    sp_config_man(spec, &table);
+    fwrite(page, 1, (size_t)(mark - page), stdout);
+    fputs(table.data ? table.data : "", stdout);
+    fputs(mark + strlen(MARK), stdout);
+    sp_buf_deinit(&table);
+    free(page);
+    return 0;
+}
+
+static void limits(void)
+{
+    printf("| limit | value | bounds |\n| --- | ---: | --- |\n");
+#define ROW(name, value, what) printf("| `%s` | %lld | %s |\n", #name, (long long)(value), what);
+    SP_LIMIT_LIST(ROW)
+#undef ROW
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && strcmp(argv[1], "limits") == 0) {
+        limits();
+        return 0;
+    }
+    const struct sp_config_spec *spec = argc >= 3 ? find_spec(argv[2]) : NULL;
+    if (!spec) {
+        fprintf(stderr, "usage: settings-doc example|markdown|man PROGRAM [PAGE.in]\n");
+        return 2;
+    }
+    if (strcmp(argv[1], "man") == 0 && argc == 4)
+        return man_page(spec, argv[3]);
+    struct sp_buf text = SP_BUF_INIT;
+    if (strcmp(argv[1], "example") == 0)
+        sp_config_example(spec, &text);
+    else
+        sp_config_markdown(spec, &text);
+    fputs(text.data ? text.data : "", stdout);
+    sp_buf_deinit(&text);
+    return 0;
+}
