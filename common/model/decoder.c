@@ -422,6 +422,19 @@ bool model_decoder_take_result(struct model_decoder *d, struct model_decoder_res
     return true;
 }
 
+int32_t model_decoder_partial(const struct model_decoder *d, const void *user,
+                              const int32_t **ret_ids)
+{
+    for (int32_t i = 0; i < d->options.slots; i++) {
+        const struct decoder_record *r = d->slots[i] >= 0 ? &d->records[d->slots[i]] : NULL;
+        if (r != NULL && r->request.user == user) {
+            *ret_ids = r->response;
+            return r->n_response;
+        }
+    }
+    return 0;
+}
+
 void model_decoder_reset(struct model_decoder *d)
 {
     d->free.count = d->waiting.count = d->finished.count = 0;

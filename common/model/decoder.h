@@ -103,6 +103,11 @@ enum sp_err model_decoder_step(struct model_decoder *decoder, bool *ret_idle, st
     SP_MUST_USE;
 /* The next finished request, in order of completion; false: none. */
 bool model_decoder_take_result(struct model_decoder *decoder, struct model_decoder_result *ret);
+/* For display while it is made: what was sampled so far for the request with this `user` that has a
+ * slot. Their number, and the ids, valid until the next call of model_decoder_step; 0 when there is
+ * no such request, or nothing yet. */
+int32_t model_decoder_partial(const struct model_decoder *decoder, const void *user,
+                              const int32_t **ret_ids);
 /* Drops all requests and results (a lease was lost, the generator pauses). */
 void model_decoder_reset(struct model_decoder *decoder);
 void model_decoder_get_stats(const struct model_decoder *decoder, struct model_decoder_stats *ret);
