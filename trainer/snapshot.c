@@ -94,7 +94,10 @@ static enum sp_err get_digest(const json_t *header, const char *key, struct sp_d
 {
     const char *hex;
     enum sp_err rc = sp_json_str(header, key, "header", &hex, err);
-    return rc == SP_OK ? sp_digest_parse(hex, ret, err) : rc;
+    if (rc != SP_OK)
+        return rc;
+    rc = sp_digest_parse(hex, ret, err);
+    return rc == SP_OK ? rc : sp_wrap(err, rc, "header: field \"%s\"", key);
 }
 
 static enum sp_err get_text(const json_t *header, const char *key, char *ret, size_t bytes,
