@@ -9,6 +9,7 @@
 
 #include "common/base/fs.h"
 #include "common/base/json.h"
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/model/forward.h"

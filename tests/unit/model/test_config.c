@@ -1,0 +1,219 @@
+#include "common/model/config.h"
+
+#include "tests/unit/model/fixtures.h"
+
+static const char base[] =
+    "{\"model_type\":\"llama\",\"vocab_size\":100,\"hidden_size\":32,\"intermediate_size\":48,"
+    "\"num_hidden_layers\":2,\"num_attention_heads\":4,\"num_key_value_heads\":2,"
+    "\"max_position_embeddings\":64,\"rms_norm_eps\":1e-6,\"rope_theta\":10000.0,"
+    "\"tie_word_embeddings\":true,\"bos_token_id\":1,\"eos_token_id\":2}";
+
+static enum sp_err parse(const char *text, const char *generation, struct model_config *ret,
+                         struct sp_error *err)
+{
+    json_t *json = NULL, *g = NULL;
+    enum sp_err rc = sp_json_parse(text, strlen(text), "config.json", &json, err);
+    if (rc == SP_OK && generation)
+        rc = sp_json_parse(generation, strlen(generation), "generation_config.json", &g, err);
+    if (rc == SP_OK)
+        rc = model_config_parse(json, g, "config.json", ret, err);
+    json_decref(json);
+    json_decref(g);
+    return rc;
+}
+
+/* The base document with one field set to a JSON value (NULL: removed). */
+static enum sp_err parse_with(const char *key, const char *value, struct model_config *ret,
+                              struct sp_error *err)
+{
+    json_error_t detail;
+    json_t *json = json_loads(base, 0, &detail);
+    if (value)
+        json_object_set_new(json, key, json_loads(value, JSON_DECODE_ANY, &detail));
+    else
+        json_object_del(json, key);
+    enum sp_err rc = model_config_parse(json, NULL, "config.json", ret, err);
+    json_decref(json);
+    return rc;
+}
+
+START_TEST(reads_what_is_there)
+{
+    struct model_config c;
+    ck_ok(parse(base, NULL, &c, err));
+    ck_assert_str_eq(c.model_type, "llama");
+    ck_assert(c.vocab == 100 && c.hidden == 32 && c.ffn == 48 && c.layers == 2 && c.heads == 4);
+    ck_assert(c.kv_heads == 2 && c.head_size == 8 && c.max_positions == 64 && c.tie_embeddings);
+    ck_assert(c.rms_eps == 1e-6 && c.rope_theta == 10000 && c.init_std == 0.02 && c.window == 0);
+    ck_assert(c.bos_id == 1 && c.pad_id == -1 && c.n_eos == 1 && c.eos_ids[0] == 2);
+    ck_assert(c.dtype == TN_F32);
+    /* q, o: 32×32; k, v: 16×32; three of 48×32; two norms; table and last norm */
+    ck_assert_int_eq(c.n_params, 2 * (2 * 1024 + 2 * 512 + 3 * 1536 + 64) + 3200 + 32);
+    ck_assert(model_config_is_eos(&c, 2) && !model_config_is_eos(&c, 1));
+    ck_ok(parse_with("num_key_value_heads", NULL, &c, err));
+    ck_assert_int_eq(c.kv_heads, 4);
+    ck_ok(parse_with("head_dim", "6", &c, err));
+    ck_assert_int_eq(c.head_size, 6);
+    ck_ok(parse_with("torch_dtype", "\"bfloat16\"", &c, err));
+    ck_assert(c.dtype == TN_BF16);
+    ck_ok(parse_with("dtype", "\"float16\"", &c, err));
+    ck_assert(c.dtype == TN_F16);
+    ck_ok(parse_with("rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":777}", &c, err));
+    ck_assert(c.rope_theta == 777);
+    ck_ok(parse_with("rope_scaling", "null", &c, err));
+    ck_ok(parse_with("bos_token_id", "null", &c, err));
+    ck_assert_int_eq(c.bos_id, -1);
+    ck_ok(parse_with("pad_token_id", "-1", &c, err));
+    ck_assert_int_eq(c.pad_id, -1);
+    ck_ok(parse_with("eos_token_id", "[3,4,5]", &c, err));
+    ck_assert(c.n_eos == 3 && c.eos_ids[2] == 5);
+    ck_ok(parse_with("max_position_embeddings", "1000000", &c, err));
+    ck_assert_int_eq(c.max_positions, SP_MAX_SEQUENCE_TOKENS);
+    ck_ok(parse_with("sliding_window", "7", &c, err)); /* not a field of Llama */
+    ck_assert_int_eq(c.window, 0);
+}
+END_TEST
+
+START_TEST(generation_config_has_the_end_tokens)
+{
+    struct model_config c;
+    ck_ok(parse(base, "{\"eos_token_id\":[7,8]}", &c, err));
+    ck_assert(c.n_eos == 2 && c.eos_ids[0] == 7 && c.eos_ids[1] == 8);
+    ck_ok(parse(base, "{\"temperature\":1}", &c, err));
+    ck_assert(c.n_eos == 1 && c.eos_ids[0] == 2);
+    ck_fails(SP_EFORMAT, "generation_config.json: field \"eos_token_id\"",
+             parse(base, "{\"eos_token_id\":100}", &c, err));
+    ck_fails(SP_EFORMAT, "generation_config.json", parse(base, "[]", &c, err));
+}
+END_TEST
+
+START_TEST(refuses_what_it_cannot_compute)
+{
+    struct model_config c = {.vocab = 12345};
+#define UNSUPPORTED(part, key, value)                                                              \
+    ck_fails(SP_EUNSUPPORTED, part, parse_with(key, value, &c, err))
+    UNSUPPORTED("gpt2", "model_type", "\"gpt2\"");
+    UNSUPPORTED("attention_bias", "attention_bias", "true");
+    UNSUPPORTED("mlp_bias", "mlp_bias", "true");
+    UNSUPPORTED("hidden_act", "hidden_act", "\"gelu\"");
+    UNSUPPORTED("rope_scaling", "rope_scaling", "{\"type\":\"linear\",\"factor\":2}");
+    UNSUPPORTED("llama3", "rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8}");
+    UNSUPPORTED("rope_parameters", "rope_parameters", "{\"rope_type\":\"yarn\"}");
+    UNSUPPORTED("rope_scaling", "rope_scaling", "{}");
+    UNSUPPORTED("partial_rotary_factor", "partial_rotary_factor", "0.5");
+    UNSUPPORTED("quantization_config", "quantization_config", "{\"bits\":4}");
+    UNSUPPORTED("float64", "torch_dtype", "\"float64\"");
+    UNSUPPORTED("head size", "head_dim", "7");
+    ck_assert_int_eq(c.vocab, 12345);
+}
+END_TEST
+
+START_TEST(refuses_what_is_malformed)
+{
+    struct model_config c = {.vocab = 12345};
+    struct sp_error detail;
+    static const struct {
+        const char *key, *value;
+    } rows[] = {
+        {"model_type", NULL},
+        {"model_type", "3"},
+        {"vocab_size", NULL},
+        {"vocab_size", "1"},
+        {"vocab_size", "-5"},
+        {"vocab_size", "2000000"},
+        {"vocab_size", "\"100\""},
+        {"vocab_size", "1.5"},
+        {"hidden_size", "0"},
+        {"hidden_size", "1000000000"},
+        {"hidden_size", "30"}, /* not divisible by 4 heads */
+        {"intermediate_size", "0"},
+        {"num_hidden_layers", "0"},
+        {"num_hidden_layers", "9223372036854775807"},
+        {"num_attention_heads", "0"},
+        {"num_key_value_heads", "3"},
+        {"num_key_value_heads", "0"},
+        {"head_dim", "-2"},
+        {"max_position_embeddings", "0"},
+        {"rms_norm_eps", "0"},
+        {"rms_norm_eps", "\"small\""},
+        {"rope_theta", "0"},
+        {"rope_theta", "-10"},
+        {"rope_scaling", "3"},
+        {"initializer_range", "-1"},
+        {"tie_word_embeddings", "1"},
+        {"eos_token_id", "100"},
+        {"eos_token_id", "[1,-1]"},
+        {"eos_token_id", "\"</s>\""},
+        {"eos_token_id", "[1,2,3,4,5,6,7,8,9]"},
+        {"bos_token_id", "100"},
+        {"attention_bias", "\"no\""},
+        {"hidden_act", "7"},
+    };
+    for (size_t i = 0; i < SP_COUNT(rows); i++) {
+        enum sp_err rc = parse_with(rows[i].key, rows[i].value, &c, &detail);
+        ck_assert_msg(rc == SP_EFORMAT || rc == SP_ENOTFOUND || rc == SP_ELIMIT, "%s = %s gave %s",
+                      rows[i].key, rows[i].value, sp_err_name(rc));
+        ck_assert_msg(strstr(detail.text, "config.json") && strlen(detail.text) > 20, "%s",
+                      detail.text);
+    }
+    ck_assert_int_eq(c.vocab, 12345);
+    ck_fails(SP_EFORMAT, "object", parse("[]", NULL, &c, err));
+    ck_fails(SP_EFORMAT, "config.json", parse("{", NULL, &c, err));
+    ck_fails(SP_ENOTFOUND, "nowhere", model_config_load("/nowhere", &c, err));
+}
+END_TEST
+
+START_TEST(writes_what_it_reads)
+{
+    struct model_config c, d;
+    ck_ok(parse(base, "{\"eos_token_id\":[7,8]}", &c, err));
+    for (int k = 0; k < 2; k++) {
+        if (k == 1) {
+            snprintf(c.model_type, sizeof(c.model_type), "mistral");
+            c.window = 12;
+            c.tie_embeddings = false;
+            c.n_params += 3200;
+            c.dtype = TN_BF16;
+            c.pad_id = 0;
+            c.n_eos = 1;
+            c.eos_ids[1] = 0;
+        }
+        json_t *json = model_config_to_json(&c);
+        ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
+        ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+        json_decref(json);
+    }
+}
+END_TEST
+
+START_TEST(reads_directories)
+{
+    struct model_config c;
+    ck_ok(model_config_load(GOLDEN "tiny-llama", &c, err));
+    ck_assert(c.vocab == 37 && c.rope_theta == 500 && c.head_size == 6 && !c.tie_embeddings);
+    ck_ok(model_config_load(GOLDEN "tiny-mistral", &c, err));
+    ck_assert(c.window == 5 && c.tie_embeddings);
+    ck_ok(model_config_load_file(GOLDEN "tiny-mistral/config.json", &c, err));
+    const char *dir = shared_data(STORIES);
+    if (!dir)
+        return;
+    ck_ok(model_config_load(dir, &c, err));
+    ck_assert(c.vocab == 2048 && c.hidden == 128 && c.kv_heads == 4 && c.eos_ids[0] == 2);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("config");
+    TCase *t = tcase_create("config");
+    tcase_add_test(t, reads_what_is_there);
+    tcase_add_test(t, generation_config_has_the_end_tokens);
+    tcase_add_test(t, refuses_what_it_cannot_compute);
+    tcase_add_test(t, refuses_what_is_malformed);
+    tcase_add_test(t, writes_what_it_reads);
+    tcase_add_test(t, reads_directories);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+SPIN_CHECK_MAIN(suite())
