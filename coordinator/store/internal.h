@@ -24,8 +24,6 @@ struct store {
 
 /* STATE_DIR/runs/NAME.db + suffix; malloc'd */
 char *store_run_path(const char *state_dir, const char *name, const char *suffix);
-/* Letters, digits, '-', '_', '.', not first '.' or '-', at most SP_MAX_RUN_NAME. */
-bool store_run_name_is_good(const char *name);
 /* Rows of the file's table events. */
 enum sp_err store_db_event_append(struct sdb *db, const struct store_event *event,
                                   struct sp_error *err) SP_MUST_USE;

@@ -74,6 +74,9 @@ enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const c
 enum sp_err store_run_open(struct store *store, const char *name, struct store_run **ret,
                            struct sp_error *err) SP_MUST_USE;
 
+/* Letters, digits, '-', '_', '.', not first '-' or '.', 1 to SP_MAX_RUN_NAME. Any thread. */
+bool store_run_name_is_good(const char *name);
+
 /* ---- tokens (tokens.h has the rules) ---- */
 
 struct store_token {
@@ -81,7 +84,7 @@ struct store_token {
     struct sp_digest secret_sha; /* SHA-256 of the secret half */
     uint32_t role;               /* enum proto_role */
     const char *name;            /* for people: gen-1 */
-    const char *runs;            /* names separated by spaces; "": every run */
+    const char *runs;            /* names separated by commas; "": every run */
     int64_t created_ms, expires_ms, revoked_ms; /* wall clock; 0: never */
 };
 enum sp_err store_token_put(struct store *store, const struct store_token *token,
