@@ -69,15 +69,23 @@ static enum sp_err encode_piece(struct encoder *e, const char *text, const char 
     return SP_OK;
 }
 
+/* first: nothing comes before this text. */
 static enum sp_err encode_text(struct encoder *e, const char *text, const char *user,
-                               size_t length, unsigned flags)
+                               size_t length, bool first, unsigned flags)
 {
     const struct tok_added *added = &e->t->added;
     size_t at = 0, from = 0, start, end, token;
+    if (length > SP_MAX_TEXT)
+        return sp_fail(e->err, SP_ELIMIT, "the text has %zu bytes, more than the %d allowed",
+                       length, SP_MAX_TEXT);
+    size_t good = tok_utf8_check(text, length);
+    if (good < length)
+        return sp_fail(e->err, SP_EFORMAT, "the text is not UTF-8: byte 0x%02x at offset %zu",
+                       (unsigned char)text[good], good);
     while (tok_added_find(added, text, length, user, flags, from, &at, &start, &end, &token)) {
         if (start > from) {
             enum sp_err rc = encode_piece(e, text + from, user != NULL ? user + from : NULL,
-                                          start - from, from == 0, flags);
+                                          start - from, first && from == 0, flags);
             if (rc != SP_OK)
                 return rc;
         }
@@ -86,62 +94,74 @@ static enum sp_err encode_text(struct encoder *e, const char *text, const char *
     }
     if (from < length)
         return encode_piece(e, text + from, user != NULL ? user + from : NULL, length - from,
-                            from == 0, flags);
+                            first && from == 0, flags);
     return SP_OK;
 }
 
-static enum sp_err encode(const struct tok_tokenizer *t, const char *text, const char *user,
-                          size_t length, unsigned flags, struct tok_ids *ret,
-                          struct sp_error *err)
+static enum sp_err finish(struct encoder *e, size_t before, enum sp_err rc, unsigned flags)
 {
-    if (length > SP_MAX_TEXT)
-        return sp_fail(err, SP_ELIMIT, "the text has %zu bytes, more than the %d allowed", length,
-                       SP_MAX_TEXT);
-    size_t good = tok_utf8_check(text, length);
-    if (good < length)
-        return sp_fail(err, SP_EFORMAT, "the text is not UTF-8: byte 0x%02x at offset %zu",
-                       (unsigned char)text[good], good);
-    struct encoder e = {.t = t, .out = ret, .err = err};
-    size_t before = ret->count;
-    if (flags & TOK_ADD_PREFIX)
-        tok_ids_append_all(ret, t->prefix.ids, t->prefix.count);
-    enum sp_err rc = encode_text(&e, text, user, length, flags);
     if (rc == SP_OK && (flags & TOK_ADD_SUFFIX))
-        tok_ids_append_all(ret, t->suffix.ids, t->suffix.count);
+        tok_ids_append_all(e->out, e->t->suffix.ids, e->t->suffix.count);
     if (rc != SP_OK)
-        ret->count = before;
-    tok_words_deinit(t, &e.words);
-    tok_scratch_deinit(&e.scratch);
-    tok_marked_deinit(&e.marked);
+        e->out->count = before;
+    tok_words_deinit(e->t, &e->words);
+    tok_scratch_deinit(&e->scratch);
+    tok_marked_deinit(&e->marked);
     return rc;
 }
 
 enum sp_err tok_encode(const struct tok_tokenizer *tokenizer, const char *text, size_t length,
                        unsigned flags, struct tok_ids *ret, struct sp_error *err)
 {
-    return encode(tokenizer, text, NULL, length, flags, ret, err);
+    struct encoder e = {.t = tokenizer, .out = ret, .err = err};
+    size_t before = ret->count;
+    if (flags & TOK_ADD_PREFIX)
+        tok_ids_append_all(ret, tokenizer->prefix.ids, tokenizer->prefix.count);
+    enum sp_err rc = encode_text(&e, text, NULL, length, true, flags);
+    return finish(&e, before, rc, flags);
+}
+
+/* Puts the parts from *at up to the next token part together. */
+static enum sp_err join_parts(const struct tok_part *parts, size_t count, size_t *at,
+                              struct tok_marked *ret, struct sp_error *err)
+{
+    sp_buf_clear(&ret->text);
+    sp_buf_clear(&ret->user);
+    for (; *at < count && parts[*at].text != NULL; ++*at) {
+        const struct tok_part *part = &parts[*at];
+        if (part->length > SP_MAX_TEXT || ret->text.length > SP_MAX_TEXT)
+            return sp_fail(err, SP_ELIMIT, "the text has more than %d bytes", SP_MAX_TEXT);
+        sp_buf_append(&ret->text, part->text, part->length);
+        sp_buf_reserve(&ret->user, part->length);
+        memset(ret->user.data + ret->user.length, part->user ? 1 : 0, part->length);
+        ret->user.length += part->length;
+    }
+    return SP_OK;
 }
 
 enum sp_err tok_encode_parts(const struct tok_tokenizer *tokenizer, const struct tok_part *parts,
                              size_t count, unsigned flags, struct tok_ids *ret,
                              struct sp_error *err)
 {
-    struct tok_marked all = {0};
-    for (size_t i = 0; i < count; i++) {
-        if (parts[i].length == 0)
+    struct encoder e = {.t = tokenizer, .out = ret, .err = err};
+    struct tok_marked text = {0};
+    size_t before = ret->count;
+    enum sp_err rc = SP_OK;
+    bool first = true;
+    if (flags & TOK_ADD_PREFIX)
+        tok_ids_append_all(ret, tokenizer->prefix.ids, tokenizer->prefix.count);
+    for (size_t i = 0; i < count && rc == SP_OK;) {
+        if (parts[i].text == NULL) {
+            tok_ids_append(ret, parts[i++].token);
+            first = false;
             continue;
-        if (parts[i].length > SP_MAX_TEXT || all.text.length > SP_MAX_TEXT) {
-            tok_marked_deinit(&all);
-            return sp_fail(err, SP_ELIMIT, "the text has more than %d bytes", SP_MAX_TEXT);
         }
-        sp_buf_append(&all.text, parts[i].text, parts[i].length);
-        sp_buf_reserve(&all.user, parts[i].length);
-        memset(all.user.data + all.user.length, parts[i].user ? 1 : 0, parts[i].length);
-        all.user.length += parts[i].length;
+        rc = join_parts(parts, count, &i, &text, err);
+        if (rc == SP_OK && text.text.length > 0) {
+            rc = encode_text(&e, text.text.data, text.user.data, text.text.length, first, flags);
+            first = false;
+        }
     }
-    enum sp_err rc = encode(tokenizer, all.text.length > 0 ? all.text.data : "",
-                            all.user.length > 0 ? all.user.data : NULL, all.text.length, flags,
-                            ret, err);
-    tok_marked_deinit(&all);
-    return rc;
+    tok_marked_deinit(&text);
+    return finish(&e, before, rc, flags);
 }

@@ -80,9 +80,10 @@ enum sp_err tok_encode(const struct tok_tokenizer *tokenizer, const char *text, 
 
 /* One stretch of a text that is put together from a template and somebody's words. */
 struct tok_part {
-    const char *text; /* borrowed; not terminated */
+    const char *text; /* borrowed; not terminated; NULL: the token `token`, whatever its text */
     size_t length;    /* bytes */
     bool user;        /* special tokens are not recognised where they touch this part */
+    int32_t token;    /* where text is NULL */
 };
 /* Encodes the parts as the one text that they make together, so that tokens may span a boundary,
  * but no special token comes from what a user wrote. */
