@@ -20,7 +20,7 @@ static void pause_ms(struct gen *gen, int64_t ms)
 /* Errors that no retry mends: the program ends and says why. */
 static bool is_fatal(enum sp_err rc)
 {
-    return rc == SP_EDENIED || rc == SP_EVERSION;
+    return rc == SP_EDENIED || rc == SP_EVERSION || rc == SP_EEXIST;
 }
 
 static void return_lease(struct gen *gen, uint64_t lease)

@@ -68,7 +68,7 @@ static uint32_t head_run(const struct submitter *s, uint32_t limit)
 static bool is_refusal(enum sp_err rc)
 {
     return rc == SP_EINVAL || rc == SP_EFORMAT || rc == SP_ENOTFOUND || rc == SP_ESTATE ||
-           rc == SP_ELIMIT || rc == SP_ESTALE || rc == SP_EEXIST;
+           rc == SP_ELIMIT || rc == SP_ESTALE || rc == SP_EEXIST || rc == SP_EDENIED;
 }
 
 static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)

@@ -86,7 +86,7 @@ static enum sp_err work(struct trainer *trainer, struct sp_error *err)
         struct train_session *session;
         sp_daemon_watchdog();
         rc = ask(trainer, &session, err);
-        if (rc == SP_EDENIED || rc == SP_EVERSION)
+        if (rc == SP_EDENIED || rc == SP_EVERSION || rc == SP_EEXIST)
             return rc; /* no retry mends these */
         if (rc != SP_OK && rc != SP_ECANCELED) {
             sp_warn("no lease: %s", err->text);

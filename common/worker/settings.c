@@ -33,6 +33,8 @@ enum sp_err worker_settings_finish(struct worker_settings *settings, const char 
     }
     if (settings->cache_dir[0] == '\0')
         set_string(&settings->cache_dir, sp_path_join(settings->state_dir, "cache"));
+    if (settings->token_file[0] == '\0')
+        set_string(&settings->token_file, sp_xprintf("%s/%s.token", settings->state_dir, role));
     if (settings->backoff_max_ms < settings->backoff_min_ms)
         return sp_fail(err, SP_EINVAL, "[coordinator] backoff_max: below backoff_min");
     if (strncmp(settings->url, "tls+tcp://", 10) == 0 && settings->tls_ca[0] == '\0')
@@ -46,35 +48,22 @@ enum sp_err worker_settings_finish(struct worker_settings *settings, const char 
 enum sp_err worker_read_token(const struct worker_settings *settings, char **ret,
                               struct sp_error *err)
 {
-    bool given = settings->token_file[0] != '\0';
-    char *path =
-        given ? sp_xstrdup(settings->token_file) : sp_path_join(settings->state_dir, "admin.token");
+    const char *path = settings->token_file;
     char *text = NULL;
     size_t length = 0;
     enum sp_err rc = sp_read_file(path, TOKEN_FILE_BYTES, &text, &length, err);
-    if (rc == SP_ENOTFOUND && !given) {
-        rc = SP_OK;
-        text = sp_xstrdup("");
-        length = 0;
-    }
-    if (rc != SP_OK) {
-        rc = sp_wrap(err, rc, "token");
-        goto out;
-    }
+    if (rc != SP_OK)
+        return sp_wrap(err, rc, "token (make one with `spinctl token create > FILE`)");
     text[strcspn(text, "\r\n \t")] = '\0';
-    if (given && strchr(text, '.') == NULL) {
-        rc = sp_fail(err, SP_EFORMAT,
-                     "token: %s: no token (id.secret) on its first line: make one with `spinctl "
-                     "token create`",
-                     path);
-        goto out;
+    if (strchr(text, '.') == NULL) {
+        free(text);
+        return sp_fail(err, SP_EFORMAT,
+                       "token: %s: no token (id.secret) on its first line: make one with `spinctl "
+                       "token create`",
+                       path);
     }
     *ret = text;
-    text = NULL;
-out:
-    free(text);
-    free(path);
-    return rc;
+    return SP_OK;
 }
 
 /* ---- command line ---- */

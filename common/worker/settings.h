@@ -16,7 +16,7 @@
 struct worker_settings {
     /* [coordinator] */
     char *url;        /* ipc:///… or tls+tcp://host:port; "" until worker_settings_finish */
-    char *token_file; /* "id.secret" on one line; "": STATE_DIR/admin.token */
+    char *token_file; /* "id.secret" on one line; "": STATE_DIR/ROLE.token */
     char *tls_ca, *tls_cert, *tls_server_name;
     int64_t connect_ms, request_ms, backoff_min_ms, backoff_max_ms;
     /* [worker] */
@@ -52,7 +52,8 @@ struct worker_settings {
          0,                                                                                        \
          "",                                                                                       \
          "",                                                                                       \
-         "File with this worker's token; empty: admin.token in the state directory."},             \
+         "File with this worker's token; empty: generator.token or trainer.token in the state "    \
+         "directory."},                                                                            \
         {"coordinator",                                                                            \
          "tls_ca",                                                                                 \
          SP_SET_STR,                                                                               \
@@ -176,7 +177,7 @@ struct worker_settings {
  * role: "generator", "trainer". */
 enum sp_err worker_settings_finish(struct worker_settings *settings, const char *role,
                                    struct sp_error *err) SP_MUST_USE;
-/* The one line of the token file, malloc'd. An absent default file gives "". */
+/* The token in the file (after worker_settings_finish), malloc'd. */
 enum sp_err worker_read_token(const struct worker_settings *settings, char **ret,
                               struct sp_error *err) SP_MUST_USE;
 
