@@ -20,7 +20,7 @@ END_TOKEN = "<|end|>"
 
 # The shipped starting model: deploy/quickstart.d/make-base makes it again, bit for bit.
 BASE_SEED = 1
-BASE_ROWS = 20000
+BASE_ROWS = 16000
 FAULT_SHARE = 0.5
 
 
