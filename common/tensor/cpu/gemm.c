@@ -39,8 +39,7 @@ static void pack_a_block(const struct product *p, int32_t block)
         p->cpu->kern->transpose(to, (size_t)rows, from, g->a_row, rows, p->k);
         return;
     }
-    for (int32_t k = 0; k < p->k; k++, to += rows, from += g->a_col)
-        memcpy(to, from, (size_t)rows * sizeof(float));
+    p->cpu->kern->copy(to, (size_t)rows, from, g->a_col, rows, p->k);
 }
 
 /* B's panel of nr columns as [k][nr], zero beyond the last column */
@@ -57,8 +56,7 @@ static void pack_b_panel(const struct product *p, int32_t panel)
         p->cpu->kern->transpose(to, (size_t)nr, from, g->b_col, cols, p->k);
         return;
     }
-    for (int32_t k = 0; k < p->k; k++, to += nr, from += g->b_row)
-        memcpy(to, from, (size_t)cols * sizeof(float));
+    p->cpu->kern->copy(to, (size_t)nr, from, g->b_row, cols, p->k);
 }
 
 static void pack_task(void *context, int32_t task, int32_t worker)

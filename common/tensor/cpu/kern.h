@@ -25,10 +25,13 @@ struct tn_kern {
     /* The same with B in bf16: word j of nr/2 words holds column j (low half) and j + nr/2 (high). */
     void (*micro_bf16)(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
                        size_t ldb, float *c, size_t ldc, bool load);
-    /* to[c·ldto + r] = from[r·ldfrom + c]. May write past the row r = rows up to 16-float
-     * granularity within `to` rows that come later, never beyond to[(cols-1)·ldto + pad(rows)]. */
+    /* to[c·ldto + r] = from[r·ldfrom + c]; nothing else is written. */
     void (*transpose)(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
                       int32_t cols);
+
+    /* depth rows of cols ≤ nr floats */
+    void (*copy)(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t cols,
+                 int32_t depth);
 
     void (*add)(float *y, const float *x, size_t n);
     void (*exp)(float *y, const float *x, size_t n);

@@ -91,12 +91,59 @@ static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, co
     micro_b16[m](depth, a, lda, b, ldb, c, ldc, load);
 }
 
+/* rows ≤ 8 of 8 floats */
+static inline void transpose_block(float *to, size_t ldto, const float *from, size_t ldfrom,
+                                   int32_t rows)
+{
+    __m256 r[8], t[8];
+    __m256i out = v_lanes(0, rows, 0);
+    for (int i = 0; i < 8; i++)
+        r[i] = i < rows ? _mm256_loadu_ps(from + (size_t)i * ldfrom) : _mm256_setzero_ps();
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) { /* half q of r[i + j] holds column 4q + j of four rows */
+        r[i] = _mm256_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm256_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm256_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; i++) {
+        if (rows == 8)
+            _mm256_storeu_ps(to + (size_t)i * ldto, t[i]);
+        else
+            _mm256_maskstore_ps(to + (size_t)i * ldto, out, t[i]);
+    }
+}
+
 static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
                         int32_t cols)
 {
-    for (int32_t c = 0; c < cols; c++)
+    int32_t full = cols / 8 * 8;
+    for (int32_t row = 0; row < rows; row += 8)
+        for (int32_t col = 0; col < full; col += 8)
+            transpose_block(to + (size_t)col * ldto + row, ldto, from + (size_t)row * ldfrom + col,
+                            ldfrom, rows - row < 8 ? rows - row : 8);
+    for (int32_t c = full; c < cols; c++)
         for (int32_t r = 0; r < rows; r++)
             to[(size_t)c * ldto + (size_t)r] = from[(size_t)r * ldfrom + (size_t)c];
+}
+
+static void k_copy(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t cols,
+                   int32_t depth)
+{
+    if (cols == 16) {
+        for (; depth > 0; depth--, to += ldto, from += ldfrom)
+            v_store(to, v_load(from));
+        return;
+    }
+    for (; depth > 0; depth--, to += ldto, from += ldfrom)
+        v_storen(to, v_loadn(from, (size_t)cols), (size_t)cols);
 }
 
 #include "common/tensor/cpu/kern_body.h"

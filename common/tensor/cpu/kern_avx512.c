@@ -120,12 +120,60 @@ static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, co
     micro_b16[m](depth, a, lda, b, ldb, c, ldc, load);
 }
 
+/* rows ≤ 16 of cols ≤ 16 floats */
+static inline void transpose_block(float *to, size_t ldto, const float *from, size_t ldfrom,
+                                   int32_t rows, int32_t cols)
+{
+    __m512 r[16], t[16];
+    __mmask16 in = (__mmask16)((1u << cols) - 1), out = (__mmask16)((1u << rows) - 1);
+    for (int i = 0; i < 16; i++)
+        r[i] = i < rows ? _mm512_maskz_loadu_ps(in, from + (size_t)i * ldfrom) : _mm512_setzero_ps();
+    for (int i = 0; i < 16; i += 2) { /* pairs of rows: a0 b0 a1 b1 | a2 b2 a3 b3 in each quarter */
+        t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) { /* four rows: quarter q of r[i + j] holds column 4q + j */
+        r[i] = _mm512_shuffle_ps(t[i], t[i + 2], 0x44);
+        r[i + 1] = _mm512_shuffle_ps(t[i], t[i + 2], 0xee);
+        r[i + 2] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0x44);
+        r[i + 3] = _mm512_shuffle_ps(t[i + 1], t[i + 3], 0xee);
+    }
+    for (int i = 0; i < 4; i++) { /* quarters of eight rows, then of all */
+        t[i] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0x88);
+        t[i + 4] = _mm512_shuffle_f32x4(r[i], r[i + 4], 0xdd);
+        t[i + 8] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0x88);
+        t[i + 12] = _mm512_shuffle_f32x4(r[i + 8], r[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0x88);
+        r[i + 8] = _mm512_shuffle_f32x4(t[i], t[i + 8], 0xdd);
+        r[i + 4] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0x88);
+        r[i + 12] = _mm512_shuffle_f32x4(t[i + 4], t[i + 12], 0xdd);
+    }
+    for (int i = 0; i < 16; i++)
+        if (i < cols)
+            _mm512_mask_storeu_ps(to + (size_t)i * ldto, out, r[i]);
+}
+
 static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
                         int32_t cols)
 {
-    for (int32_t c = 0; c < cols; c++)
-        for (int32_t r = 0; r < rows; r++)
-            to[(size_t)c * ldto + (size_t)r] = from[(size_t)r * ldfrom + (size_t)c];
+    for (int32_t row = 0; row < rows; row += 16)
+        for (int32_t col = 0; col < cols; col += 16)
+            transpose_block(to + (size_t)col * ldto + row, ldto, from + (size_t)row * ldfrom + col,
+                            ldfrom, rows - row < 16 ? rows - row : 16,
+                            cols - col < 16 ? cols - col : 16);
+}
+
+static void k_copy(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t cols,
+                   int32_t depth)
+{
+    uint32_t mask = cols >= 32 ? UINT32_MAX : (1u << cols) - 1;
+    __mmask16 low = (__mmask16)mask, high = (__mmask16)(mask >> 16);
+    for (; depth > 0; depth--, to += ldto, from += ldfrom) {
+        _mm512_mask_storeu_ps(to, low, _mm512_maskz_loadu_ps(low, from));
+        _mm512_mask_storeu_ps(to + 16, high, _mm512_maskz_loadu_ps(high, from + 16));
+    }
 }
 
 #include "common/tensor/cpu/kern_body.h"

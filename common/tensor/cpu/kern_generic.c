@@ -46,4 +46,11 @@ static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom
             to[(size_t)c * ldto + (size_t)r] = from[(size_t)r * ldfrom + (size_t)c];
 }
 
+static void k_copy(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t cols,
+                   int32_t depth)
+{
+    for (; depth > 0; depth--, to += ldto, from += ldfrom)
+        memcpy(to, from, (size_t)cols * sizeof(float));
+}
+
 #include "common/tensor/cpu/kern_body.h"
