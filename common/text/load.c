@@ -103,6 +103,41 @@ static enum sp_err add_tokens(const struct tok_loader *loader, const json_t *lis
     return rc;
 }
 
+static void fill_pieces(struct tok_tokenizer *t, const struct tok_map *map)
+{
+    for (size_t i = 0; i <= map->mask; i++) {
+        const struct tok_map_slot *slot = &map->slots[i];
+        if (slot->value >= 0)
+            t->pieces[slot->value] =
+                (struct tok_piece){.text = map->keys.data + slot->offset, .length = slot->length};
+    }
+}
+
+/* Gives the added tokens their ids, which no token with another text may have. */
+static enum sp_err name_added(const struct tok_loader *loader, const json_t *list)
+{
+    struct tok_tokenizer *t = loader->tokenizer;
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *object = json_array_get(list, i);
+        const char *text = json_string_value(json_object_get(object, "content"));
+        if (*text == '\0')
+            continue;
+        struct tok_piece *piece = &t->pieces[tok_map_get(&t->names, text, strlen(text))];
+        if (piece->text != NULL && strcmp(piece->text, text) != 0) {
+            char field[64];
+            snprintf(field, sizeof(field), "added_tokens[%zu]", i);
+            return tok_bad_field(loader, field, "\"%.100s\" has the id %d of \"%.100s\"", text,
+                                 (int)(piece - t->pieces), piece->text);
+        }
+        /* The keys of t->names stay where they are: nothing is put there any more. */
+        const char *name = tok_map_key(&t->names, text, strlen(text));
+        *piece = (struct tok_piece){.text = name,
+                                    .length = (uint32_t)strlen(name),
+                                    .special = json_is_true(json_object_get(object, "special"))};
+    }
+    return SP_OK;
+}
+
 static enum sp_err load_added(const struct tok_loader *loader, const json_t *list)
 {
     struct tok_tokenizer *t = loader->tokenizer;
@@ -128,21 +163,10 @@ static enum sp_err load_added(const struct tok_loader *loader, const json_t *lis
         return tok_bad_field(loader, "model.vocab", "there are no tokens");
     t->id_limit = limit;
     t->pieces = sp_xarray((size_t)limit, sizeof(*t->pieces));
-    const struct tok_map *maps[] = {&t->vocab, &t->names};
-    for (size_t m = 0; m < SP_COUNT(maps); m++)
-        for (size_t i = 0; i <= maps[m]->mask; i++) {
-            const struct tok_map_slot *slot = &maps[m]->slots[i];
-            if (slot->value >= 0)
-                t->pieces[slot->value] = (struct tok_piece){
-                    .text = maps[m]->keys.data + slot->offset, .length = slot->length};
-        }
-    for (size_t i = 0; i < json_array_size(list); i++) {
-        const json_t *object = json_array_get(list, i);
-        const char *text = json_string_value(json_object_get(object, "content"));
-        if (*text != '\0' && json_is_true(json_object_get(object, "special")))
-            t->pieces[tok_map_get(&t->names, text, strlen(text))].special = true;
-    }
-    enum sp_err rc = add_tokens(loader, list, false, &t->added);
+    fill_pieces(t, &t->vocab);
+    enum sp_err rc = name_added(loader, list);
+    if (rc == SP_OK)
+        rc = add_tokens(loader, list, false, &t->added);
     return rc != SP_OK ? rc : add_tokens(loader, list, true, &t->added_normalized);
 }
 

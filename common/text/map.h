@@ -32,20 +32,35 @@ bool tok_map_put(struct tok_map *map, const char *key, size_t length, int32_t va
 
 uint32_t tok_map_hash(const char *key, size_t length);
 
-/* -1 where there is no such key. */
-static inline int32_t tok_map_get(const struct tok_map *map, const char *key, size_t length)
+/* NULL where there is no such key. */
+static inline const struct tok_map_slot *tok_map_find(const struct tok_map *map, const char *key,
+                                                      size_t length)
 {
     if (map->slots == NULL)
-        return -1;
+        return NULL;
     uint32_t hash = tok_map_hash(key, length);
     for (size_t i = hash & map->mask;; i = (i + 1) & map->mask) {
         const struct tok_map_slot *slot = &map->slots[i];
         if (slot->value < 0)
-            return -1;
+            return NULL;
         if (slot->hash == hash && slot->length == length &&
             memcmp(map->keys.data + slot->offset, key, length) == 0)
-            return slot->value;
+            return slot;
     }
+}
+
+/* -1 where there is no such key. */
+static inline int32_t tok_map_get(const struct tok_map *map, const char *key, size_t length)
+{
+    const struct tok_map_slot *slot = tok_map_find(map, key, length);
+    return slot != NULL ? slot->value : -1;
+}
+
+/* The map's own copy of a key, while nothing more is put; NULL where there is no such key. */
+static inline const char *tok_map_key(const struct tok_map *map, const char *key, size_t length)
+{
+    const struct tok_map_slot *slot = tok_map_find(map, key, length);
+    return slot != NULL ? map->keys.data + slot->offset : NULL;
 }
 
 /* What becomes of two neighbouring symbols. */

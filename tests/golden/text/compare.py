@@ -118,7 +118,7 @@ def added_variants():
             AddedToken("你", special=False, normalized=True, lstrip=True, rstrip=True)]
 
 
-def generated():
+def generated(vocab_size=900):
     """(name, tokenizer) for each component and some combinations."""
     nz, pt, dc = normalizers, pre_tokenizers, decoders
     gpt4 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
@@ -185,7 +185,7 @@ def generated():
             special += [f"<0x{b:02X}>" for b in range(256)]
         affixes = {k: v for k, v in options.items() if k.endswith(("prefix", "suffix"))}
         trainer = trainers.BpeTrainer(
-            vocab_size=900, special_tokens=special, show_progress=False,
+            vocab_size=vocab_size, special_tokens=special, show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if "level" in name or
             name in ("gpt4 split", "deepseek", "starcoder", "falcon") else [], **affixes)
         t.train_from_iterator(corpus, trainer)
