@@ -288,11 +288,25 @@ static bool ends_open(const struct sp_buf *text)
     return text->length >= 3 && memcmp(text->data + text->length - 3, "\xef\xbf\xbd", 3) == 0;
 }
 
-/* Appends what is new in stream->all and makes it the context of the next ids. */
+/* Appends what ids[given..] add to the text. */
+static enum sp_err append_new(struct tok_stream *s, struct sp_buf *out, struct sp_error *err)
+{
+    if (s->all.length >= s->shown.length &&
+        (s->shown.length == 0 || memcmp(s->all.data, s->shown.data, s->shown.length) == 0)) {
+        sp_buf_append(out, s->all.data + s->shown.length, s->all.length - s->shown.length);
+        return SP_OK;
+    }
+    /* What follows has spoilt bytes that were a character; that has been shown and stays. */
+    return tok_decode(s->tokenizer, s->ids.ids + s->given, s->ids.count - s->given, s->flags, out,
+                      err);
+}
+
+/* Gives out what is new; the ids that made it become the context of the next. */
 static enum sp_err give(struct tok_stream *s, struct sp_buf *out, struct sp_error *err)
 {
-    if (s->all.length > s->shown.length)
-        sp_buf_append(out, s->all.data + s->shown.length, s->all.length - s->shown.length);
+    enum sp_err rc = append_new(s, out, err);
+    if (rc != SP_OK)
+        return rc;
     size_t left = s->ids.count - s->given;
     memmove(s->ids.ids, s->ids.ids + s->given, left * sizeof(*s->ids.ids));
     s->ids.count = s->given = left;
@@ -322,9 +336,8 @@ enum sp_err tok_stream_finish(struct tok_stream *stream, struct sp_buf *out, str
     sp_buf_clear(&stream->all);
     enum sp_err rc = tok_decode(stream->tokenizer, stream->ids.ids, stream->ids.count,
                                 stream->flags, &stream->all, err);
-    if (rc == SP_OK && stream->all.length > stream->shown.length)
-        sp_buf_append(out, stream->all.data + stream->shown.length,
-                      stream->all.length - stream->shown.length);
+    if (rc == SP_OK)
+        rc = append_new(stream, out, err);
     tok_ids_clear(&stream->ids);
     sp_buf_clear(&stream->shown);
     stream->given = 0;
