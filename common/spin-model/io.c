@@ -47,7 +47,8 @@ enum sp_err tool_print(const char *data, size_t length, struct sp_error *err)
 
 enum sp_err tool_print_json(json_t *value, struct sp_error *err)
 {
-    char *text = json_dumps(value, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(17));
+    /* 9 digits give every fp32 number back exactly. */
+    char *text = json_dumps(value, JSON_COMPACT | JSON_PRESERVE_ORDER | JSON_REAL_PRECISION(9));
     json_decref(value);
     SP_ASSERT(text != NULL);
     enum sp_err rc = tool_print(text, strlen(text), err);

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 
 #include "common/base/err.h"
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/progress.h"
 #include "common/spin-model/tool.h"
@@ -21,6 +22,21 @@ enum {
     KEY_TOKENS,
     KEY_TENSORS,
     KEY_DIGEST,
+    KEY_FORMAT,
+    KEY_TEMPLATE,
+    KEY_PROMPT,
+    KEY_PROMPT_IDS,
+    KEY_SYSTEM,
+    KEY_TEMPERATURE,
+    KEY_TOP_K,
+    KEY_TOP_P,
+    KEY_MAX_NEW_TOKENS,
+    KEY_SEED,
+    KEY_SAMPLES,
+    KEY_GREEDY,
+    KEY_CONFIG,
+    KEY_TOKENIZER,
+    KEY_DTYPE,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -31,6 +47,16 @@ static int64_t whole(struct argp_state *state, const char *option, const char *t
     if (*text == 0 || *end != 0 || value < min || value > max)
         argp_error(state, "--%s: \"%s\" is not a whole number from %lld to %lld", option, text,
                    (long long)min, (long long)max);
+    return value;
+}
+
+static double real(struct argp_state *state, const char *option, const char *text, double min,
+                   double max)
+{
+    char *end;
+    double value = strtod(text, &end);
+    if (*text == 0 || *end != 0 || !(value >= min && value <= max))
+        argp_error(state, "--%s: \"%s\" is not a number from %g to %g", option, text, min, max);
     return value;
 }
 
@@ -157,6 +183,138 @@ static int run_tokenize(void *context)
     return run(context, tool_tokenize);
 }
 
+/* ---- logprobs ---- */
+
+static const struct argp_option logprobs_options[] = {
+    {"input", 'i', "FILE", 0, "JSON lines with prompt and response; - is standard input"},
+    {"format", KEY_FORMAT, "NAME", 0, "Format of the input (default: recognized by its fields)"},
+    {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
+    {0},
+};
+
+static error_t parse_logprobs(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case 'i':
+        tool->input = arg;
+        return 0;
+    case KEY_FORMAT:
+        tool->format = arg;
+        return 0;
+    case KEY_TEMPLATE:
+        tool->template_name = arg;
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
+}
+
+static int run_logprobs(void *context)
+{
+    return run(context, tool_logprobs);
+}
+
+/* ---- generate ---- */
+
+static const struct argp_option generate_options[] = {
+    {"prompt", 'p', "TEXT", 0, "What the user says; - reads it from standard input"},
+    {"prompt-ids", KEY_PROMPT_IDS, "IDS", 0, "The prompt as token ids, in place of --prompt"},
+    {"system", KEY_SYSTEM, "TEXT", 0, "A system message before it"},
+    {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
+    {"temperature", 't', "T", 0, "Default 1; 0 is greedy"},
+    {"top-k", KEY_TOP_K, "K", 0, "Sample among the K likeliest tokens (default 0: all)"},
+    {"top-p", KEY_TOP_P, "P", 0, "Sample among the likeliest that sum to P (default 1: all)"},
+    {"max-new-tokens", 'n', "N", 0, "Default 256"},
+    {"seed", KEY_SEED, "N", 0, "Same seed, same text (default 0)"},
+    {"samples", KEY_SAMPLES, "N", 0, "Answers to the prompt (default 1)"},
+    {"greedy", KEY_GREEDY, NULL, 0, "The likeliest token always"},
+    {0},
+};
+
+static error_t parse_generate(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case 'p':
+        tool->prompt = arg;
+        return 0;
+    case KEY_PROMPT_IDS:
+        tool->prompt_ids = arg;
+        return 0;
+    case KEY_SYSTEM:
+        tool->system = arg;
+        return 0;
+    case KEY_TEMPLATE:
+        tool->template_name = arg;
+        return 0;
+    case 't':
+        tool->temperature = real(state, "temperature", arg, 0, 100);
+        return 0;
+    case KEY_TOP_K:
+        tool->top_k = whole(state, "top-k", arg, 0, SP_MAX_VOCAB);
+        return 0;
+    case KEY_TOP_P:
+        tool->top_p = real(state, "top-p", arg, 0, 1);
+        return 0;
+    case 'n':
+        tool->max_new_tokens = whole(state, "max-new-tokens", arg, 1, SP_MAX_SEQUENCE_TOKENS);
+        return 0;
+    case KEY_SEED:
+        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
+        return 0;
+    case KEY_SAMPLES:
+        tool->samples = whole(state, "samples", arg, 1, SP_MAX_LEASE_ITEMS);
+        return 0;
+    case KEY_GREEDY:
+        tool->greedy = true;
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
+}
+
+static int run_generate(void *context)
+{
+    return run(context, tool_generate);
+}
+
+/* ---- init ---- */
+
+static const struct argp_option init_options[] = {
+    {"config", 'c', "FILE", 0, "The config.json that gives the model's shape"},
+    {"seed", KEY_SEED, "N", 0, "Same seed, same weights (default 0)"},
+    {"tokenizer", KEY_TOKENIZER, "PATH", 0, "Copy the tokenizer from this checkpoint or file"},
+    {"dtype", KEY_DTYPE, "TYPE", 0, "Store F32, BF16 or F16 (default: what the config says)"},
+    {0},
+};
+
+static error_t parse_init(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case 'c':
+        tool->config = arg;
+        return 0;
+    case KEY_SEED:
+        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
+        return 0;
+    case KEY_TOKENIZER:
+        tool->tokenizer = arg;
+        return 0;
+    case KEY_DTYPE:
+        tool->dtype = arg;
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
+}
+
+static int run_init(void *context)
+{
+    return run(context, tool_init);
+}
+
 static const struct sp_cli_command commands[] = {
     {"info", "DIR", "Shape, weights and tokenizer of a checkpoint",
      "DIR is a checkpoint in Hugging Face layout: config.json, model.safetensors (or its shards),\n"
@@ -169,11 +327,36 @@ static const struct sp_cli_command commands[] = {
      "  printf 'Once upon a time' | spin-model tokenize DIR\n"
      "  echo 403 407 | spin-model tokenize DIR --decode\n",
      tokenize_options, parse_tokenize, run_tokenize},
+    {"logprobs", "DIR", "Log-probabilities of given responses",
+     "For each prompt and response of the input, rendered as in a run, one line of JSON: "
+     "token_ids\n"
+     "(both together), prompt_tokens (how many of them are the prompt's), logprobs (of the\n"
+     "response's tokens, its end token included; natural logarithm) and their sum.\n\n"
+     "  echo '{\"prompt\": \"Once upon\", \"response\": \" a time\"}' |\n"
+     "      spin-model logprobs DIR --input -\n",
+     logprobs_options, parse_logprobs, run_logprobs},
+    {"generate", "DIR", "Continue a prompt",
+     "The text appears as it is made. With --json: prompt_ids, ids, text, finish (stop or length)\n"
+     "and logprob, once the answer is complete. The answer depends on the weights, the prompt, "
+     "the\n"
+     "seed and the sampling options, not on threads or on --samples.\n\n"
+     "  spin-model generate DIR --prompt 'Once upon a time' --temperature 0.7\n",
+     generate_options, parse_generate, run_generate},
+    {"init", "DIR", "Make a model with random weights",
+     "DIR must not exist yet. Matrices are drawn from a normal distribution with the config's\n"
+     "initializer_range, norms are 1.\n\n"
+     "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
+     init_options, parse_init, run_init},
 };
 
 int main(int argc, char **argv)
 {
-    struct tool tool = {.backend = "cpu"};
+    struct tool tool = {.backend = "cpu",
+                        .template_name = "auto",
+                        .temperature = 1,
+                        .top_p = 1,
+                        .max_new_tokens = 256,
+                        .samples = 1};
     const struct sp_cli_program program = {
         .name = NAME,
         .summary = "Look into, score with, and generate from a model, without any daemon.",

@@ -28,7 +28,8 @@ struct tool {
     const char *prompt;     /* "-": standard input */
     const char *prompt_ids; /* "1, 2, 3" */
     const char *system;
-    bool raw; /* no chat template */
+    const char *format;        /* of the input; NULL: recognized */
+    const char *template_name; /* "auto": the model's own */
     double temperature, top_p;
     int64_t top_k, max_new_tokens, seed, samples;
     bool greedy;
@@ -40,6 +41,9 @@ struct tool {
 typedef enum sp_err (*tool_command)(struct tool *tool, struct sp_error *err);
 enum sp_err tool_info(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_tokenize(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_generate(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_init(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 
 /* Everything from a file, or from standard input for "-". malloc'd, with a NUL behind. */
 enum sp_err tool_read_all(const char *path, size_t max_bytes, char **ret, size_t *ret_length,
