@@ -1,7 +1,7 @@
 /* create_run: the admin verb "create-run": from blobs (base checkpoint, dataset files) and settings
  * to a run's file with every prompt rendered and tokenized once.
  *
- * Runs on a work thread: reads blobs, writes a temporary directory and runs/NAME.db.new, touches
+ * Runs on a work thread: reads blobs, writes STATE_DIR/tmp/NAME and runs/NAME.db.new, touches
  * neither the live store nor the loop. The store thread then calls store_run_adopt(NAME). */
 #ifndef SPIN_COORDINATOR_CREATE_RUN_H
 #define SPIN_COORDINATOR_CREATE_RUN_H
@@ -39,5 +39,10 @@ enum sp_err coord_create_run_name(const char *args, char **ret_name,
  * the run was made of, else SP_EEXIST. Thread of the run's store. */
 enum sp_err coord_create_run_same(struct store_run *run, const char *args, char **ret_report,
                                   struct sp_error *err) SP_MUST_USE;
+
+/* What store_run_info's `data` says of the model: the size of its vocabulary and the ids that end
+ * an answer, the one that ends human answers first. *ret_stop_ids is malloc'd. Any thread. */
+enum sp_err coord_run_model(const char *data, int32_t *ret_vocab, int32_t **ret_stop_ids,
+                            uint32_t *ret_stop_count, struct sp_error *err) SP_MUST_USE;
 
 #endif

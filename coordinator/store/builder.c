@@ -131,6 +131,7 @@ enum sp_err store_builder_finish(struct store_builder *builder, const struct sto
         .manifest = info->base_manifest,
         .iteration = -1,
         .created_ms = info->created_ms,
+        .bytes = info->base_bytes,
         .provenance = "{\"base\":true}",
     };
     if (rc == SP_OK)

@@ -115,6 +115,14 @@ static enum sp_err sort_out_runs(struct store *store, struct sp_error *err)
     return rc;
 }
 
+static enum sp_err remove_temporary(struct store *store, struct sp_error *err)
+{
+    char *path = sp_path_join(store->dir, "tmp");
+    enum sp_err rc = sp_remove_tree(path, err);
+    free(path);
+    return rc;
+}
+
 static struct store *new_store(const char *state_dir, const struct store_options *options,
                                bool readonly)
 {
@@ -139,6 +147,8 @@ enum sp_err store_open(const char *state_dir, const struct store_options *option
                      state_dir);
     if (rc == SP_OK && !store->options.unlocked)
         rc = sp_lock_dir(state_dir, &store->lock_fd, err);
+    if (rc == SP_OK)
+        rc = remove_temporary(store, err);
     if (rc == SP_OK)
         rc = open_control(store, err);
     if (rc == SP_OK)

@@ -4,6 +4,7 @@
  *   STATE_DIR/control.db     runs, tokens, workers, audit events
  *   STATE_DIR/runs/NAME.db   one file per run: prompts, iterations, results, steps, checkpoints, …
  *   STATE_DIR/blobs/         chunks and manifests (common/checkpoint/blobstore.h)
+ *   STATE_DIR/tmp/           of work under way; emptied by store_open
  *
  * Synchronous; every call blocks on the disk. A `struct store` belongs to one thread: the writer's
  * to the store thread, a reader's (store_open_reader: same functions, reads only) to the read

@@ -27,6 +27,7 @@ struct store_run_info {
     const char *data;               /* JSON: dataset manifests, counts, length statistics */
     struct sp_digest data_digest;   /* over all prompts; set by the builder */
     uint32_t prompts[STORE_SPLITS]; /* rows by split; set by the builder */
+    uint64_t base_bytes;            /* builder only: size of the base, for its checkpoint's row */
 };
 
 /* Makes runs/NAME.db.new beside the live store, on any thread: one transaction, no fsync before
