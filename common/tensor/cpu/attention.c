@@ -105,7 +105,9 @@ void tn_pack_rows(float *to, size_t padded, const float *from, size_t stride,
     }
 }
 
-/* --- the operation: segments are taken one after another, heads and tiles of rows in parallel --- */
+/* --- the operation: as many segments at a time as scratch holds, heads and tiles in parallel --- */
+
+#define BATCH 64 /* sequences */
 
 struct forward {
     struct tn_cpu *cpu;
@@ -113,17 +115,28 @@ struct forward {
     const float *qkv;
     int32_t H, G, C, window;
     float scale;
-    struct tn_sequence sequences[2];
-    int32_t n_sequences;
-    size_t k_floats, v_floats; /* packed keys and values of one head of one sequence */
+    struct tn_sequence sequences[BATCH];
+    size_t at[BATCH];              /* of the packed keys in scratch, in floats */
+    int32_t first_tile[BATCH + 1]; /* tiles of all sequences are numbered through */
+    int32_t count, tile_rows;
+    size_t used, own_floats;
     float *packed;
-    size_t own_floats;
-    int32_t tile_rows, tiles[2];
 };
+
+static size_t k_floats(const struct forward *f, const struct tn_sequence *s)
+{
+    return tn_round_up((size_t)tn_sequence_keys(s), (size_t)f->cpu->kern->nr) * (size_t)f->C;
+}
+
+static size_t head_floats(const struct forward *f, const struct tn_sequence *s)
+{
+    size_t padded = tn_round_up((size_t)f->C, (size_t)f->cpu->kern->nr);
+    return k_floats(f, s) + (size_t)tn_sequence_keys(s) * padded;
+}
 
 static float *packed_keys(const struct forward *f, int32_t sequence, int32_t head)
 {
-    return f->packed + (size_t)(sequence * f->G + head) * (f->k_floats + f->v_floats);
+    return f->packed + f->at[sequence] + (size_t)head * head_floats(f, &f->sequences[sequence]);
 }
 
 static void pack_keys_task(void *context, int32_t task, int32_t worker)
@@ -136,7 +149,7 @@ static void pack_keys_task(void *context, int32_t task, int32_t worker)
     float *to = packed_keys(f, sequence, head);
     const float *k = f->qkv + (size_t)(f->H + head) * c, *v = k + (size_t)f->G * c;
     tn_pack_blocks(f->cpu->kern, to, k, stride, s, f->C);
-    tn_pack_rows(to + f->k_floats, padded, v, stride, s, f->C);
+    tn_pack_rows(to + k_floats(f, s), padded, v, stride, s, f->C);
 }
 
 static void forward_task(void *context, int32_t task, int32_t worker)
@@ -144,14 +157,14 @@ static void forward_task(void *context, int32_t task, int32_t worker)
     struct forward *f = context;
     const struct tn_kern *kern = f->cpu->kern;
     /* The last tiles see the most keys: begin with them, so that workers end together. */
-    int32_t head = task % f->G, tile = f->tiles[0] + f->tiles[1] - 1 - task / f->G;
-    int32_t sequence = tile >= f->tiles[0];
-    tile -= sequence * f->tiles[0];
+    int32_t head = task % f->G, tile = f->first_tile[f->count] - 1 - task / f->G, sequence = 0;
+    while (tile >= f->first_tile[sequence + 1])
+        sequence++;
     const struct tn_sequence *s = &f->sequences[sequence];
     float *packed = packed_keys(f, sequence, head);
-    struct tn_attend_keys keys = {.k = packed, .v = packed + f->k_floats};
+    struct tn_attend_keys keys = {.k = packed, .v = packed + k_floats(f, s)};
     int32_t group = f->H / f->G, last = tn_sequence_keys(s);
-    int32_t first = s->first_query + tile * f->tile_rows;
+    int32_t first = s->first_query + (tile - f->first_tile[sequence]) * f->tile_rows;
     int32_t items = (SP_MIN(last, first + f->tile_rows) - first) * group;
     size_t c = (size_t)f->C, stride = (size_t)(f->H + 2 * f->G) * c;
     float *scratch = tn_own_scratch(f->cpu, worker, f->own_floats);
@@ -170,6 +183,31 @@ static void forward_task(void *context, int32_t task, int32_t worker)
     }
 }
 
+static void run_batch(struct forward *f)
+{
+    f->packed = tn_shared_scratch(f->cpu, f->used);
+    tn_pool_run(f->cpu->pool, f->count * f->G, pack_keys_task, f);
+    tn_pool_run(f->cpu->pool, f->first_tile[f->count] * f->G, forward_task, f);
+    f->count = 0;
+    f->used = 0;
+}
+
+static void add_sequence(struct forward *f, const struct tn_sequence *s)
+{
+    size_t floats = head_floats(f, s) * (size_t)f->G, room = f->cpu->shared.bytes / sizeof(float);
+    int32_t keys = tn_sequence_keys(s), tiles = tn_ceil_div(keys - s->first_query, f->tile_rows);
+    if (keys == s->first_query)
+        return;
+    if (f->count == BATCH || (f->count > 0 && f->used + floats > room))
+        run_batch(f);
+    f->sequences[f->count] = *s;
+    f->at[f->count] = f->used;
+    f->first_tile[f->count + 1] = f->first_tile[f->count] + tiles;
+    f->count++;
+    f->used += floats;
+    f->own_floats = SP_MAX(f->own_floats, tn_attend_floats(f->cpu->kern, keys, f->C));
+}
+
 void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const float *qkv,
                       int32_t T, const struct tn_segment *segments, int32_t n_segments, int32_t H,
                       int32_t G, int32_t C, float scale, int32_t window)
@@ -177,22 +215,13 @@ void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const 
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct forward f = {.cpu = cpu, .out = out, .lse = lse, .qkv = qkv, .H = H, .G = G, .C = C,
                         .window = window, .scale = scale};
-    size_t nr = (size_t)cpu->kern->nr, c = (size_t)C;
     f.tile_rows = SP_MAX(1, cpu->kern->mr / (H / G));
     for (int32_t i = 0; i < n_segments; i++) {
-        f.n_sequences = tn_segment_sequences(&segments[i], f.sequences);
-        int32_t keys = segments[i].prompt + SP_MAX(segments[i].a, segments[i].b);
-        if (keys == 0)
-            continue;
-        f.tiles[1] = 0;
-        for (int32_t j = 0; j < f.n_sequences; j++)
-            f.tiles[j] = tn_ceil_div(
-                tn_sequence_keys(&f.sequences[j]) - f.sequences[j].first_query, f.tile_rows);
-        f.k_floats = tn_round_up((size_t)keys, nr) * c;
-        f.v_floats = (size_t)keys * tn_round_up(c, nr);
-        f.own_floats = tn_attend_floats(cpu->kern, keys, C);
-        f.packed = tn_shared_scratch(cpu, (size_t)(f.n_sequences * G) * (f.k_floats + f.v_floats));
-        tn_pool_run(cpu->pool, f.n_sequences * G, pack_keys_task, &f);
-        tn_pool_run(cpu->pool, (f.tiles[0] + f.tiles[1]) * G, forward_task, &f);
+        struct tn_sequence sequences[2];
+        int32_t n = tn_segment_sequences(&segments[i], sequences);
+        for (int32_t j = 0; j < n; j++)
+            add_sequence(&f, &sequences[j]);
     }
+    if (f.count > 0)
+        run_batch(&f);
 }

@@ -14,6 +14,7 @@
 #define NC 4096          /* columns of B packed at a time, shared by all workers */
 #define MC_BLOCKS 8      /* row blocks of one task: mr·MC_BLOCKS·KC floats of A in the second */
 #define M_MAX 1008       /* rows of A packed at a time */
+#define A_PACKED (1 << 20) /* floats of A packed at a time in products with packed weights */
 #define SMALL_WORK 60000 /* multiply-adds below which waking the workers costs more */
 
 struct product {
@@ -171,13 +172,17 @@ static size_t pack_a_floats(int32_t m, int32_t k)
     return tn_round_up((size_t)m * (size_t)k + 64, 64);
 }
 
+/* Rows packed at a time, all of k wide. */
+static int32_t packed_rows(const struct tn_kern *kern, int32_t K)
+{
+    return SP_MIN(M_MAX, SP_MAX(kern->mr, A_PACKED / K));
+}
+
 size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width)
 {
-    /* A whole for products with packed weights; else blocks of A and B. */
-    int32_t rows = SP_MIN(max_rows, M_MAX);
-    size_t packed = pack_a_floats(rows, max_width);
-    size_t blocks = pack_a_floats(M_MAX, KC) + (size_t)(NC + TN_MAX_NR) * KC;
-    return SP_MAX(packed, blocks);
+    int32_t rows = SP_MIN(max_rows, packed_rows(cpu->kern, max_width));
+    size_t packed = SP_MAX(pack_a_floats(rows, max_width), (size_t)A_PACKED + 64);
+    return SP_MAX(packed, pack_a_floats(M_MAX, KC) + (size_t)(NC + TN_MAX_NR) * KC);
 }
 
 void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *g)
@@ -286,8 +291,8 @@ void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
     struct tn_gemm g = {.M = T, .N = w->N, .K = w->K, .a = x, .a_row = (size_t)w->K, .a_col = 1,
                         .c = y};
     struct product p = {.cpu = cpu, .g = &g, .weights = w, .k = w->K, .n = w->N};
-    int32_t parts = tn_ceil_div(T, M_MAX);
-    p.pack_a = tn_shared_scratch(cpu, pack_a_floats(SP_MIN(T, M_MAX), w->K));
+    int32_t parts = tn_ceil_div(T, packed_rows(cpu->kern, w->K));
+    p.pack_a = tn_shared_scratch(cpu, pack_a_floats(tn_ceil_div(T, parts), w->K));
     for (int32_t part = 0; part < parts; part++) {
         p.m0 = tn_split(T, parts, part);
         p.m = tn_split(T, parts, part + 1) - p.m0;

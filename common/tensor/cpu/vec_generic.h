@@ -24,27 +24,32 @@ typedef struct {
         r.f[i] = (expression);                                                                     \
     return r
 
-static inline float v_fma1(float a, float b, float c)
+#ifndef __FP_FAST_FMAF
+/* Two lanes at a time, with vectors of the compiler's: it doesn't find them by itself here. */
+typedef float v_f2 __attribute__((vector_size(8)));
+typedef double v_d2 __attribute__((vector_size(16)));
+typedef uint64_t v_u2 __attribute__((vector_size(16)));
+
+static inline v_d2 v_widen(const float *p)
 {
-#ifdef __FP_FAST_FMAF
-    return __builtin_fmaf(a, b, c);
-#else
-    double p = (double)a * (double)b, cd = (double)c;
-    double s = p + cd;
-    double t = s - p;
-    double error = (p - (s - t)) + (cd - t);
-    int64_t bits, error_bits;
-    memcpy(&bits, &s, 8);
-    memcpy(&error_bits, &error, 8);
-    /* NaN compares false on both sides: infinities and NaN pass as they are. */
-    int64_t inexact = (int64_t)(error > 0.0) | (int64_t)(error < 0.0);
-    int64_t even = ~bits & 1;
-    int64_t away = ((bits ^ error_bits) >> 63) | 1; /* +1 when the error has the sum's sign */
-    bits += away * (inexact & even);
-    memcpy(&s, &bits, 8);
-    return (float)s;
-#endif
+    v_f2 f;
+    memcpy(&f, p, sizeof(f));
+    return __builtin_convertvector(f, v_d2);
 }
+static inline void v_fma2(float *to, v_d2 a, v_d2 b, v_d2 c)
+{
+    v_d2 p = a * b, s = p + c, t = s - p, error = (p - (s - t)) + (c - t);
+    v_u2 bits = (v_u2)s;
+    /* NaN compares false on both sides: infinities and NaN pass as they are. */
+    v_u2 inexact = (v_u2)((error > 0.0) | (error < 0.0));
+    v_u2 step = inexact & ~bits & 1;               /* 1 when the sum is inexact and even */
+    v_u2 inward = (bits ^ (v_u2)error) >> 63;      /* 1 when the error has the other sign */
+    bits += step - ((step & inward) << 1);
+    v_f2 rounded = __builtin_convertvector((v_d2)bits, v_f2);
+    memcpy(to, &rounded, sizeof(rounded));
+}
+#endif
+
 static inline vf v_load(const float *p)
 {
     V_LANES(p[i]);
@@ -97,11 +102,21 @@ static inline vf v_sqrt(vf a)
 }
 static inline vf v_fma(vf a, vf b, vf c)
 {
-    V_LANES(v_fma1(a.f[i], b.f[i], c.f[i]));
+#ifdef __FP_FAST_FMAF
+    V_LANES(__builtin_fmaf(a.f[i], b.f[i], c.f[i]));
+#else
+    vf r;
+    for (int i = 0; i < 16; i += 2)
+        v_fma2(r.f + i, v_widen(a.f + i), v_widen(b.f + i), v_widen(c.f + i));
+    return r;
+#endif
 }
 static inline vf v_fnma(vf a, vf b, vf c)
 {
-    V_LANES(v_fma1(-a.f[i], b.f[i], c.f[i]));
+    vf negated;
+    for (int i = 0; i < 16; i++)
+        negated.f[i] = -a.f[i];
+    return v_fma(negated, b, c);
 }
 static inline vf v_max(vf a, vf b)
 {

@@ -301,6 +301,15 @@ START_TEST(attention_has_one_result)
 }
 END_TEST
 
+START_TEST(attention_agrees_with_openblas)
+{
+    shape_at_hand = &shapes[0];
+    check_backends_agree(forward_and_backward,
+                         ROWS * ((size_t)shapes[0].H * (size_t)(shapes[0].C + 1) + width(&shapes[0])),
+                         1e-6);
+}
+END_TEST
+
 /* Scores around ±200 make exp underflow and the largest dominate. */
 START_TEST(large_scores)
 {
@@ -335,6 +344,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, cache_equals_attention, 0, n);
     tcase_add_loop_test(tcase, copied_prefixes_are_the_same, 0, 2);
     tcase_add_loop_test(tcase, attention_has_one_result, 0, n);
+    tcase_add_test(tcase, attention_agrees_with_openblas);
     tcase_add_test(tcase, large_scores);
     suite_add_tcase(suite, tcase);
     return suite;

@@ -265,6 +265,12 @@ START_TEST(odd_rows_are_sampled_without_harm)
 }
 END_TEST
 
+START_TEST(logits_agree_with_openblas)
+{
+    check_backends_agree(all_of_it, OUT, 1e-6);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("logits");
@@ -277,6 +283,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, samples_follow_the_distribution, 0, (int)SP_COUNT(settings));
     tcase_add_loop_test(tcase, samples_are_the_inverse_distribution, 0, (int)SP_COUNT(settings));
     tcase_add_test(tcase, odd_rows_are_sampled_without_harm);
+    tcase_add_test(tcase, logits_agree_with_openblas);
     suite_add_tcase(suite, tcase);
     return suite;
 }

@@ -348,6 +348,12 @@ START_TEST(operations_have_one_result)
 }
 END_TEST
 
+START_TEST(operations_agree_with_openblas)
+{
+    check_backends_agree(everything, OUT, 1e-6);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("pointwise");
@@ -364,6 +370,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, rmsprop_steps, 0, 2);
     tcase_add_loop_test(tcase, adamw_steps, 0, 2);
     tcase_add_test(tcase, operations_have_one_result);
+    tcase_add_test(tcase, operations_agree_with_openblas);
     suite_add_tcase(suite, tcase);
     return suite;
 }
