@@ -29,18 +29,18 @@ static void add_part(struct prompt *p, const char *text, size_t length, bool use
 }
 
 /* The content without the white space at its ends, where the template cuts that. */
-static const char *trimmed(const char *text, bool trim, size_t *ret_length)
+static const char *trimmed(const char *text, bool left, bool right, size_t *ret_length)
 {
     size_t length = strlen(text);
-    if (trim && tok_utf8_check(text, length) == length) {
-        while (length > 0) {
+    if (tok_utf8_check(text, length) == length) {
+        while (left && length > 0) {
             size_t next = 0;
             if (!tok_is_space(tok_utf8_next(text, &next)))
                 break;
             text += next;
             length -= next;
         }
-        while (length > 0) {
+        while (right && length > 0) {
             size_t before = tok_utf8_before(text, length), next = before;
             if (!tok_is_space(tok_utf8_next(text, &next)))
                 break;
@@ -49,6 +49,15 @@ static const char *trimmed(const char *text, bool trim, size_t *ret_length)
     }
     *ret_length = length;
     return text;
+}
+
+/* A system message within the first user message, as it is. */
+static void add_inner_system(struct prompt *p, const char *form, const char *system)
+{
+    size_t n = strcspn(form, "\1");
+    add_part(p, form, n, false);
+    add_part(p, system, strlen(system), true);
+    add_part(p, form + n + 1, strlen(form + n + 1), false);
 }
 
 /* Adds a form with its content in place; `system`, where not NULL, opens the content. */
@@ -61,9 +70,9 @@ static void add_form(struct prompt *p, const char *form, const char *system_form
         form += n;
         if (*form == '\1') {
             if (system != NULL)
-                add_form(p, system_form, NULL, NULL, system);
+                add_inner_system(p, system_form, system);
             size_t length;
-            const char *text = trimmed(content, p->trim, &length);
+            const char *text = trimmed(content, p->trim && system == NULL, p->trim, &length);
             add_part(p, text, length, !p->trusted);
         } else if (*form == '\2') {
             add_part(p, NULL, 0, false);
@@ -146,7 +155,7 @@ void tok_chat_render_response(enum tok_template template, const char *response,
 {
     const struct tok_template_spec *spec = tok_template_spec(template);
     size_t length;
-    const char *text = trimmed(response, spec->trim, &length);
+    const char *text = trimmed(response, spec->trim, spec->trim, &length);
     if (spec->response_prefix != NULL)
         sp_buf_puts(ret_response, spec->response_prefix);
     sp_buf_append(ret_response, text, length);

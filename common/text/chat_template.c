@@ -68,8 +68,7 @@ static const struct tok_template_spec specs[] = {
                             .assistant = "<start_of_turn>model\n\1<end_of_turn>\n",
                             .header = "<start_of_turn>model\n",
                             .trim = true},
-    [TOK_TEMPLATE_PHI3] = {.bos = "<s>",
-                           .end = "<|end|>",
+    [TOK_TEMPLATE_PHI3] = {.end = "<|end|>",
                            .system = "<|system|>\n\1<|end|>\n",
                            .user = "<|user|>\n\1<|end|>\n",
                            .assistant = "<|assistant|>\n\1<|end|>\n",
@@ -81,8 +80,7 @@ static const struct tok_template_spec specs[] = {
                              .user = "### Instruction:\n\1\n\n",
                              .assistant = "### Response:\n\1\2\n\n",
                              .header = "### Response:\n"},
-    [TOK_TEMPLATE_VICUNA] = {.bos = "<s>",
-                             .system = "\1 ",
+    [TOK_TEMPLATE_VICUNA] = {.system = "\1 ",
                              .default_system =
                                  "A chat between a curious user and an artificial intelligence "
                                  "assistant. The assistant gives helpful, detailed, and polite "
@@ -150,13 +148,24 @@ static const struct fingerprint fingerprints[] = {
     {TOK_TEMPLATE_INSTRUCTION, {"### Instruction: ", "### Response: "}, {"Below is"}},
 };
 
+/* Whether a template says something. "You are …" is a system message of its own, unless it is the
+ * sentence about tools that comes only with tools. */
+static bool says(const char *jinja, const char *text)
+{
+    static const char about_tools[] = "You are provided with function signatures";
+    for (const char *hit = jinja; (hit = strstr(hit, text)) != NULL; hit++)
+        if (strncmp(hit, about_tools, strlen(about_tools)) != 0)
+            return true;
+    return false;
+}
+
 static bool matches(const struct fingerprint *print, const char *jinja)
 {
     for (size_t i = 0; i < SP_COUNT(print->needs); i++)
-        if (print->needs[i] != NULL && strstr(jinja, print->needs[i]) == NULL)
+        if (print->needs[i] != NULL && !says(jinja, print->needs[i]))
             return false;
     for (size_t i = 0; i < SP_COUNT(print->lacks); i++)
-        if (print->lacks[i] != NULL && strstr(jinja, print->lacks[i]) != NULL)
+        if (print->lacks[i] != NULL && says(jinja, print->lacks[i]))
             return false;
     return true;
 }
