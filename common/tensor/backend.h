@@ -72,7 +72,8 @@ struct tn_backend_options {
     const char *isa;   /* NULL: the best; "generic", "avx2", "avx512" (tests) */
 };
 
-/* Optimizer step over n elements; g is multiplied by g_scale first (clipping). */
+/* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight decay
+ * is added to the gradient, AdamW's shrinks the weights by lr·weight_decay, both as in torch. */
 struct tn_rmsprop {
     float lr, alpha, eps, weight_decay, g_scale;
 };

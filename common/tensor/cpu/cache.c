@@ -56,48 +56,64 @@ static inline size_t lane(const struct tn_kv_cache *cache, size_t j)
     return j < half ? 2 * j : 2 * (j - half) + 1;
 }
 
-static void store(const struct tn_kv_cache *cache, uint8_t *base, size_t index, float value)
-{
-    if (cache->dtype == TN_F32)
-        ((float *)(void *)base)[index] = value;
-    else
-        ((uint16_t *)(void *)base)[index] = sp_f32_to_bf16(value);
-}
-
 struct put {
     struct tn_kv_cache *cache;
     const float *qkv;
     const struct tn_cache_row *rows;
-    int32_t layer, H;
+    int32_t layer, T, H;
 };
+
+#define PUT_ROWS 16 /* rows of one task */
+
+static void put_head_f32(const struct tn_kv_cache *cache, float *to_k, float *to_v, const float *k,
+                         const float *v, size_t position)
+{
+    size_t c = (size_t)cache->C, nr = (size_t)cache->nr;
+    float *column = to_k + position / nr * c * nr + position % nr;
+    for (size_t i = 0; i < c; i++)
+        column[i * nr] = k[i];
+    memcpy(to_v + position * (size_t)cache->padded, v, c * sizeof(float));
+}
+
+static void put_head_bf16(const struct tn_kv_cache *cache, uint16_t *to_k, uint16_t *to_v,
+                          const float *k, const float *v, size_t position)
+{
+    size_t c = (size_t)cache->C, nr = (size_t)cache->nr;
+    uint16_t *column = to_k + position / nr * c * nr + lane(cache, position % nr);
+    uint16_t *row = to_v + position * (size_t)cache->padded;
+    for (size_t i = 0; i < c; i++) {
+        column[i * nr] = sp_f32_to_bf16(k[i]);
+        row[i / nr * nr + lane(cache, i % nr)] = sp_f32_to_bf16(v[i]);
+    }
+}
 
 static void put_task(void *context, int32_t task, int32_t worker)
 {
     const struct put *p = context;
     struct tn_kv_cache *cache = p->cache;
-    size_t c = (size_t)cache->C, nr = (size_t)cache->nr, padded = (size_t)cache->padded;
-    const struct tn_cache_row *row = &p->rows[task];
-    size_t position = (size_t)row->position, j = lane(cache, position % nr);
-    const float *from = p->qkv + (size_t)task * (size_t)(p->H + 2 * cache->G) * c;
-    for (int32_t head = 0; head < cache->G; head++) {
-        size_t at = head_index(cache, p->layer, row->slot, head);
-        const float *k = from + (size_t)(p->H + head) * c, *v = k + (size_t)cache->G * c;
-        uint8_t *to_k = cache->k + at * cache->k_head, *to_v = cache->v + at * cache->v_head;
-        size_t block = position / nr * c * nr;
-        for (size_t i = 0; i < c; i++) {
-            store(cache, to_k, block + i * nr + j, k[i]);
-            store(cache, to_v, position * padded + i / nr * nr + lane(cache, i % nr), v[i]);
+    size_t c = (size_t)cache->C, stride = (size_t)(p->H + 2 * cache->G) * c;
+    int32_t end = SP_MIN(p->T, (task + 1) * PUT_ROWS);
+    for (int32_t i = task * PUT_ROWS; i < end; i++)
+        for (int32_t head = 0; head < cache->G; head++) {
+            const struct tn_cache_row *row = &p->rows[i];
+            size_t at = head_index(cache, p->layer, row->slot, head);
+            const float *k = p->qkv + (size_t)i * stride + (size_t)(p->H + head) * c;
+            const float *v = k + (size_t)cache->G * c;
+            void *to_k = cache->k + at * cache->k_head, *to_v = cache->v + at * cache->v_head;
+            if (cache->dtype == TN_F32)
+                put_head_f32(cache, to_k, to_v, k, v, (size_t)row->position);
+            else
+                put_head_bf16(cache, to_k, to_v, k, v, (size_t)row->position);
         }
-    }
 }
 
 void tn_cpu_cache_put(struct tn_backend *backend, struct tn_kv_cache *cache, int32_t layer,
                       const float *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
 {
-    struct put p = {.cache = cache, .qkv = qkv, .rows = rows, .layer = layer, .H = H};
-    /* Rows of one slot share words in bf16, and cache lines: one worker writes them all. */
-    for (int32_t i = 0; i < T; i++)
-        put_task(&p, i, 0);
+    struct put p = {.cache = cache, .qkv = qkv, .rows = rows, .layer = layer, .T = T, .H = H};
+    int32_t tasks = tn_ceil_div(T, PUT_ROWS);
+    /* Rows at neighbouring positions write neighbouring numbers, never the same one. */
+    tn_pool_run(tn_cpu_of(backend)->pool, tasks, put_task, &p);
 }
 
 struct cached {
