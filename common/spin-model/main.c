@@ -37,6 +37,7 @@ enum {
     KEY_CONFIG,
     KEY_TOKENIZER,
     KEY_DTYPE,
+    KEY_SECONDS,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -315,6 +316,34 @@ static int run_init(void *context)
     return run(context, tool_init);
 }
 
+/* ---- bench ---- */
+
+static const struct argp_option bench_options[] = {
+    {"seconds", KEY_SECONDS, "S", 0, "For each figure (default 2)"},
+    {"seed", KEY_SEED, "N", 0, "Of random weights and tokens (default 0)"},
+    {0},
+};
+
+static error_t parse_bench(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case KEY_SECONDS:
+        tool->bench_seconds = real(state, "seconds", arg, 0, 3600);
+        return 0;
+    case KEY_SEED:
+        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
+}
+
+static int run_bench(void *context)
+{
+    return run(context, tool_bench);
+}
+
 static const struct sp_cli_command commands[] = {
     {"info", "DIR", "Shape, weights and tokenizer of a checkpoint",
      "DIR is a checkpoint in Hugging Face layout: config.json, model.safetensors (or its shards),\n"
@@ -347,6 +376,12 @@ static const struct sp_cli_command commands[] = {
      "initializer_range, norms are 1.\n\n"
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
      init_options, parse_init, run_init},
+    {"bench", "DIR", "Tokens per second of scoring, training and decoding",
+     "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"
+     "weights, random ones are used: speed depends on the shape alone. A score or train batch is\n"
+     "counted in tokens, a decode batch in sequences.\n\n"
+     "  spin-model bench DIR --threads 1\n",
+     bench_options, parse_bench, run_bench},
 };
 
 int main(int argc, char **argv)
@@ -356,7 +391,8 @@ int main(int argc, char **argv)
                         .temperature = 1,
                         .top_p = 1,
                         .max_new_tokens = 256,
-                        .samples = 1};
+                        .samples = 1,
+                        .bench_seconds = 2};
     const struct sp_cli_program program = {
         .name = NAME,
         .summary = "Look into, score with, and generate from a model, without any daemon.",

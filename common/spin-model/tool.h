@@ -35,6 +35,8 @@ struct tool {
     bool greedy;
     /* init */
     const char *config, *tokenizer, *dtype;
+    /* bench */
+    double bench_seconds; /* for each figure */
 };
 
 /* A command's whole work; SP_OK or an error with its message. */
@@ -44,6 +46,7 @@ enum sp_err tool_tokenize(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_generate(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_init(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_bench(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 
 /* Everything from a file, or from standard input for "-". malloc'd, with a NUL behind. */
 enum sp_err tool_read_all(const char *path, size_t max_bytes, char **ret, size_t *ret_length,

@@ -110,7 +110,8 @@ static void make_model(void)
 START_TEST(test_help)
 {
     char *out = expect_output("--help", NULL);
-    static const char *const names[] = {"info", "tokenize", "logprobs", "generate", "init"};
+    static const char *const names[] = {"info",     "tokenize", "logprobs",
+                                        "generate", "init",     "bench"};
     for (size_t i = 0; i < SP_COUNT(names); i++) {
         char *arguments = sp_xprintf("%s --help", names[i]);
         char *one = expect_output(arguments, NULL);
@@ -337,6 +338,29 @@ START_TEST(test_logprobs)
 }
 END_TEST
 
+START_TEST(test_bench)
+{
+    /* A shape alone is enough. */
+    char *out = expect_output("bench . --seconds 0 --json", NULL);
+    int lines = 0;
+    for (char *line = out; *line != 0; line += strcspn(line, "\n") + 1, lines++) {
+        json_t *figure = parse_line(line);
+        double median = json_real_value(json_object_get(figure, "tokens_per_second"));
+        ck_assert(json_real_value(json_object_get(figure, "lowest")) > 0);
+        ck_assert(json_real_value(json_object_get(figure, "lowest")) <= median);
+        ck_assert(json_real_value(json_object_get(figure, "highest")) >= median);
+        ck_assert_int_ge((int)json_integer_value(json_object_get(figure, "repeats")), 3);
+        json_decref(figure);
+    }
+    ck_assert_int_eq(lines, 10);
+    free(out);
+    out = expect_output("bench . --seconds 0", NULL);
+    ck_assert_ptr_nonnull(strstr(out, "tokens/s"));
+    free(out);
+    expect_failure("bench /no/such", NULL, 4, "/no/such");
+}
+END_TEST
+
 /* ---- against transformers ---- */
 
 #define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/spin-model/"
@@ -405,6 +429,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_generate);
     tcase_add_loop_test(t, test_logprobs_refuses, 0, (int)SP_COUNT(bad_lines));
     tcase_add_test(t, test_logprobs);
+    tcase_add_test(t, test_bench);
     tcase_add_test(t, test_logprobs_golden);
     tcase_add_test(t, test_generate_golden);
     tcase_set_timeout(t, 30);
