@@ -1,6 +1,7 @@
 #include "common/checkpoint/manifest.h"
 
 #include "common/base/limits.h"
+#include "common/base/rng.h"
 #include "tests/unit/checkpoint/scratch.h"
 
 static struct sp_error error;
@@ -218,6 +219,43 @@ START_TEST(test_build_refuses)
 }
 END_TEST
 
+/* What is accepted is canonical: it formats back to the same bytes. */
+START_TEST(test_mutations)
+{
+    static const char text[] =
+        HEAD "file " EMPTY " 0 a b\nfile " HELLO " 5 dir/x\nchunk " HELLO "\nfile " OTHER
+             " 4194305 y\nchunk " HELLO "\nchunk " EMPTY "\n";
+    int accepted = 0;
+    for (uint32_t round = 0; round < 20000; round++) {
+        size_t length = sizeof(text) - 1;
+        char *copy = sp_xmemdup(text, length);
+        uint32_t bits[4];
+        sp_rng_draw(1, SP_STREAM_TEST, 0, round, 0, 0, bits);
+        static const char likely[] = "0123456789abf \n/.";
+        if (bits[3] % 8 == 0)
+            length = bits[0] % length;
+        else if (bits[3] % 8 == 1)
+            copy[bits[0] % length] ^= (char)(1u << bits[1] % 8);
+        else
+            copy[bits[0] % length] = likely[bits[1] % (sizeof(likely) - 1)];
+        char *exact = sp_xmemdup(copy, length);
+        struct ckpt_manifest manifest;
+        if (ckpt_manifest_parse(exact, length, &manifest, &error) == SP_OK) {
+            struct sp_buf out = SP_BUF_INIT;
+            ckpt_manifest_format(&manifest, &out);
+            ck_assert_uint_eq(out.length, length);
+            ck_assert_mem_eq(out.data, exact, length);
+            sp_buf_deinit(&out);
+            ckpt_manifest_deinit(&manifest);
+            accepted++;
+        }
+        free(exact);
+        free(copy);
+    }
+    ck_assert_int_gt(accepted, 100);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("manifest");
@@ -228,6 +266,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_digest_from_outside);
     tcase_add_test(t, test_build_and_verify);
     tcase_add_test(t, test_build_refuses);
+    tcase_add_test(t, test_mutations);
     suite_add_tcase(s, t);
     return s;
 }

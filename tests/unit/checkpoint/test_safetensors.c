@@ -3,6 +3,7 @@
 #include <math.h>
 
 #include "common/base/hash.h"
+#include "common/base/rng.h"
 #include "tests/unit/checkpoint/scratch.h"
 
 static struct sp_error error;
@@ -198,6 +199,53 @@ START_TEST(test_dtype_names)
 }
 END_TEST
 
+/* Whatever is done to a file's bytes, opening it answers, and what it accepts lies in the file. */
+START_TEST(test_mutations)
+{
+    static const char header[] =
+        "{\"__metadata__\":{\"a\":\"w\"},\"w\":" T("F32", "[2,3]", 0, 24) ",\"v\":" T(
+            "BF16", "[4]", 24, 32) ",\"s\":" T("I64", "[]", 32, 40) "}";
+    size_t n = strlen(header), length = 8 + n + 40;
+    int accepted = 0;
+    for (uint32_t round = 0; round < 20000; round++) {
+        uint8_t *bytes = sp_xalloc(length);
+        bytes[0] = (uint8_t)n;
+        memcpy(bytes + 8, header, n);
+        uint32_t changes = 1 + (uint32_t)sp_rng_below(1, SP_STREAM_TEST, 0, round, 0, 0, 3);
+        size_t cut = length;
+        for (uint32_t c = 0; c < changes; c++) {
+            uint32_t bits[4];
+            sp_rng_draw(1, SP_STREAM_TEST, 0, round, 1, c, bits);
+            static const char likely[] = "0123456789[]{},:\"-e.";
+            size_t at = bits[0] % (8 + n);
+            if (bits[1] % 4 == 0)
+                bytes[at] ^= (uint8_t)(1u << bits[2] % 8);
+            else
+                bytes[at] = (uint8_t)likely[bits[2] % (sizeof(likely) - 1)];
+            if (bits[3] % 16 == 0)
+                cut = bits[2] % length;
+        }
+        uint8_t *exact = sp_xmemdup(bytes, cut);
+        struct ckpt_st *st;
+        if (ckpt_st_open_memory(exact, cut, "mutated", &st, &error) == SP_OK) {
+            accepted++;
+            for (size_t i = 0; i < ckpt_st_count(st); i++) {
+                const struct ckpt_tensor *t = ckpt_st_at(st, i);
+                ck_assert(t->data >= exact && t->bytes <= (size_t)(exact + cut - t->data));
+                ck_assert_uint_eq(t->bytes, t->count * ckpt_dtype_bytes(t->dtype));
+                ck_assert_ptr_eq(ckpt_st_find(st, t->name), t);
+            }
+            ckpt_st_close(st);
+        }
+        free(exact);
+        free(bytes);
+    }
+    /* A changed letter of a name is fine; most changes are not. */
+    ck_assert_int_gt(accepted, 100);
+    ck_assert_int_lt(accepted, 10000);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("safetensors");
@@ -208,6 +256,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_write_read);
     tcase_add_test(t, test_write_refuses);
     tcase_add_test(t, test_dtype_names);
+    tcase_add_test(t, test_mutations);
     suite_add_tcase(s, t);
     return s;
 }

@@ -1,0 +1,43 @@
+# bash completion for spin-model(1)
+_spin_model() {
+  local word=${COMP_WORDS[COMP_CWORD]} previous=${COMP_WORDS[COMP_CWORD - 1]} command= i
+  local every="--json --quiet --threads --backend --help --version"
+  for ((i = 1; i < COMP_CWORD; i++)); do
+    case ${COMP_WORDS[i]} in
+      --threads | --backend) i=$((i + 1)) ;;
+      -*) ;;
+      *)
+        command=${COMP_WORDS[i]}
+        break
+        ;;
+    esac
+  done
+  case $previous in
+    --backend) mapfile -t COMPREPLY < <(compgen -W "cpu openblas" -- "$word") && return ;;
+    --dtype) mapfile -t COMPREPLY < <(compgen -W "F32 BF16 F16" -- "$word") && return ;;
+    --input | --config | --tokenizer | -i | -c)
+      mapfile -t COMPREPLY < <(compgen -f -- "$word") && return
+      ;;
+  esac
+  if [ -z "$command" ]; then
+    mapfile -t COMPREPLY < <(compgen -W "info tokenize logprobs generate init bench help $every" -- "$word")
+    return
+  fi
+  case $command:$word in
+    info:-*) every="$every --tensors --digest" ;;
+    tokenize:-*) every="$every --decode --special --skip-special --lines --tokens" ;;
+    logprobs:-*) every="$every --input --format --template" ;;
+    generate:-*)
+      every="$every --prompt --prompt-ids --system --template --temperature --top-k --top-p
+        --max-new-tokens --seed --samples --greedy"
+      ;;
+    init:-*) every="$every --config --seed --tokenizer --dtype" ;;
+    bench:-*) every="$every --seconds --seed" ;;
+    *)
+      mapfile -t COMPREPLY < <(compgen -f -- "$word")
+      return
+      ;;
+  esac
+  mapfile -t COMPREPLY < <(compgen -W "$every" -- "$word")
+}
+complete -o filenames -F _spin_model spin-model
