@@ -1,7 +1,9 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
+#include "common/base/utf8.h"
 #include "coordinator/core_internal.h"
 
 void coord_actions_clear(struct coord_actions *actions)
@@ -42,11 +44,23 @@ struct coord_action *core_reply(struct coord_core *core, uint64_t handle, enum p
     return action;
 }
 
+char *core_clip(const char *text, size_t bytes)
+{
+    size_t length = strlen(text), end = 0;
+    while (end < length) {
+        size_t width = sp_utf8_char(text + end, length - end);
+        if (width == 0 || end + width > bytes)
+            break;
+        end += width;
+    }
+    return sp_xstrndup(text, end);
+}
+
 static char *format_text(const char *format, va_list args)
 {
     char text[SP_ERROR_TEXT_BYTES];
     vsnprintf(text, sizeof(text), format, args);
-    return sp_xstrdup(text);
+    return core_clip(text, sizeof(text) - 1);
 }
 
 void core_reply_error(struct coord_core *core, uint64_t handle, enum sp_err status,

@@ -40,7 +40,7 @@ static void start_new(const struct verb_call *call, uint32_t number)
 {
     struct coord_run *run = call->run;
     struct plan plan;
-    plan_init(&run->info.settings, number, run->info.prompts, &plan);
+    plan_init(&run->info.settings, number, run->info.prompts[STORE_SPLIT_TRAIN], &plan);
     if (plan_pairs(&plan) == 0) {
         core_reply_error(call->core, call->event->handle, SP_ESTATE, 0,
                          "start-iteration: run %s has no training prompts", run->info.name);
@@ -245,9 +245,9 @@ static void verb_skip(const struct verb_call *call)
                            it->resume != COORD_PUBLISHING));
     if (!running)
         return refuse(call, "skip");
-    if (prompt >= call->run->info.prompts) {
+    if (prompt >= call->run->info.prompts[STORE_SPLIT_TRAIN]) {
         core_reply_error(call->core, call->event->handle, SP_EINVAL, 0,
-                         "skip: prompt %lld of %u", (long long)prompt, call->run->info.prompts);
+                         "skip: prompt %lld of %u", (long long)prompt, call->run->info.prompts[STORE_SPLIT_TRAIN]);
         return;
     }
     struct coord_write *write = core_write(COORD_W_SKIP, call->run);

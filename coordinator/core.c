@@ -82,6 +82,7 @@ void coord_iteration_info_deinit(struct coord_iteration_info *info)
     free(info->reason);
     free(info->trainer);
     free(info->gap_order);
+    free(info->verdict);
     *info = (struct coord_iteration_info){0};
 }
 
@@ -182,6 +183,32 @@ static void pump(struct coord_core *core)
     }
 }
 
+void coord_drain(struct coord_core *core, struct coord_actions *actions)
+{
+    core->out = actions;
+    while (core->parked_count > 0) {
+        core_reply_error(core, core->parked[0].handle, SP_EUNAVAIL,
+                         (uint32_t)core->options.times.retry_after_ms,
+                         "the coordinator is being restarted");
+        core_unpark(core, 0);
+    }
+    core->out = NULL;
+}
+
+void coord_set_disk_low(struct coord_core *core, bool low)
+{
+    core->disk_low = low;
+}
+
+static void pause_for_disk(struct coord_core *core, struct coord_run *run)
+{
+    struct coord_iteration *it = run->iteration;
+    if (!it || it->pending || !coord_state_is_live(it->state))
+        return;
+    core_send(core, iteration_move(core, run, COORD_PAUSED, "coordinator",
+                                   "the disk is nearly full: make room, then `spinctl resume`"));
+}
+
 static void tick(struct coord_core *core)
 {
     core->last_tick_ms = core->now_ms;
@@ -192,6 +219,8 @@ static void tick(struct coord_core *core)
         if (it && it->holder != 0 &&
             core->now_ms - it->holder_seen_ms >= core->options.times.trainer_lease_ms)
             core_trainer_lost(core, run, "was not heard of in time");
+        if (core->disk_low)
+            pause_for_disk(core, run);
     }
     core_forget_workers(core);
     /* Stragglers, and grants that waited for a trainer to come back, become possible with time. */

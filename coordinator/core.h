@@ -146,9 +146,7 @@ struct coord_run_info {
     char *settings_json;      /* canonical */
     struct run_settings settings;
     struct sp_digest data;    /* digest of the data, in plan_digest */
-    uint32_t prompts;         /* training prompts */
-    uint32_t holdout_prompts;
-    uint32_t eval_prompts;
+    uint32_t prompts[STORE_SPLITS];
     int32_t vocab;
     int32_t *stop_ids;
     uint32_t stop_count;
@@ -167,9 +165,11 @@ struct coord_iteration_info {
     uint64_t trainer_instance;
     struct sp_digest opponent, opponent_manifest;
     struct sp_digest checkpoint, checkpoint_manifest; /* zero: not published */
-    uint64_t steps;          /* reported */
+    struct store_step_sums sums;
     struct proto_step_metrics first_step, last_step; /* step 0: none */
     uint32_t *gap_order;     /* plan_pairs, or NULL */
+    char *verdict;           /* NULL: none */
+    bool accepted;
 };
 
 /* ---- the core ---- */
@@ -207,6 +207,11 @@ void coord_core_set_skipped(struct coord_core *core, const char *run, uint32_t p
 /* Appends to *actions. now_ms is monotonic and never goes back. */
 void coord_step(struct coord_core *core, const struct coord_event *event, int64_t now_ms,
                 struct coord_actions *actions);
+
+/* Answers every request that waits with SP_EUNAVAIL: the process is about to end. */
+void coord_drain(struct coord_core *core, struct coord_actions *actions);
+/* While the disk is nearly full live iterations are paused at the next tick. */
+void coord_set_disk_low(struct coord_core *core, bool low);
 
 /* Live listings for people; new references. run NULL: all runs. */
 json_t *coord_status(const struct coord_core *core, const char *run, int64_t now_ms);

@@ -161,6 +161,7 @@ struct coord_core {
     struct coord_actions *out;        /* of the step in progress */
     int64_t now_ms;                   /* of the step in progress */
     uint64_t alarms;
+    bool disk_low;
 };
 
 /* ---- core.c ---- */
@@ -179,6 +180,8 @@ void core_reply_json(struct coord_core *core, uint64_t handle, json_t *object); 
 void core_reply_busy(struct coord_core *core, uint64_t handle);
 void core_log(struct coord_core *core, enum sp_log_level level, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* A copy of at most `bytes` bytes, cut between characters: what JSON takes. */
+char *core_clip(const char *text, size_t bytes);
 /* A write of this kind, not yet sent: fill it, then core_send. run may be NULL. */
 struct coord_write *core_write(enum coord_write_kind kind, const struct coord_run *run);
 void core_write_event(struct coord_write *write, const char *actor, const char *kind,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "coordinator/core_internal.h"
+#include "coordinator/work_item.h"
 
 static bool train_needs_work(const struct run_settings *settings)
 {
@@ -26,18 +27,12 @@ static void order_train_set(const struct coord_run *run, struct coord_iteration 
 static void make_sets(const struct coord_run *run, struct coord_iteration *it)
 {
     const struct run_settings *settings = &run->info.settings;
-    uint32_t pairs = plan_pairs(&it->plan);
-    uint32_t trained = settings->mode == RUN_MODE_SFT ? 0 : (uint32_t)settings->trained_sample;
-    uint32_t base = it->number == 0 ? run->info.eval_prompts : 0;
-    set_init(&it->sets[PROTO_SET_TRAIN], pairs, !train_needs_work(settings));
+    for (int i = 0; i < COORD_SET_COUNT; i++) {
+        uint32_t count =
+            coord_set_positions(settings, &it->plan, (enum proto_set)i, run->info.prompts);
+        set_init(&it->sets[i], count, i == PROTO_SET_TRAIN && !train_needs_work(settings));
+    }
     order_train_set(run, it);
-    set_init(&it->sets[PROTO_SET_HOLDOUT], run->info.holdout_prompts, false);
-    set_init(&it->sets[PROTO_SET_HOLDOUT_PLAYER], run->info.holdout_prompts, false);
-    set_init(&it->sets[PROTO_SET_EVAL_GREEDY], run->info.eval_prompts, false);
-    set_init(&it->sets[PROTO_SET_EVAL_SAMPLED], run->info.eval_prompts, false);
-    set_init(&it->sets[PROTO_SET_BASE_GREEDY], base, false);
-    set_init(&it->sets[PROTO_SET_BASE_SAMPLED], base, false);
-    set_init(&it->sets[PROTO_SET_TRAINED], SP_MIN(trained, pairs), false);
 }
 
 static void drop_sets(struct coord_iteration *it)
@@ -69,8 +64,14 @@ struct coord_iteration *iteration_new(const struct coord_run *run,
     it->holder_instance = info->trainer_instance;
     it->first_step = info->first_step;
     it->last_step = info->last_step;
-    it->step = info->steps;
-    plan_init(&run->info.settings, it->number, run->info.prompts, &it->plan);
+    it->step = info->sums.last_step;
+    it->tokens_trained = info->sums.tokens;
+    it->pairs_trained = info->sums.pairs;
+    it->identical = info->sums.identical;
+    it->milliseconds = info->sums.milliseconds;
+    it->verdict = info->verdict ? sp_xstrdup(info->verdict) : NULL;
+    it->accepted = info->accepted;
+    plan_init(&run->info.settings, it->number, run->info.prompts[STORE_SPLIT_TRAIN], &it->plan);
     plan_digest(&it->plan, &run->info.data, &it->plan_digest);
     double epochs = sp_list_at(&run->info.settings.epochs, it->number);
     it->steps_total =
@@ -179,7 +180,7 @@ struct coord_write *iteration_move(struct coord_core *core, struct coord_run *ru
     write->resume = to == COORD_PAUSED || to == COORD_FAILED ? it->state : to;
     if (to == COORD_CANCELLED)
         write->resume = it->resume;
-    write->reason = sp_xstrdup(reason ? reason : "");
+    write->reason = core_clip(reason ? reason : "", 1000);
     core_write_event(write, actor, "state", "iteration %u: %s -> %s%s%s", it->number,
                      coord_state_name(it->state), coord_state_name(to), reason ? ": " : "",
                      reason ? reason : "");

@@ -185,7 +185,7 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     worker->tokens_scored = renew->tokens_scored;
     worker->tokens_per_s = renew->tokens_per_s;
     free(worker->activity);
-    worker->activity = sp_xstrndup(renew->activity, SP_MIN(strlen(renew->activity), (size_t)255));
+    worker->activity = core_clip(renew->activity, 255);
     struct coord_action *action = core_reply(core, event->handle, PROTO_RENEW_REPLY);
     uint64_t *ids = sp_xarray(renew->leases.count, sizeof(*ids));
     uint32_t lost = 0;

@@ -179,6 +179,14 @@ static struct coord_lease *lease_straggler(struct coord_core *core, struct coord
     return lease;
 }
 
+/* As many items as surely fit into one message: prompt, human answer, other answer. */
+static uint32_t items_of_a_message(const struct run_settings *settings)
+{
+    int64_t tokens = settings->max_prompt_tokens + 2 * settings->max_sequence_tokens;
+    int64_t items = (SP_MAX_MESSAGE - 65536) / (4 * tokens + 256);
+    return items < 1 ? 1 : (uint32_t)SP_MIN(items, (int64_t)SP_MAX_LEASE_ITEMS);
+}
+
 static struct coord_lease *lease_next(struct coord_core *core, struct coord_worker *worker,
                                       struct coord_run *run, uint32_t max_items)
 {
@@ -188,7 +196,7 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
     struct coord_set *set = &run->iteration->sets[chosen];
     uint32_t live = SP_MAX(core_live_generators(core, run), 1u);
     uint32_t share = SP_MAX(set_free_keys(set) / (2 * live), 1u);
-    uint32_t count = SP_MIN(SP_MIN(max_items, share), (uint32_t)SP_MAX_LEASE_ITEMS);
+    uint32_t count = SP_MIN(SP_MIN(max_items, share), items_of_a_message(&run->info.settings));
     uint32_t positions[SP_MAX_LEASE_ITEMS];
     for (uint32_t i = 0; i < count; i++)
         positions[i] = set_take_next(set);

@@ -221,8 +221,7 @@ void core_trainer_renew(struct coord_core *core, const struct coord_event *event
         return;
     it = run->iteration;
     free(it->trainer_activity);
-    it->trainer_activity =
-        sp_xstrndup(renew->activity, SP_MIN(strlen(renew->activity), (size_t)255));
+    it->trainer_activity = core_clip(renew->activity, 255);
     if (renew->steps > 0)
         it->steps_total = renew->steps;
     core_reply(core, event->handle, PROTO_TRAINER_RENEW_REPLY)->body.trainer_renew.command =

@@ -78,3 +78,28 @@ void coord_item_at(const struct run_settings *settings, const struct plan *plan,
     }
     *ret = item;
 }
+
+uint32_t coord_set_positions(const struct run_settings *settings, const struct plan *plan,
+                             enum proto_set set, const uint32_t prompts[STORE_SPLITS])
+{
+    uint32_t pairs = plan_pairs(plan);
+    switch (set) {
+    case PROTO_SET_TRAIN:
+        return pairs;
+    case PROTO_SET_HOLDOUT:
+    case PROTO_SET_HOLDOUT_PLAYER:
+        return prompts[STORE_SPLIT_HOLDOUT];
+    case PROTO_SET_EVAL_GREEDY:
+    case PROTO_SET_EVAL_SAMPLED:
+        return prompts[STORE_SPLIT_EVAL];
+    case PROTO_SET_BASE_GREEDY:
+    case PROTO_SET_BASE_SAMPLED:
+        return plan->iteration == 0 ? prompts[STORE_SPLIT_EVAL] : 0;
+    case PROTO_SET_TRAINED:
+        /* With no other side there is no accuracy to look at. */
+        if (settings->mode == RUN_MODE_SFT || settings->trained_sample <= 0)
+            return 0;
+        return settings->trained_sample < pairs ? (uint32_t)settings->trained_sample : pairs;
+    }
+    return 0;
+}

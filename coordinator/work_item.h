@@ -28,4 +28,8 @@ struct coord_item {
 void coord_item_at(const struct run_settings *settings, const struct plan *plan, enum proto_set set,
                    uint32_t position, struct coord_item *ret);
 
+/* How many positions the set has in an iteration; prompts: by enum store_split. */
+uint32_t coord_set_positions(const struct run_settings *settings, const struct plan *plan,
+                             enum proto_set set, const uint32_t prompts[STORE_SPLITS]);
+
 #endif

@@ -1,0 +1,166 @@
+/* What comes back from the threads. Loop thread. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "coordinator/shell.h"
+
+static void reply_error(struct job *job)
+{
+    proto_reply_error(job->request, job->rc, 0, "%s", job->err.text);
+}
+
+/* The reply that the thread has made, or its error. */
+static void reply_made(struct job *job)
+{
+    if (job->rc)
+        reply_error(job);
+    else
+        proto_reply(job->request, job->reply_type, &job->reply);
+}
+
+static void reply_text(struct job *job)
+{
+    job->reply.admin.json = job->text;
+    job->reply_type = PROTO_ADMIN_REPLY;
+    reply_made(job);
+}
+
+static void written(struct shell *shell, const struct job *job)
+{
+    struct coord_event event = {
+        .kind = COORD_EV_WRITTEN, .write_id = job->write->id, .result = job->result};
+    shell_event(shell, &event);
+}
+
+/* verified, judged or ordered */
+static void outside_work(struct shell *shell, const struct job *job, enum coord_event_kind kind)
+{
+    struct coord_event event = {
+        .kind = kind,
+        .run = job->action.run->name,
+        .iteration = job->action.iteration,
+        .attempt = job->action.attempt,
+        .status = job->rc,
+        .text = job->rc ? job->err.text : job->text,
+        .accepted = job->accepted,
+        .verdict = job->verdict,
+        .bytes = job->bytes,
+        .order = job->order,
+        .blobs = job->blobs,
+        .blob_count = job->blob_count,
+        .pairs_sha256 = job->pairs_sha256,
+    };
+    shell_event(shell, &event);
+}
+
+static void token_put(struct shell *shell, struct job *job)
+{
+    if (job->rc)
+        return reply_error(job);
+    coord_tokens_put(shell->tokens, &job->token);
+    json_t *object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I}", "id", job->token.id, "token",
+                               job->token_text, "role", coord_role_name(job->token.role), "name",
+                               job->token.name, "runs", job->token.runs, "expires_ms",
+                               (json_int_t)job->token.expires_ms);
+    job->text = json_dumps(object, JSON_COMPACT);
+    json_decref(object);
+    reply_text(job);
+}
+
+static void token_revoked(struct shell *shell, struct job *job)
+{
+    if (job->rc)
+        return reply_error(job);
+    coord_tokens_revoke(shell->tokens, job->text, job->at_ms);
+    json_t *object = json_pack("{s:s,s:b}", "id", job->text, "revoked", true);
+    free(job->text);
+    job->text = json_dumps(object, JSON_COMPACT);
+    json_decref(object);
+    reply_text(job);
+}
+
+/* The run's file is finished: the store takes it over, then the core. */
+static void created(struct shell *shell, struct job *job)
+{
+    if (job->rc || job->existing)
+        return reply_text(job);
+    struct job *adopt = job_new(shell, JOB_ADOPT, job->request);
+    adopt->run = job->run;
+    adopt->text = job->text;
+    job->run = job->text = NULL;
+    shell_send(shell, adopt);
+}
+
+static void adopted(struct shell *shell, struct job *job)
+{
+    if (!job->rc && !coord_find_run(shell->core, job->run))
+        job->rc = coord_load_add(shell->core, &job->loaded, sp_now_ms(), &job->err);
+    if (!job->rc)
+        sp_info("run %s is created", job->run);
+    reply_text(job);
+}
+
+static void disk_checked(struct shell *shell, const struct job *job)
+{
+    bool low = job->rc == SP_OK &&
+               job->disk_free < (uint64_t)shell->settings->disk_reserve_bytes;
+    if (low != shell->disk_low)
+        sp_warn(low ? "less than disk_reserve is free: nothing is accepted until there is more"
+                    : "there is room on the disk again");
+    shell->disk_low = low;
+    coord_set_disk_low(shell->core, low);
+}
+
+void shell_finished(struct shell *shell, struct job *job)
+{
+    switch (job->kind) {
+    case JOB_WRITE:
+        written(shell, job);
+        break;
+    case JOB_TOKEN_PUT:
+        token_put(shell, job);
+        break;
+    case JOB_TOKEN_REVOKE:
+        token_revoked(shell, job);
+        break;
+    case JOB_ADOPT:
+        adopted(shell, job);
+        break;
+    case JOB_BACKUP:
+    case JOB_QUERY:
+    case JOB_DOCTOR:
+        reply_text(job);
+        break;
+    case JOB_CREATE_RUN:
+        created(shell, job);
+        break;
+    case JOB_GRANT:
+    case JOB_PAIRS:
+    case JOB_BLOB_GET:
+    case JOB_BLOB_PUT:
+    case JOB_BLOB_MISSING:
+    case JOB_MISSING:
+        reply_made(job);
+        break;
+    case JOB_VERIFY:
+        outside_work(shell, job, COORD_EV_VERIFIED);
+        break;
+    case JOB_JUDGE:
+        outside_work(shell, job, COORD_EV_JUDGED);
+        break;
+    case JOB_ORDER:
+        outside_work(shell, job, COORD_EV_ORDERED);
+        break;
+    case JOB_DISK:
+        disk_checked(shell, job);
+        break;
+    case JOB_FATAL:
+        shell->fatal = job->rc;
+        shell->fatal_err = job->err;
+        break;
+    }
+    job_free(job);
+}

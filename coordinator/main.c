@@ -1,0 +1,128 @@
+/* spin-coordinator: schedules the iterations of self-play fine-tuning runs and keeps their state. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/base/daemon.h"
+#include "common/base/fs.h"
+#include "common/base/log.h"
+#include "common/base/rng.h"
+#include "coordinator/backup.h"
+#include "coordinator/shell.h"
+
+static enum sp_err load_tokens(struct shell *shell, struct sp_error *err)
+{
+    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)256 << 20);
+    struct store_token *list;
+    size_t count = 0;
+    enum sp_err rc = coord_admin_token_ensure(shell->store, sp_wall_ms(), err);
+    if (!rc)
+        rc = store_tokens_list(shell->store, arena, &list, &count, err);
+    shell->tokens = coord_tokens_new();
+    for (size_t i = 0; !rc && i < count; i++)
+        coord_tokens_put(shell->tokens, &list[i]);
+    sp_arena_free(arena);
+    return rc;
+}
+
+static enum sp_err load_runs(struct shell *shell, struct sp_error *err)
+{
+    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)256 << 20);
+    const char **names;
+    size_t count = 0;
+    enum sp_err rc = store_runs_list(shell->store, arena, &names, &count, err);
+    for (size_t i = 0; !rc && i < count; i++) {
+        struct coord_loaded loaded;
+        rc = coord_load_run(shell->store, shell->blobs, names[i], &loaded, err);
+        if (!rc)
+            rc = coord_load_add(shell->core, &loaded, sp_now_ms(), err);
+    }
+    sp_arena_free(arena);
+    if (!rc)
+        sp_info("%zu runs", count);
+    return rc;
+}
+
+static enum sp_err open_all(struct shell *shell, struct sp_error *err)
+{
+    const char *dir = shell->settings->state_dir;
+    enum sp_err rc = store_open(dir, NULL, &shell->store, err);
+    if (!rc)
+        rc = ckpt_blobs_open(dir, NULL, &shell->blobs, err);
+    if (!rc)
+        rc = ckpt_blobs_sweep(shell->blobs, err);
+    if (!rc)
+        rc = store_open_reader(dir, NULL, &shell->reader, err);
+    if (!rc)
+        rc = store_open_reader(dir, NULL, &shell->worker, err);
+    if (!rc)
+        rc = load_tokens(shell, err);
+    if (!rc)
+        rc = load_runs(shell, err);
+    return rc;
+}
+
+static void close_all(struct shell *shell)
+{
+    coord_core_free(shell->core);
+    coord_tokens_free(shell->tokens);
+    ckpt_blobs_close(shell->blobs);
+    store_close(shell->worker);
+    store_close(shell->reader);
+    store_close(shell->store);
+}
+
+static enum sp_err serve(const struct coord_settings *settings, struct sp_error *err)
+{
+    struct shell shell = {.settings = settings};
+    coord_times_init(settings->time_scale, &shell.times);
+    struct coord_options options = {
+        .times = shell.times,
+        .version = SPIN_VERSION,
+        /* Enough is left for requests that are not held. */
+        .max_parked = (uint32_t)(settings->parallel - settings->parallel / 8),
+    };
+    sp_random_secret(&options.instance, sizeof(options.instance));
+    shell.core = coord_core_new(&options);
+    struct sp_daemon_hooks hooks = {.on_stop = shell_stop, .context = &shell};
+    shell_open_loop(&shell);
+    sp_daemon_init(&hooks);
+    enum sp_err rc = open_all(&shell, err);
+    if (!rc)
+        rc = shell_run(&shell, err);
+    if (shell.fatal)
+        _exit(sp_err_exit_code(shell.fatal)); /* other threads still use what would be freed */
+    shell_close_loop(&shell);
+    close_all(&shell);
+    return rc;
+}
+
+static enum sp_err restore(const struct coord_arguments *arguments, struct sp_error *err)
+{
+    struct coord_backup_report report;
+    enum sp_err rc =
+        coord_restore(arguments->restore, arguments->settings.state_dir, &report, err);
+    if (!rc)
+        printf("restored %llu runs, %llu blobs, %llu bytes\n", (unsigned long long)report.runs,
+               (unsigned long long)report.blobs, (unsigned long long)report.bytes);
+    return rc;
+}
+
+int main(int argc, char **argv)
+{
+    struct coord_arguments arguments;
+    struct sp_error err = {0};
+    enum sp_log_level level;
+    enum sp_err rc = coord_parse_args(argc, argv, &arguments, &err);
+    if (!rc)
+        rc = sp_log_parse_level(arguments.settings.log_level, &level, &err);
+    if (!rc) {
+        sp_log_set_level(level);
+        sp_log_set_name("coordinator");
+        rc = arguments.restore ? restore(&arguments, &err) : serve(&arguments.settings, &err);
+    }
+    coord_arguments_deinit(&arguments);
+    if (rc && rc != SP_ECANCELED)
+        fprintf(stderr, "spin-coordinator: %s\n", err.text);
+    return rc == SP_ECANCELED ? 0 : sp_err_exit_code(rc);
+}

@@ -1,0 +1,212 @@
+/* What comes in: who asks, may they, and who answers. Loop thread. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "coordinator/admin_query.h"
+#include "coordinator/create_run.h"
+#include "coordinator/shell.h"
+
+#define DISK_RETRY_MS 5000
+
+static void to_core(struct shell *shell, struct proto_request *request,
+                    const struct store_token *token)
+{
+    uint64_t handle = ++shell->next_handle;
+    coord_map_put(&shell->requests, handle, request);
+    struct coord_event event = {
+        .kind = COORD_EV_REQUEST,
+        .handle = handle,
+        .type = proto_request_envelope(request)->type,
+        .body = proto_request_body(request),
+        .who = {.role = (enum proto_role)token->role, .token_id = token->id, .runs = token->runs},
+    };
+    shell_event(shell, &event);
+}
+
+static void reply_json(struct proto_request *request, json_t *object)
+{
+    char *text = json_dumps(object, JSON_COMPACT);
+    struct proto_admin_reply reply = {.json = text ? text : "{}"};
+    proto_reply(request, PROTO_ADMIN_REPLY, &reply);
+    free(text);
+    json_decref(object);
+}
+
+/* ---- tokens ---- */
+
+static void token_create(struct shell *shell, struct proto_request *request, const json_t *args)
+{
+    const char *role = "", *name = "", *runs = "";
+    int64_t expires_ms = 0, now_ms = sp_wall_ms();
+    uint32_t number = 0;
+    struct sp_error err;
+    struct job *job = job_new(shell, JOB_TOKEN_PUT, request);
+    enum sp_err rc = sp_json_str(args, "role", "token-create", &role, &err);
+    if (!rc)
+        rc = sp_json_str(args, "name", "token-create", &name, &err);
+    if (!rc)
+        rc = sp_json_opt_str(args, "runs", "token-create", &runs, &err);
+    if (!rc)
+        rc = sp_json_opt_i64(args, "expires_ms", 0, INT64_MAX, "token-create", &expires_ms, &err);
+    if (!rc)
+        rc = coord_role_parse(role, &number, &err);
+    if (!rc) {
+        job->run = sp_xstrdup(name);
+        job->args = sp_xstrdup(runs);
+        rc = coord_token_mint(number, job->run, job->args, now_ms, expires_ms, job->token_text,
+                              job->token_id, &job->token, &err);
+    }
+    if (rc) {
+        job_free(job);
+        proto_reply_error(request, rc, 0, "%s", err.text);
+        return;
+    }
+    shell_send(shell, job);
+}
+
+static void token_revoke(struct shell *shell, struct proto_request *request, const json_t *args)
+{
+    const char *id = "";
+    struct sp_error err;
+    enum sp_err rc = sp_json_str(args, "id", "token-revoke", &id, &err);
+    if (rc) {
+        proto_reply_error(request, rc, 0, "%s", err.text);
+        return;
+    }
+    struct job *job = job_new(shell, JOB_TOKEN_REVOKE, request);
+    job->text = sp_xstrdup(id);
+    shell_send(shell, job);
+}
+
+/* ---- other admin verbs ---- */
+
+static void backup(struct shell *shell, struct proto_request *request, const json_t *args)
+{
+    const char *dir = "";
+    struct sp_error err;
+    enum sp_err rc = sp_json_str(args, "dir", "backup", &dir, &err);
+    if (!rc && dir[0] != '/')
+        rc = sp_fail(&err, SP_EINVAL, "backup: dir: give an absolute path on the coordinator");
+    if (rc) {
+        proto_reply_error(request, rc, 0, "%s", err.text);
+        return;
+    }
+    struct job *job = job_new(shell, JOB_BACKUP, request);
+    job->text = sp_xstrdup(dir);
+    shell_send(shell, job);
+}
+
+static void ping(struct shell *shell, struct proto_request *request)
+{
+    reply_json(request, json_pack("{s:b,s:s,s:I,s:I}", "ok", true, "version", SPIN_VERSION,
+                                  "protocol", (json_int_t)PROTO_VERSION, "runs_version",
+                                  (json_int_t)coord_version(shell->core)));
+}
+
+static void send_verb(struct shell *shell, struct proto_request *request, enum job_kind kind)
+{
+    const struct proto_admin *admin = proto_request_body(request);
+    struct job *job = job_new(shell, kind, request);
+    job->verb = sp_xstrdup(admin->verb);
+    job->run = sp_xstrdup(admin->run);
+    job->args = sp_xstrdup(admin->args);
+    shell_send(shell, job);
+}
+
+static bool parse_args(struct proto_request *request, json_t **ret)
+{
+    const struct proto_admin *admin = proto_request_body(request);
+    const char *text = admin->args[0] ? admin->args : "{}";
+    struct sp_error err;
+    enum sp_err rc = sp_json_parse(text, strlen(text), "args", ret, &err);
+    if (!rc && json_is_object(*ret))
+        return true;
+    if (!rc)
+        json_decref(*ret);
+    proto_reply_error(request, rc ? rc : SP_EFORMAT, 0, "%s: %s", admin->verb,
+                      rc ? err.text : "args: not an object");
+    return false;
+}
+
+static void admin_verb(struct shell *shell, struct proto_request *request,
+                       const struct store_token *token)
+{
+    const struct proto_admin *admin = proto_request_body(request);
+    json_t *args = NULL;
+    if (!coord_role_may_verb(token->role, admin->verb)) {
+        proto_reply_error(request, SP_EDENIED, 0, "%.40s: the token's role may not", admin->verb);
+    } else if (!coord_token_allows_run(token, admin->run)) {
+        proto_reply_error(request, SP_EDENIED, 0, "the token is not for run %.64s", admin->run);
+    } else if (coord_admin_is_live(admin->verb)) {
+        to_core(shell, request, token);
+    } else if (strcmp(admin->verb, "ping") == 0) {
+        ping(shell, request);
+    } else if (strcmp(admin->verb, "create-run") == 0) {
+        send_verb(shell, request, JOB_CREATE_RUN);
+    } else if (strcmp(admin->verb, "doctor") == 0) {
+        send_verb(shell, request, JOB_DOCTOR);
+    } else if (coord_query_knows(admin->verb)) {
+        send_verb(shell, request, JOB_QUERY);
+    } else if (strcmp(admin->verb, "token-create") == 0 && parse_args(request, &args)) {
+        token_create(shell, request, args);
+    } else if (strcmp(admin->verb, "token-revoke") == 0 && parse_args(request, &args)) {
+        token_revoke(shell, request, args);
+    } else if (strcmp(admin->verb, "backup") == 0 && parse_args(request, &args)) {
+        backup(shell, request, args);
+    } else if (strcmp(admin->verb, "token-create") != 0 &&
+               strcmp(admin->verb, "token-revoke") != 0 && strcmp(admin->verb, "backup") != 0) {
+        proto_reply_error(request, SP_EUNSUPPORTED, 0, "no admin verb \"%.40s\"", admin->verb);
+    }
+    json_decref(args);
+}
+
+static bool needs_disk(enum proto_type type)
+{
+    return type == PROTO_SUBMIT || type == PROTO_REFS_SUBMIT || type == PROTO_BLOB_PUT ||
+           type == PROTO_PUBLISH_BEGIN || type == PROTO_PUBLISH_COMMIT ||
+           type == PROTO_STEPS_REPORT;
+}
+
+void shell_on_request(struct proto_request *request, void *context)
+{
+    struct shell *shell = context;
+    const struct proto_envelope *envelope = proto_request_envelope(request);
+    const struct store_token *token = NULL;
+    struct sp_error err;
+    enum sp_err rc = coord_tokens_check(shell->tokens, envelope->token, sp_wall_ms(), &token, &err);
+    if (rc) {
+        proto_reply_error(request, rc, 0, "%s", err.text);
+        return;
+    }
+    if (!coord_role_may_send(token->role, envelope->type)) {
+        proto_reply_error(request, SP_EDENIED, 0, "%s: the token's role may not",
+                          proto_type_name(envelope->type));
+        return;
+    }
+    if (shell->disk_low && needs_disk(envelope->type)) {
+        proto_reply_error(request, SP_EUNAVAIL, DISK_RETRY_MS,
+                          "less than disk_reserve is free on the coordinator's disk");
+        return;
+    }
+    switch (envelope->type) {
+    case PROTO_BLOB_GET:
+        shell_send(shell, job_new(shell, JOB_BLOB_GET, request));
+        return;
+    case PROTO_BLOB_PUT:
+        shell_send(shell, job_new(shell, JOB_BLOB_PUT, request));
+        return;
+    case PROTO_BLOB_MISSING:
+        shell_send(shell, job_new(shell, JOB_BLOB_MISSING, request));
+        return;
+    case PROTO_ADMIN:
+        admin_verb(shell, request, token);
+        return;
+    default:
+        to_core(shell, request, token);
+    }
+}

@@ -1,0 +1,32 @@
+/* settings: what spin-coordinator can be told, and its command line. Main thread only. */
+#ifndef SPIN_COORDINATOR_SETTINGS_H
+#define SPIN_COORDINATOR_SETTINGS_H
+
+#include <stdint.h>
+
+#include "common/base/config.h"
+
+#define COORD_MAX_LISTENERS 16
+
+struct coord_settings {
+    char *state_dir;
+    char *listen;        /* URLs, separated by spaces or commas, beside the socket in state_dir */
+    char *log_level;
+    int64_t parallel;    /* requests in work at once, held ones included */
+    int64_t disk_reserve_bytes;
+    double time_scale;
+    char *tls_ca, *tls_cert;
+};
+extern const struct sp_config_spec coord_settings_spec;
+
+struct coord_arguments {
+    struct coord_settings settings;
+    char *restore; /* --restore BACKUP: make the state directory from it and exit; NULL: no */
+};
+
+/* SP_OK: go on. SP_ECANCELED: something was printed, exit with 0. */
+enum sp_err coord_parse_args(int argc, char **argv, struct coord_arguments *ret,
+                             struct sp_error *err) SP_MUST_USE;
+void coord_arguments_deinit(struct coord_arguments *arguments);
+
+#endif

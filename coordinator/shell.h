@@ -1,0 +1,157 @@
+/* shell: what stands around the core in the daemon: sockets, timers, threads, and the jobs that go
+ * between them.
+ *
+ *   loop thread   sockets, timers, core, tokens; touches no disk
+ *   store thread  the writing connection; everything that waits goes into one transaction, replies
+ *                 leave after COMMIT; a failed COMMIT ends the process
+ *   read thread   a reading connection: work for generators, pairs, listings
+ *   blob thread   hashes, writes and reads blobs
+ *   work thread   a reading connection of its own: create-run, verdicts, the order by gap
+ *
+ * A job is made by the loop, worked on by one thread, and comes back to the loop. */
+#ifndef SPIN_COORDINATOR_SHELL_H
+#define SPIN_COORDINATOR_SHELL_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+#include "common/base/mailbox.h"
+#include "common/checkpoint/blobstore.h"
+#include "coordinator/core.h"
+#include "coordinator/load.h"
+#include "coordinator/map.h"
+#include "coordinator/settings.h"
+#include "coordinator/tokens.h"
+#include "proto/rpc.h"
+
+enum job_kind {
+    /* store thread */
+    JOB_WRITE,
+    JOB_TOKEN_PUT,
+    JOB_TOKEN_REVOKE,
+    JOB_ADOPT,
+    JOB_BACKUP,
+    /* read thread */
+    JOB_GRANT,
+    JOB_PAIRS,
+    JOB_QUERY,
+    JOB_DOCTOR,
+    /* blob thread */
+    JOB_BLOB_GET,
+    JOB_BLOB_PUT,
+    JOB_BLOB_MISSING,
+    JOB_MISSING,
+    JOB_VERIFY,
+    JOB_DISK,
+    /* work thread */
+    JOB_CREATE_RUN,
+    JOB_JUDGE,
+    JOB_ORDER,
+    /* the store thread has given up: the process ends */
+    JOB_FATAL,
+};
+
+struct job {
+    enum job_kind kind;
+    struct shell *shell;
+    struct proto_request *request; /* that it answers, or NULL */
+    struct sp_arena *arena;        /* for the reply; owned; NULL: none needed */
+    struct coord_action action;    /* that it came from, where it came from one; owns positions */
+    const struct coord_write *write;
+    struct coord_write_result result;
+    enum proto_type reply_type;
+    union {
+        struct proto_lease_reply lease;
+        struct proto_pairs_fetch_reply pairs;
+        struct proto_blob_get_reply blob_get;
+        struct proto_blob_missing_reply blob_missing;
+        struct proto_blob_put_reply blob_put;
+        struct proto_publish_begin_reply publish_begin;
+        struct proto_admin_reply admin;
+    } reply;
+    enum sp_err rc;
+    struct sp_error err;
+    /* admin verbs; owned */
+    char *verb, *run, *args, *text;
+    void *blob;                    /* BLOB_GET: malloc'd */
+    struct coord_loaded loaded;    /* ADOPT */
+    bool existing;                 /* CREATE_RUN: the run is there already */
+    struct store_token token;      /* TOKEN_PUT: strings in token_text, run, args */
+    char token_text[COORD_TOKEN_TEXT_BYTES];
+    char token_id[COORD_TOKEN_ID_CHARS + 1];
+    /* VERIFY */
+    struct sp_digest *blobs;
+    uint32_t blob_count;
+    uint64_t bytes;
+    /* JUDGE */
+    char *verdict;
+    bool accepted;
+    struct sp_digest pairs_sha256;
+    /* ORDER */
+    uint32_t *order;
+    /* DISK */
+    uint64_t disk_free;
+    int64_t at_ms;                 /* wall clock when it was made */
+};
+
+struct job_thread {
+    pthread_t thread;
+    struct sp_mailbox *box;
+    bool started;
+};
+
+struct shell {
+    const struct coord_settings *settings;
+    struct coord_times times;
+    uv_loop_t loop;
+    uv_async_t wake, stop;
+    uv_timer_t timer;
+    uv_check_t check;
+    struct proto_server *servers[COORD_MAX_LISTENERS];
+    uint32_t server_count, servers_open;
+    struct coord_core *core;
+    struct coord_tokens *tokens;
+    struct coord_map requests;     /* handle → struct proto_request */
+    uint64_t next_handle;
+    struct coord_actions actions;
+    struct sp_mailbox *done;       /* finished jobs */
+    struct job_thread store_thread, read_thread, blob_thread, work_thread;
+    struct store *store;           /* store thread's */
+    struct store *reader;          /* read thread's */
+    struct store *worker;          /* work thread's */
+    struct ckpt_blobs *blobs;      /* any thread's */
+    bool tick_due, closing;
+    atomic_bool stopping;          /* asked by long work */
+    bool disk_low;
+    int64_t next_disk_ms, next_watchdog_ms;
+    enum sp_err fatal;
+    struct sp_error fatal_err;
+};
+
+/* ---- shell.c ---- */
+/* Before any thread starts; the loop's settings are in shell->times. */
+void shell_open_loop(struct shell *shell);
+void shell_close_loop(struct shell *shell);
+/* Runs until SIGTERM or a fatal error. The state directory's store, readers and blobs are open. */
+enum sp_err shell_run(struct shell *shell, struct sp_error *err) SP_MUST_USE;
+void shell_stop(void *shell); /* any thread */
+void shell_event(struct shell *shell, const struct coord_event *event);
+/* Sends a job to its thread. */
+void shell_send(struct shell *shell, struct job *job);
+struct job *job_new(struct shell *shell, enum job_kind kind, struct proto_request *request);
+void job_free(struct job *job);
+
+/* ---- requests.c: what comes in ---- */
+void shell_on_request(struct proto_request *request, void *shell);
+
+/* ---- finished.c: what comes back ---- */
+void shell_finished(struct shell *shell, struct job *job); /* frees it */
+
+/* ---- threads ---- */
+void *shell_store_thread(void *shell);
+void *shell_read_thread(void *shell);
+void *shell_blob_thread(void *shell);
+void *shell_work_thread(void *shell);
+
+#endif

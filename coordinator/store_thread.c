@@ -1,0 +1,132 @@
+/* The store thread: what waits goes into one transaction, then it commits, then the replies leave.
+ */
+#include <stdlib.h>
+
+#include "common/base/clock.h"
+#include "common/base/log.h"
+#include "common/base/mem.h"
+#include "coordinator/backup.h"
+#include "coordinator/shell.h"
+
+#define BATCH_JOBS 1024
+#define BATCH_ARENA ((size_t)1 << 30)
+
+struct batch {
+    struct shell *shell;
+    struct sp_arena *arena;
+    struct job *jobs[BATCH_JOBS];
+    uint32_t count;
+};
+
+/* Nothing of this batch was acknowledged. The process ends, opens the store again, and goes on from
+ * what is durable. */
+static void give_up(struct shell *shell, enum sp_err rc, const struct sp_error *err)
+{
+    struct job *job = job_new(shell, JOB_FATAL, NULL);
+    job->rc = rc;
+    job->err = *err;
+    sp_errlog("the store has failed: %s", err->text);
+    sp_mailbox_put(shell->done, job);
+}
+
+/* Refusals that change nothing (of verbs with arguments from people) leave the batch usable. */
+static bool is_refusal(const struct job *job)
+{
+    return job->kind != JOB_WRITE &&
+           (job->rc == SP_ENOTFOUND || job->rc == SP_EEXIST || job->rc == SP_EINVAL ||
+            job->rc == SP_ESTATE || job->rc == SP_ELIMIT);
+}
+
+static void apply(struct batch *batch, struct job *job)
+{
+    struct store *store = batch->shell->store;
+    switch (job->kind) {
+    case JOB_WRITE:
+        job->rc = coord_write_apply(store, job->write, job->at_ms, batch->arena, &job->result,
+                                    &job->err);
+        break;
+    case JOB_TOKEN_PUT:
+        job->rc = store_token_put(store, &job->token, &job->err);
+        break;
+    case JOB_TOKEN_REVOKE:
+        job->rc = store_token_revoke(store, job->text, job->at_ms, &job->err);
+        break;
+    case JOB_ADOPT:
+        job->rc = store_run_adopt(store, job->run, &job->err);
+        break;
+    default:
+        job->rc = sp_fail(&job->err, SP_EINTERNAL, "job %d on the store thread", (int)job->kind);
+    }
+}
+
+static bool run_batch(struct batch *batch)
+{
+    struct shell *shell = batch->shell;
+    struct sp_error err;
+    sp_arena_reset(batch->arena);
+    store_begin(shell->store);
+    for (uint32_t i = 0; i < batch->count; i++) {
+        struct job *job = batch->jobs[i];
+        apply(batch, job);
+        if (job->rc && !is_refusal(job)) {
+            give_up(shell, job->rc, &job->err);
+            return false;
+        }
+    }
+    enum sp_err rc = store_commit(shell->store, &err);
+    if (rc) {
+        give_up(shell, rc, &err);
+        return false;
+    }
+    for (uint32_t i = 0; i < batch->count; i++) {
+        struct job *job = batch->jobs[i];
+        if (job->kind == JOB_ADOPT && !job->rc)
+            job->rc = coord_load_run(shell->store, shell->blobs, job->run, &job->loaded, &job->err);
+        sp_mailbox_put(shell->done, job);
+    }
+    return true;
+}
+
+static void run_backup(struct shell *shell, struct job *job)
+{
+    struct coord_backup_report report;
+    job->rc = coord_backup(shell->store, shell->blobs, job->text, job->at_ms, &report, &job->err);
+    if (!job->rc) {
+        json_t *object = json_pack("{s:s,s:I,s:I,s:I}", "dir", job->text, "runs",
+                                   (json_int_t)report.runs, "blobs", (json_int_t)report.blobs,
+                                   "bytes", (json_int_t)report.bytes);
+        free(job->text);
+        job->text = json_dumps(object, JSON_COMPACT);
+        json_decref(object);
+    }
+    sp_mailbox_put(shell->done, job);
+}
+
+void *shell_store_thread(void *context)
+{
+    struct shell *shell = context;
+    struct batch *batch = sp_xalloc(sizeof(*batch));
+    batch->shell = shell;
+    batch->arena = sp_arena_new(1 << 20, BATCH_ARENA);
+    struct job *next;
+    bool good = true;
+    while (good && (next = sp_mailbox_take(shell->store_thread.box, -1)) != NULL) {
+        struct job *alone = NULL;
+        batch->count = 0;
+        while (next) {
+            if (next->kind == JOB_BACKUP) {
+                alone = next;
+                break;
+            }
+            batch->jobs[batch->count++] = next;
+            next = batch->count < BATCH_JOBS ? sp_mailbox_try_take(shell->store_thread.box) : NULL;
+        }
+        if (batch->count > 0)
+            good = run_batch(batch);
+        if (good && alone)
+            run_backup(shell, alone);
+    }
+    sp_arena_free(batch->arena);
+    free(batch);
+    return NULL;
+}
