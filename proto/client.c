@@ -82,8 +82,10 @@ static enum sp_err prepare_tls(struct proto_client *client, const struct proto_t
     const char *name = client->server_name;
     /* Addresses are never matched against a certificate by the library below. */
     if (strchr(name, ':') != NULL || name[strspn(name, "0123456789.")] == 0)
-        return sp_fail(err, SP_EINVAL, "address %s: the server's certificate is checked by DNS "
-                                       "name: set the TLS server name", client->options.url);
+        return sp_fail(err, SP_EINVAL,
+                       "address %s: the server's certificate is checked by DNS "
+                       "name: set the TLS server name",
+                       client->options.url);
     return proto_tls_config(tls, false, name, &client->tls, err);
 }
 
@@ -95,8 +97,8 @@ static enum sp_err open_socket(struct proto_client *client, struct sp_error *err
         return proto_fail_nng(err, code, "open a socket");
     }
     /* Copies that nng sends by itself would reach a slow server twice: retries are ours. */
-    if ((code = nng_socket_set_ms(client->socket, NNG_OPT_REQ_RESENDTIME,
-                                  NNG_DURATION_INFINITE)) != 0 ||
+    if ((code = nng_socket_set_ms(client->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE)) !=
+            0 ||
         (code = nng_socket_set_size(client->socket, NNG_OPT_RECVMAXSZ, PROTO_WIRE_BYTES)) != 0 ||
         (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_ADD_POST, pipe_changed, client)) != 0 ||
         (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_REM_POST, pipe_changed, client)) != 0 ||
@@ -212,7 +214,8 @@ static enum sp_err read_greeting(struct proto_client *client, nng_stream *stream
             return sp_fail(err, SP_EDENIED,
                            "%s: TLS handshake failed: the server's certificate is not signed by "
                            "our CA, or is not for the name %s, or the server's CA did not sign "
-                           "our certificate", url, client->server_name);
+                           "our certificate",
+                           url, client->server_name);
         if (code != 0)
             return proto_fail_nng(err, code, "%s", url);
         have += nng_aio_count(client->aio);
@@ -239,9 +242,9 @@ static enum sp_err probe(struct proto_client *client, struct sp_error *err)
     if (code != 0) {
         rc = proto_fail_nng(err, code, "%s", client->options.url);
         /* A name that does not resolve now may do so later: nothing here is final. */
-        rc = rc == SP_EINVAL || rc == SP_EDENIED ? sp_fail(err, SP_EUNAVAIL, "%s: %s",
-                                                           client->options.url, nng_strerror(code))
-                                                 : rc;
+        rc = rc == SP_EINVAL || rc == SP_EDENIED
+                 ? sp_fail(err, SP_EUNAVAIL, "%s: %s", client->options.url, nng_strerror(code))
+                 : rc;
     } else {
         nng_stream *stream = nng_aio_get_output(client->aio, 0);
         rc = read_greeting(client, stream, err);
@@ -438,8 +441,7 @@ static int64_t hold_of(enum proto_type type, const void *body)
     const struct proto_layout *layout = proto_layout_of(type);
     for (size_t i = 0; i < layout->field_count; i++)
         if (strcmp(layout->fields[i].name, "wait_ms") == 0)
-            return *(const uint32_t *)(const void *)((const char *)body +
-                                                     layout->fields[i].offset);
+            return *(const uint32_t *)(const void *)((const char *)body + layout->fields[i].offset);
     return 0;
 }
 

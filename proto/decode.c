@@ -354,8 +354,7 @@ static enum sp_err decode_tree(const msgpack_object *root, struct sp_arena *aren
 }
 
 enum sp_err proto_decode(const void *data, size_t length, struct sp_arena *arena,
-                         struct proto_envelope *ret_envelope, void **ret_body,
-                         struct sp_error *err)
+                         struct proto_envelope *ret_envelope, void **ret_body, struct sp_error *err)
 {
     if (length > SP_MAX_MESSAGE)
         return sp_fail(err, SP_ELIMIT, "a message of %zu bytes, the limit is %d", length,

@@ -3,7 +3,7 @@
 /* Each table is static inside its function, where `self` names the struct that it describes. */
 #define FIELD(kind, name, help) {#name, help, PROTO_KIND_##kind, offsetof(self, name), 0, NULL},
 #define LIST(item, name, help)                                                                     \
-    {#name, help, PROTO_KIND_LIST, offsetof(self, name), offsetof(self, name##_count),             \
+    {#name,        help, PROTO_KIND_LIST, offsetof(self, name), offsetof(self, name##_count),      \
      layout_##item},
 #define DEFINE_LAYOUT(name, NAME)                                                                  \
     static const struct proto_layout *layout_##name(void)                                          \

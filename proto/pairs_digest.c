@@ -6,7 +6,8 @@
 
 #include "common/base/mem.h"
 
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the digest is over little-endian numbers");
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__,
+               "the digest is over little-endian numbers");
 
 static const char prefix[16] = "spin-pairs 1\n";
 

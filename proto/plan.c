@@ -96,11 +96,12 @@ void plan_digest(const struct plan *plan, const struct sp_digest *data, struct s
     struct sp_buf text = SP_BUF_INIT;
     char hex[SP_DIGEST_HEX];
     sp_digest_hex(data, hex);
-    sp_buf_printf(&text,
-                  "spin-plan 1\nseed %llu\niteration %u\nprompts %u\nsamples %u\nnew %u\nreplay %u\n"
-                  "order %d\ndata %s\n",
-                  (unsigned long long)plan->seed, plan->iteration, plan->prompts,
-                  plan->samples_per_prompt, plan->new_pairs, plan->replay_pairs, plan->order, hex);
+    sp_buf_printf(
+        &text,
+        "spin-plan 1\nseed %llu\niteration %u\nprompts %u\nsamples %u\nnew %u\nreplay %u\n"
+        "order %d\ndata %s\n",
+        (unsigned long long)plan->seed, plan->iteration, plan->prompts, plan->samples_per_prompt,
+        plan->new_pairs, plan->replay_pairs, plan->order, hex);
     sp_sha256_of(text.data, text.length, ret);
     sp_buf_deinit(&text);
 }

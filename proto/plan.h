@@ -1,5 +1,5 @@
-/* plan: which pairs an iteration trains on, in which order: pure functions that coordinator, trainer
- * and an outside checker share.
+/* plan: which pairs an iteration trains on, in which order: pure functions that coordinator,
+ * trainer and an outside checker share.
  *
  * Keys of iteration t, numbered 0 … n-1: first the new pairs, key = prompt × samples_per_prompt +
  * sample; then (replay) the new pairs of iteration t-1, in the same numbering. A *position* is a

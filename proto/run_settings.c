@@ -9,19 +9,33 @@
 
 #define AT(field) offsetof(struct run_settings, field)
 #define I64(section, name, field, def, min, max, units, help)                                      \
-    { section, name, SP_SET_I64, AT(field), def, min, max, units, "", help }
+    {                                                                                              \
+        section, name, SP_SET_I64, AT(field), def, min, max, units, "", help                       \
+    }
 #define F64(section, name, field, def, min, max, units, help)                                      \
-    { section, name, SP_SET_F64, AT(field), def, min, max, units, "", help }
+    {                                                                                              \
+        section, name, SP_SET_F64, AT(field), def, min, max, units, "", help                       \
+    }
 #define LIST(section, name, field, def, min, max, units, help)                                     \
-    { section, name, SP_SET_LIST, AT(field), def, min, max, units, "", help }
+    {                                                                                              \
+        section, name, SP_SET_LIST, AT(field), def, min, max, units, "", help                      \
+    }
 #define STR(section, name, field, def, help)                                                       \
-    { section, name, SP_SET_STR, AT(field), def, 0, 0, "", "", help }
+    {                                                                                              \
+        section, name, SP_SET_STR, AT(field), def, 0, 0, "", "", help                              \
+    }
 #define ENUM(section, name, field, def, choices, help)                                             \
-    { section, name, SP_SET_ENUM, AT(field), def, 0, 0, "", choices, help }
+    {                                                                                              \
+        section, name, SP_SET_ENUM, AT(field), def, 0, 0, "", choices, help                        \
+    }
 #define BOOL(section, name, field, def, help)                                                      \
-    { section, name, SP_SET_BOOL, AT(field), def, 0, 1, "", "", help }
+    {                                                                                              \
+        section, name, SP_SET_BOOL, AT(field), def, 0, 1, "", "", help                             \
+    }
 #define BYTES(section, name, field, def, min, max, help)                                           \
-    { section, name, SP_SET_BYTES, AT(field), def, min, max, "bytes", "", help }
+    {                                                                                              \
+        section, name, SP_SET_BYTES, AT(field), def, min, max, "bytes", "", help                   \
+    }
 
 static const struct sp_setting table[] = {
     STR("run", "name", name, "", "Name of the run: letters, digits, '-', '_' and '.'."),
@@ -157,8 +171,8 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
     const struct run_settings *s = settings;
     if (!name_is_good(s->name))
         return sp_fail(err, SP_EINVAL,
-                       "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'", s->name,
-                       SP_MAX_RUN_NAME);
+                       "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'",
+                       s->name, SP_MAX_RUN_NAME);
     if (s->max_prompt_tokens >= s->max_sequence_tokens)
         return sp_fail(err, SP_EINVAL,
                        "[data] max_prompt_tokens: %lld leaves no room for an answer in "
@@ -172,8 +186,9 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
                        "[generate] weights, kv: bf16 answers must be scored in the trainer's "
                        "precision: set [run] score_by = trainer");
     if (s->mode != RUN_MODE_SPIN && s->order == RUN_ORDER_GAP && s->mode == RUN_MODE_SFT)
-        return sp_fail(err, SP_EINVAL, "[train] order: gap needs scored pairs, which mode = sft "
-                                       "does not make: use shuffle or length");
+        return sp_fail(err, SP_EINVAL,
+                       "[train] order: gap needs scored pairs, which mode = sft "
+                       "does not make: use shuffle or length");
     if (s->order == RUN_ORDER_GAP && s->score_by == RUN_SCORE_BY_TRAINER)
         return sp_fail(err, SP_EINVAL,
                        "[train] order: gap needs scores before training: set [run] score_by = "

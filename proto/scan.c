@@ -21,6 +21,7 @@ static bool read_header(const uint8_t *p, size_t left, struct header *ret)
 {
     /* For 0xc0 … 0xdf: bytes of a length or count, or of the payload itself. */
     enum shape { PLAIN, LENGTH, EXTENSION, FIXED_EXTENSION, ARRAY, MAP, RESERVED };
+    /* clang-format off */
     static const struct {
         uint8_t shape, bytes;
     } table[32] = {
@@ -35,6 +36,7 @@ static bool read_header(const uint8_t *p, size_t left, struct header *ret)
         {LENGTH, 1},    {LENGTH, 2},    {LENGTH, 4},                /* str */
         {ARRAY, 2},     {ARRAY, 4},     {MAP, 2},       {MAP, 4},
     };
+    /* clang-format on */
     *ret = (struct header){.header_bytes = 1};
     uint8_t c = p[0];
     if (c < 0x80 || c >= 0xe0)

@@ -75,23 +75,29 @@ enum sp_err proto_check_url(const char *url, const struct proto_tls *tls, struct
     }
     bool secure = proto_url_is_tls(url);
     if (!secure && !starts_with(url, SCHEME_TCP))
-        return sp_fail(err, SP_EINVAL, "address \"%.200s\": expected ipc://PATH or "
-                                       "tls+tcp://HOST:PORT", url);
+        return sp_fail(err, SP_EINVAL,
+                       "address \"%.200s\": expected ipc://PATH or "
+                       "tls+tcp://HOST:PORT",
+                       url);
     enum sp_err rc = check_port(url, err);
     if (rc != SP_OK)
         return rc;
     if (secure) {
         if (tls == NULL || !is_given(tls->ca_file) || !is_given(tls->cert_file))
-            return sp_fail(err, SP_EINVAL, "address %.200s: TLS needs a CA file and a file with "
-                                           "own certificate and key", url);
+            return sp_fail(err, SP_EINVAL,
+                           "address %.200s: TLS needs a CA file and a file with "
+                           "own certificate and key",
+                           url);
         return SP_OK;
     }
     char *host = proto_url_host(url);
     bool loopback = is_loopback(host);
     free(host);
     if (!loopback)
-        return sp_fail(err, SP_EINVAL, "address %.200s: tcp:// is for loopback only: use "
-                                       "tls+tcp:// between machines", url);
+        return sp_fail(err, SP_EINVAL,
+                       "address %.200s: tcp:// is for loopback only: use "
+                       "tls+tcp:// between machines",
+                       url);
     return SP_OK;
 }
 
@@ -117,7 +123,8 @@ enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const cha
     else if ((code = nng_tls_config_cert_key_file(config, tls->cert_file, NULL)) != 0)
         rc = proto_fail_nng(err, code,
                             "TLS certificate file %s (a certificate and its unencrypted EC P-256 "
-                            "or RSA key in one PEM file)", tls->cert_file);
+                            "or RSA key in one PEM file)",
+                            tls->cert_file);
     else if ((code = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED)) != 0)
         rc = proto_fail_nng(err, code, "TLS");
     else if (!server && (code = nng_tls_config_server_name(config, server_name)) != 0)

@@ -10,7 +10,8 @@ struct sp_arena;
 
 struct sp_arena *sp_arena_new(size_t first_chunk_bytes, size_t limit_bytes);
 void sp_arena_free(struct sp_arena *arena); /* NULL is fine */
-void *sp_arena_alloc(struct sp_arena *arena, size_t count, size_t elem_bytes); /* zeroed, 64-byte aligned */
+/* Zeroed, 64-byte aligned. */
+void *sp_arena_alloc(struct sp_arena *arena, size_t count, size_t elem_bytes);
 char *sp_arena_strdup(struct sp_arena *arena, const char *text);
 void sp_arena_reset(struct sp_arena *arena);
 size_t sp_arena_used(const struct sp_arena *arena);

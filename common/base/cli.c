@@ -85,8 +85,8 @@ static int run_command(const struct sp_cli_program *program, const struct sp_cli
                           .parser = program->parse};
     struct argp_child children[] = {
         {.argp = &own}, {.argp = &global, .header = "Options of every command:", .group = 10}, {0}};
-    struct argp all = {.parser = parse_inner, .doc = doc, .args_doc = command->args,
-                       .children = children};
+    struct argp all = {
+        .parser = parse_inner, .doc = doc, .args_doc = command->args, .children = children};
     argv[0] = name;
     error_t failed = argp_parse(&all, argc, argv, 0, NULL, program->context);
     int code = failed ? 2 : command->run(program->context);
@@ -113,8 +113,10 @@ int sp_cli_main(const struct sp_cli_program *program, int argc, char **argv)
     struct argp global = {.options = program->options ? program->options : no_options,
                           .parser = program->parse};
     struct argp_child children[] = {{.argp = &global}, {0}};
-    struct argp argp = {.options = outer_options, .parser = parse_outer,
-                        .args_doc = "COMMAND [ARGUMENT...]", .children = children};
+    struct argp argp = {.options = outer_options,
+                        .parser = parse_outer,
+                        .args_doc = "COMMAND [ARGUMENT...]",
+                        .children = children};
     struct outer outer = {.program = program};
     argp_err_exit_status = 2;
     if (argp_parse(&argp, argc, argv, ARGP_IN_ORDER | ARGP_NO_HELP, NULL, &outer) != 0)

@@ -119,8 +119,8 @@ static bool has_section(const struct sp_config_spec *spec, const char *section,
     return false;
 }
 
-static const struct sp_setting *find_setting(const struct sp_config_spec *spec,
-                                             const char *section, const char *name)
+static const struct sp_setting *find_setting(const struct sp_config_spec *spec, const char *section,
+                                             const char *name)
 {
     for (size_t i = 0; i < spec->count; i++)
         if (strcmp(spec->settings[i].section, section) == 0 &&
@@ -134,8 +134,9 @@ static enum sp_err unknown_name(const struct sp_config_spec *spec, const char *s
 {
     for (size_t i = 0; i < spec->count; i++)
         if (strcmp(spec->settings[i].name, name) == 0)
-            return sp_fail(err, SP_EFORMAT, "[%.64s] %.64s: unknown setting here; it belongs in [%s]",
-                           section, name, spec->settings[i].section);
+            return sp_fail(err, SP_EFORMAT,
+                           "[%.64s] %.64s: unknown setting here; it belongs in [%s]", section, name,
+                           spec->settings[i].section);
     return sp_fail(err, SP_EFORMAT, "[%.64s] %.64s: unknown setting; did you mean \"%s\"?", section,
                    name, nearest_name(spec, section, name));
 }
@@ -256,7 +257,8 @@ enum sp_err sp_config_parse(const struct sp_config_spec *spec, const char *text,
     run.first_line = sp_xarray(spec->count, sizeof(int));
     int result = ini_parse_stream(read_line, &run, handle, &run);
     if (run.rc == SP_OK && result != 0)
-        run.rc = sp_fail(err, SP_EFORMAT, "expected \"name = value\", \"[section]\" or a # comment");
+        run.rc =
+            sp_fail(err, SP_EFORMAT, "expected \"name = value\", \"[section]\" or a # comment");
     if (run.rc != SP_OK)
         sp_wrap(err, run.rc, "%s:%d", what, run.line);
     unstage(spec, run.values, values, run.rc == SP_OK);
@@ -445,7 +447,8 @@ enum sp_err sp_config_from_json(const struct sp_config_spec *spec, const json_t 
     if (rc == SP_OK && json_object_size(object) != spec->count) {
         const char *key;
         json_t *value;
-        json_object_foreach((json_t *)(uintptr_t)object, key, value) {
+        json_object_foreach((json_t *)(uintptr_t)object, key, value)
+        {
             const char *dot = strrchr(key, '.');
             size_t matches = 0;
             if (dot == NULL || find_for_assignment(spec, key, strlen(key), &matches) == NULL) {

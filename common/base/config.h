@@ -3,7 +3,7 @@
  * parser, --help, the man page and the example file come from it.
  *
  * Values live in a caller's struct at `offset`. Kinds and their C types:
- *   SP_SET_I64 int64_t · SP_SET_F64 double · SP_SET_BOOL bool · SP_SET_STR char * (owned, never NULL)
+ *   SP_SET_I64 int64_t · SP_SET_F64 double · SP_SET_BOOL bool · SP_SET_STR char * (owned, not NULL)
  *   SP_SET_ENUM int (index into choices, "a|b|c") · SP_SET_BYTES int64_t ("4 MiB") ·
  *   SP_SET_MS int64_t ("20 s", "500 ms", "5 min") · SP_SET_LIST struct sp_f64_list ("5e-7, 1e-7")
  * Not for concurrent change of one struct. */

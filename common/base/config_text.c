@@ -73,8 +73,9 @@ static void put_wrapped(struct sp_buf *out, const char *prefix, const char *text
 
 void sp_config_example(const struct sp_config_spec *spec, struct sp_buf *out)
 {
-    sp_buf_printf(out, "# %s. Lines that begin with # are comments; what is commented out below\n"
-                       "# is the default.\n",
+    sp_buf_printf(out,
+                  "# %s. Lines that begin with # are comments; what is commented out below\n"
+                  "# is the default.\n",
                   spec->title);
     for (size_t i = 0; i < spec->count; i++) {
         const struct sp_setting *s = &spec->settings[i];
@@ -151,8 +152,9 @@ void sp_config_markdown(const struct sp_config_spec *spec, struct sp_buf *out)
     for (size_t i = 0; i < spec->count; i++) {
         const struct sp_setting *s = &spec->settings[i];
         if (starts_section(spec, i))
-            sp_buf_printf(out, "%s### [%s]\n\n| setting | default | values | what it is |\n"
-                               "| --- | --- | --- | --- |\n",
+            sp_buf_printf(out,
+                          "%s### [%s]\n\n| setting | default | values | what it is |\n"
+                          "| --- | --- | --- | --- |\n",
                           i > 0 ? "\n" : "", s->section);
         char *type = type_and_range(s);
         sp_buf_printf(out, "| `%s` | ", s->name);

@@ -14,8 +14,11 @@ struct unit {
     int64_t factor;
 };
 static const struct unit byte_units[] = {
-    {"TiB", (int64_t)1 << 40}, {"GiB", (int64_t)1 << 30}, {"MiB", (int64_t)1 << 20},
-    {"KiB", (int64_t)1 << 10}, {"B", 1},
+    {"TiB", (int64_t)1 << 40},
+    {"GiB", (int64_t)1 << 30},
+    {"MiB", (int64_t)1 << 20},
+    {"KiB", (int64_t)1 << 10},
+    {"B", 1},
 };
 static const struct unit time_units[] = {
     {"d", 86400000}, {"h", 3600000}, {"min", 60000}, {"s", 1000}, {"ms", 1},
@@ -335,12 +338,12 @@ void sp_setting_format(const struct sp_setting *setting, const void *values, str
         format_choice(setting->choices, *CONST_VALUE(setting, values, int), out);
         break;
     case SP_SET_BYTES:
-        format_amount(*CONST_VALUE(setting, values, int64_t), byte_units, SP_COUNT(byte_units),
-                      "0", out);
+        format_amount(*CONST_VALUE(setting, values, int64_t), byte_units, SP_COUNT(byte_units), "0",
+                      out);
         break;
     case SP_SET_MS:
-        format_amount(*CONST_VALUE(setting, values, int64_t), time_units, SP_COUNT(time_units),
-                      "0", out);
+        format_amount(*CONST_VALUE(setting, values, int64_t), time_units, SP_COUNT(time_units), "0",
+                      out);
         break;
     case SP_SET_LIST:
         list = CONST_VALUE(setting, values, struct sp_f64_list);

@@ -44,7 +44,7 @@ struct sp_error {
     char text[SP_ERROR_TEXT_BYTES]; /* one line, no newline, always terminated */
 };
 
-/* Sets *err (if not NULL) and returns code, so that `return sp_fail(err, SP_EFORMAT, "…")` works. */
+/* Sets *err (if not NULL) and returns code, for `return sp_fail(err, SP_EFORMAT, "…")`. */
 enum sp_err sp_fail(struct sp_error *err, enum sp_err code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 enum sp_err sp_failv(struct sp_error *err, enum sp_err code, const char *format, va_list args)

@@ -304,9 +304,9 @@ enum sp_err sp_lock_dir(const char *dir, int *ret_fd, struct sp_error *err)
         int reason = errno;
         ssize_t n = pread(fd, pid, sizeof(pid) - 1, 0);
         pid[n > 0 ? strspn(pid, "0123456789") : 0] = 0;
-        rc = reason == EWOULDBLOCK
-                 ? sp_fail(err, SP_ESTATE, "%s: in use by process %s", dir, *pid ? pid : "(unknown)")
-                 : sp_fail_errno(err, reason, "%s: lock", path);
+        rc = reason == EWOULDBLOCK ? sp_fail(err, SP_ESTATE, "%s: in use by process %s", dir,
+                                             *pid ? pid : "(unknown)")
+                                   : sp_fail_errno(err, reason, "%s: lock", path);
         close(fd);
     } else {
         int n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());

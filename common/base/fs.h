@@ -12,7 +12,7 @@
 /* Whole file into malloc'd memory with a NUL behind; SP_ELIMIT above max_bytes. */
 enum sp_err sp_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_length,
                          struct sp_error *err) SP_MUST_USE;
-/* Temporary file beside it → write → fsync → rename → fsync of the directory. mode as in open(2). */
+/* Temporary file beside it → write → fsync → rename → fsync of directory. mode as in open(2). */
 enum sp_err sp_write_file_durable(const char *path, const void *data, size_t length, int mode,
                                   struct sp_error *err) SP_MUST_USE;
 enum sp_err sp_fsync_dir(const char *path, struct sp_error *err) SP_MUST_USE;

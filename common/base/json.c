@@ -85,8 +85,8 @@ static const char *type_name(const json_t *value)
     return "null";
 }
 
-static enum sp_err find(const json_t *object, const char *key, const char *what,
-                        const json_t **ret, struct sp_error *err)
+static enum sp_err find(const json_t *object, const char *key, const char *what, const json_t **ret,
+                        struct sp_error *err)
 {
     if (!json_is_object(object))
         return sp_fail(err, SP_EFORMAT, "%s: %s where an object with field \"%s\" is needed", what,

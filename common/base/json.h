@@ -37,7 +37,7 @@ enum sp_err sp_json_opt_bool(const json_t *object, const char *key, const char *
 enum sp_err sp_json_opt_str(const json_t *object, const char *key, const char *what,
                             const char **ret_borrowed, struct sp_error *err) SP_MUST_USE;
 
-/* Compact text with sorted keys; malloc'd (free). Same document → same bytes. Reals with 17 digits. */
+/* Compact text with sorted keys; malloc'd (free). Same document → same bytes. 17 digits. */
 char *sp_json_canonical(const json_t *value);
 
 #endif

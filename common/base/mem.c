@@ -123,8 +123,7 @@ static void *map_block(size_t bytes)
     size_t total;
     if (!sp_add_size(bytes, 2 * HUGE_PAGE, &total))
         return NULL;
-    uint8_t *base =
-        mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    uint8_t *base = mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (base == MAP_FAILED)
         return NULL;
     uintptr_t first = (uintptr_t)base + BLOCK_ALIGN;

@@ -38,10 +38,18 @@ START_TEST(durations)
         int64_t ms;
         const char *text;
     } cases[] = {
-        {0, "0 ms"},          {450, "450 ms"},         {999, "999 ms"},
-        {1000, "1.0 s"},      {12345, "12.3 s"},       {59949, "59.9 s"},
-        {59960, "1 min 00 s"}, {90000, "1 min 30 s"},  {3599400, "59 min 59 s"},
-        {3599600, "1 h 00 min"}, {3720000, "1 h 02 min"}, {200000000, "2 d 07 h"},
+        {0, "0 ms"},
+        {450, "450 ms"},
+        {999, "999 ms"},
+        {1000, "1.0 s"},
+        {12345, "12.3 s"},
+        {59949, "59.9 s"},
+        {59960, "1 min 00 s"},
+        {90000, "1 min 30 s"},
+        {3599400, "59 min 59 s"},
+        {3599600, "1 h 00 min"},
+        {3720000, "1 h 02 min"},
+        {200000000, "2 d 07 h"},
         {-12345, "-12.3 s"},
     };
     for (size_t i = 0; i < SP_COUNT(cases); i++) {
@@ -61,8 +69,13 @@ START_TEST(byte_counts)
         uint64_t n;
         const char *text;
     } cases[] = {
-        {0, "0 B"}, {1023, "1023 B"}, {1024, "1.0 KiB"}, {1536, "1.5 KiB"},
-        {1048575, "1.0 MiB"}, {(uint64_t)3 << 29, "1.5 GiB"}, {UINT64_MAX, "16.0 EiB"},
+        {0, "0 B"},
+        {1023, "1023 B"},
+        {1024, "1.0 KiB"},
+        {1536, "1.5 KiB"},
+        {1048575, "1.0 MiB"},
+        {(uint64_t)3 << 29, "1.5 GiB"},
+        {UINT64_MAX, "16.0 EiB"},
     };
     for (size_t i = 0; i < SP_COUNT(cases); i++) {
         char text[40];
@@ -74,13 +87,33 @@ END_TEST
 
 START_TEST(utf8)
 {
-    static const char *const good[] = {"", "abc", "\xc3\xa4", "\xe2\x82\xac", "\xf0\x9f\x98\x80",
-                                       "\xed\x9f\xbf", "\xee\x80\x80", "\xf4\x8f\xbf\xbf",
-                                       "\xc2\x80", "\xe0\xa0\x80", "\xf0\x90\x80\x80"};
-    static const char *const bad[] = {
-        "\x80", "\xc3", "\xc3\x28", "\xc0\xaf", "\xc1\xbf", "\xe2\x82", "\xe2\x28\xa1",
-        "\xe0\x9f\xbf", "\xed\xa0\x80", "\xed\xbf\xbf", "\xf0\x8f\xbf\xbf", "\xf0\x9f\x98",
-        "\xf4\x90\x80\x80", "\xf5\x80\x80\x80", "\xff", "a\xfe"};
+    static const char *const good[] = {"",
+                                       "abc",
+                                       "\xc3\xa4",
+                                       "\xe2\x82\xac",
+                                       "\xf0\x9f\x98\x80",
+                                       "\xed\x9f\xbf",
+                                       "\xee\x80\x80",
+                                       "\xf4\x8f\xbf\xbf",
+                                       "\xc2\x80",
+                                       "\xe0\xa0\x80",
+                                       "\xf0\x90\x80\x80"};
+    static const char *const bad[] = {"\x80",
+                                      "\xc3",
+                                      "\xc3\x28",
+                                      "\xc0\xaf",
+                                      "\xc1\xbf",
+                                      "\xe2\x82",
+                                      "\xe2\x28\xa1",
+                                      "\xe0\x9f\xbf",
+                                      "\xed\xa0\x80",
+                                      "\xed\xbf\xbf",
+                                      "\xf0\x8f\xbf\xbf",
+                                      "\xf0\x9f\x98",
+                                      "\xf4\x90\x80\x80",
+                                      "\xf5\x80\x80\x80",
+                                      "\xff",
+                                      "a\xfe"};
     for (size_t i = 0; i < SP_COUNT(good); i++)
         ck_assert_msg(sp_is_utf8(good[i], strlen(good[i])), "%zu", i);
     for (size_t i = 0; i < SP_COUNT(bad); i++) {

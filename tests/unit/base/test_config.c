@@ -22,7 +22,8 @@ struct values {
 static const struct sp_setting settings[] = {
     {"run", "workers", SP_SET_I64, AT(workers), "2", 1, 64, "workers", "", "How many workers."},
     {"run", "name", SP_SET_STR, AT(name), "", 0, 0, "", "", "Name of the run."},
-    {"run", "seed", SP_SET_I64, AT(seed), "1", 0, 9007199254740991.0, "", "", "Decides every draw."},
+    {"run", "seed", SP_SET_I64, AT(seed), "1", 0, 9007199254740991.0, "", "",
+     "Decides every draw."},
     {"train", "rate", SP_SET_F64, AT(rate), "5e-7", 0, 1, "", "", "Learning rate."},
     {"train", "beta", SP_SET_LIST, AT(beta), "0.1, 5", 1e-6, 1000, "", "", "By iteration."},
     {"train", "color", SP_SET_ENUM, AT(color), "green", 0, 0, "", "red|green|blue", "A choice."},
@@ -64,11 +65,12 @@ START_TEST(files_change_what_they_name)
     struct values v;
     struct sp_error err = {0};
     sp_config_init(&spec, &v);
-    enum sp_err rc = parse(&v,
-                           "\xef\xbb\xbf# comment\n; another\n\n[run]\r\n  workers=7  \r\nname = a; "
-                           "b # c = d\n[train]\nbeta: 1,2 , 3e0\ncolor = blue\nverbose = Yes\n"
-                           "[net]\nname =\nbuffer = 1.5 KiB\nwait = 0\n[run]\nseed = 9",
-                           &err);
+    enum sp_err rc =
+        parse(&v,
+              "\xef\xbb\xbf# comment\n; another\n\n[run]\r\n  workers=7  \r\nname = a; "
+              "b # c = d\n[train]\nbeta: 1,2 , 3e0\ncolor = blue\nverbose = Yes\n"
+              "[net]\nname =\nbuffer = 1.5 KiB\nwait = 0\n[run]\nseed = 9",
+              &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
     ck_assert_int_eq(v.workers, 7);
     ck_assert_str_eq(v.name, "a; b # c = d");
@@ -170,8 +172,7 @@ START_TEST(long_lines_pass_and_longer_ones_do_not)
     ck_assert_str_eq(err.text, "run.ini:2: the line has 65543 bytes, the limit is 65536");
     ck_assert_int_eq(v.name[0], 'x');
     static const char nul[] = "[run]\nname = a\0b\n";
-    ck_assert_int_eq(sp_config_parse(&spec, nul, sizeof(nul) - 1, "run.ini", &v, &err),
-                     SP_EFORMAT);
+    ck_assert_int_eq(sp_config_parse(&spec, nul, sizeof(nul) - 1, "run.ini", &v, &err), SP_EFORMAT);
     ck_assert_str_eq(err.text, "run.ini:2: a NUL byte; is this a text file?");
     ck_assert_int_eq(parse(&v, "", &err), SP_OK);
     sp_buf_deinit(&text);
@@ -366,8 +367,18 @@ START_TEST(sizes_and_durations)
     ck_assert(sp_parse_ms("5 min", &n, NULL) == SP_OK && n == 300000);
     ck_assert(sp_parse_ms("2 h", &n, NULL) == SP_OK && n == 7200000);
     ck_assert(sp_parse_ms("1 d", &n, NULL) == SP_OK && n == 86400000);
-    static const char *const bad[] = {"", " ", "s", "5 ", "5", "1. s", ".5 s", "5 S", "5 s s",
-                                      "1e3 s", "9999999999999999999 s", "99999999999999999 d"};
+    static const char *const bad[] = {"",
+                                      " ",
+                                      "s",
+                                      "5 ",
+                                      "5",
+                                      "1. s",
+                                      ".5 s",
+                                      "5 S",
+                                      "5 s s",
+                                      "1e3 s",
+                                      "9999999999999999999 s",
+                                      "99999999999999999 d"};
     n = 7;
     for (size_t i = 0; i < SP_COUNT(bad); i++)
         ck_assert_msg(sp_parse_ms(bad[i], &n, NULL) == SP_EFORMAT && n == 7, "\"%s\"", bad[i]);

@@ -146,10 +146,10 @@ END_TEST
 
 START_TEST(only_safe_paths_are_safe)
 {
-    static const char *const good[] = {"a", "model-00001-of-00002.safetensors", "a/b/c", "..a",
-                                       "a..", ".hidden"};
-    static const char *const bad[] = {"", "/", "/a", "a/", "a//b", "..", "../a", "a/../b", "a/..",
-                                      ".", "./a", "a/./b", "a\nb", "ä", "a\\b", "a\x7f"};
+    static const char *const good[] = {
+        "a", "model-00001-of-00002.safetensors", "a/b/c", "..a", "a..", ".hidden"};
+    static const char *const bad[] = {"",     "/", "/a",  "a/",    "a//b", "..", "../a", "a/../b",
+                                      "a/..", ".", "./a", "a/./b", "a\nb", "ä",  "a\\b", "a\x7f"};
     for (size_t i = 0; i < SP_COUNT(good); i++)
         ck_assert_msg(sp_path_is_safe(good[i]), "%s", good[i]);
     for (size_t i = 0; i < SP_COUNT(bad); i++)

@@ -79,7 +79,8 @@ START_TEST(hex_is_parsed_strictly)
     ck_assert_uint_eq(digest.bytes[0], 0xba);
     ck_assert_uint_eq(digest.bytes[31], 0xad);
     static const char *const bad[] = {
-        "", "ba78",
+        "",
+        "ba78",
         "BA7816BF8F01CFEA414140DE5DAE2223B00361A396177A9CB410FF61F20015AD",
         "ga7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad",
         "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad0",

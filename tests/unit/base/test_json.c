@@ -137,8 +137,9 @@ START_TEST(depth_is_bounded)
         json_decref(value);
     }
     /* Brackets in strings are text. */
-    json_t *value = parse("{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
-                          "\\\"[[[[[[[[[\"}");
+    json_t *value =
+        parse("{\"a\":\"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[["
+              "\\\"[[[[[[[[[\"}");
     json_decref(value);
 }
 END_TEST
@@ -165,8 +166,7 @@ START_TEST(canonical_text_is_sorted_and_exact)
 {
     json_t *o = parse(" {\"b\": [1, 0.1], \"a\": {\"z\": \"\xc3\xa4\", \"y\": null}} ");
     char *text = sp_json_canonical(o);
-    ck_assert_str_eq(text,
-                     "{\"a\":{\"y\":null,\"z\":\"\xc3\xa4\"},\"b\":[1,0.10000000000000001]}");
+    ck_assert_str_eq(text, "{\"a\":{\"y\":null,\"z\":\"\xc3\xa4\"},\"b\":[1,0.10000000000000001]}");
     json_t *again = parse(text);
     char *same = sp_json_canonical(again);
     ck_assert_str_eq(text, same);

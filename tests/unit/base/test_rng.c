@@ -46,9 +46,9 @@ START_TEST(every_argument_changes_the_draw)
     uint32_t base[4], other[4];
     sp_rng_draw(1, SP_STREAM_SAMPLE, 2, 3, 4, 5, base);
     for (int field = 0; field < 6; field++) {
-        sp_rng_draw(field == 0 ? 1 | 1ull << 40 : 1,
-                    field == 1 ? SP_STREAM_TEST : SP_STREAM_SAMPLE, field == 2 ? 3 : 2,
-                    field == 3 ? 4 : 3, field == 4 ? 5 : 4, field == 5 ? 6 : 5, other);
+        sp_rng_draw(field == 0 ? 1 | 1ull << 40 : 1, field == 1 ? SP_STREAM_TEST : SP_STREAM_SAMPLE,
+                    field == 2 ? 3 : 2, field == 3 ? 4 : 3, field == 4 ? 5 : 4, field == 5 ? 6 : 5,
+                    other);
         ck_assert_mem_ne(base, other, sizeof(base));
     }
 }

@@ -44,8 +44,7 @@ static void answer_blob_put(struct proto_request *request)
     const struct proto_blob_put *put = proto_request_body(request);
     struct sp_digest digest;
     sp_sha256_of(put->data.data, put->data.length, &digest);
-    const struct proto_blob_put_reply reply = {.existed =
-                                                   sp_digest_equal(&digest, &put->sha256)};
+    const struct proto_blob_put_reply reply = {.existed = sp_digest_equal(&digest, &put->sha256)};
     proto_reply(request, PROTO_BLOB_PUT_REPLY, &reply);
 }
 
@@ -134,8 +133,8 @@ void fixture_start(struct fixture *f)
     ck_assert_int_eq(uv_async_init(&f->loop, &f->command, on_command), 0);
     f->command.data = f;
     atomic_store(&f->closed, false);
-    enum sp_err rc = proto_server_start(&f->loop, f->url, &f->tls, f->parallel, on_request, f,
-                                        &f->server, &err);
+    enum sp_err rc =
+        proto_server_start(&f->loop, f->url, &f->tls, f->parallel, on_request, f, &f->server, &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
     ck_assert_int_eq(uv_thread_create(&f->thread, loop_thread, f), 0);
 }

@@ -36,13 +36,14 @@ struct fixture {
     struct proto_tls tls;
 };
 
-void fixture_dir(struct fixture *f);             /* makes dir; url = ipc in it */
-void fixture_start(struct fixture *f);           /* listens on url */
-void fixture_stop(struct fixture *f);            /* answers what is parked, closes, joins */
-void fixture_remove(struct fixture *f);          /* removes dir */
-void fixture_release(struct fixture *f);         /* answers what is parked */
+void fixture_dir(struct fixture *f);     /* makes dir; url = ipc in it */
+void fixture_start(struct fixture *f);   /* listens on url */
+void fixture_stop(struct fixture *f);    /* answers what is parked, closes, joins */
+void fixture_remove(struct fixture *f);  /* removes dir */
+void fixture_release(struct fixture *f); /* answers what is parked */
 int fixture_free_port(void);
-/* In dir: ca.pem, node.pem (DNS name "localhost"), and other-ca.pem, stranger.pem (signed by it). */
+/* In dir: ca.pem, node.pem (DNS name "localhost"), and other-ca.pem, stranger.pem (signed by it).
+ */
 void fixture_certificates(struct fixture *f);
 char *fixture_path(const struct fixture *f, const char *name); /* malloc'd */
 

@@ -54,8 +54,19 @@ static void random_array(struct random *r, size_t elem_bytes, struct sp_arena *a
 /* Zeros and extremes as often as anything else. */
 static uint64_t random_bits(struct random *r)
 {
-    static const uint64_t edges[] = {0, 1, 127, 128, 255, 256, 65535, 65536, INT32_MAX,
-                                     UINT32_MAX, INT64_MAX, UINT64_MAX, (uint64_t)1 << 63};
+    static const uint64_t edges[] = {0,
+                                     1,
+                                     127,
+                                     128,
+                                     255,
+                                     256,
+                                     65535,
+                                     65536,
+                                     INT32_MAX,
+                                     UINT32_MAX,
+                                     INT64_MAX,
+                                     UINT64_MAX,
+                                     (uint64_t)1 << 63};
     return below(r, 2) ? next(r) >> below(r, 64) : edges[below(r, SP_COUNT(edges))];
 }
 
@@ -211,8 +222,7 @@ START_TEST(decode_of_encode_is_the_identity)
         struct proto_envelope got;
         void *got_body = NULL;
         struct sp_error err = {0};
-        enum sp_err rc =
-            proto_decode(bytes.data, bytes.length, arena, &got, &got_body, &err);
+        enum sp_err rc = proto_decode(bytes.data, bytes.length, arena, &got, &got_body, &err);
         ck_assert_msg(rc == SP_OK, "seed %u: %s", seed, err.text);
         ck_assert_int_eq(got.type, type);
         ck_assert_int_eq(got.status, SP_OK);
@@ -362,7 +372,9 @@ static const struct {
     {BYTES("\x84\xa7versi"), SP_EFORMAT, "announces more than the message holds"},
     {BYTES("\xdf\xff\xff\xff\xff\x01"), SP_EFORMAT, "announces more than the message holds"},
     {BYTES("\xdd\x7f\xff\xff\xff"), SP_EFORMAT, "announces more than the message holds"},
-    {BYTES("\xc6\xff\xff\xff\xff" "1234"), SP_EFORMAT, "announces more than the message holds"},
+    {BYTES("\xc6\xff\xff\xff\xff"
+           "1234"),
+     SP_EFORMAT, "announces more than the message holds"},
     {BYTES("\xda\x00"), SP_EFORMAT, "not msgpack"},
     {BYTES("\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x91\x01"),
      SP_ELIMIT, "nested deeper than 16 levels"},
@@ -371,37 +383,56 @@ static const struct {
     {BYTES("\x81\x01\x02"), SP_EFORMAT, "envelope: a field's name is not text"},
     {BYTES("\x80"), SP_EVERSION, "protocol version 0"},
     {BYTES("\x82\xa7version\x02\xa4type\x04"), SP_EVERSION, "protocol version 2, this program"},
-    {BYTES("\x82\xa7version\xa1" "1\xa4type\x04"), SP_EFORMAT,
-     "envelope: field \"version\": expected an integer"},
+    {BYTES("\x82\xa7version\xa1"
+           "1\xa4type\x04"),
+     SP_EFORMAT, "envelope: field \"version\": expected an integer"},
     {BYTES("\x82\xa7version\x01\xa4type\xcd\x03\xe7"), SP_EFORMAT, "unknown message type 999"},
     {BYTES("\x83\xa7version\x01\xa4type\x06\xa4type\x06"), SP_EFORMAT,
      "envelope: field \"type\": given twice"},
     {BYTES(HEAD("\x0c") "\xa5token\xa2\xff\xfe"), SP_EFORMAT,
      "envelope: field \"token\": expected text in UTF-8"},
-    {BYTES(HEAD("\x0c") "\xa5token\xa3" "a\x00" "b"), SP_EFORMAT,
-     "envelope: field \"token\": expected text in UTF-8 without NUL"},
+    {BYTES(HEAD("\x0c") "\xa5token\xa3"
+                        "a\x00"
+                        "b"),
+     SP_EFORMAT, "envelope: field \"token\": expected text in UTF-8 without NUL"},
     {BYTES("\x83\xa7version\x01\xa4type\x0c\xa2id\x07"), SP_EFORMAT, "blob_get: no body"},
     {BYTES(HEAD("\x0c") "\xa6status\x05"), SP_EFORMAT, "blob_get: a request with an error status"},
-    {BYTES(HEAD("\x0c") "\xa4" "body\x01"), SP_EFORMAT, "blob_get: expected a map of fields"},
-    {BYTES(HEAD("\x0c") "\xa4" "body\x81\xa6sha256\xc4\x1f" "1234567890123456789012345678901"),
+    {BYTES(HEAD("\x0c") "\xa4"
+                        "body\x01"),
+     SP_EFORMAT, "blob_get: expected a map of fields"},
+    {BYTES(HEAD("\x0c") "\xa4"
+                        "body\x81\xa6sha256\xc4\x1f"
+                        "1234567890123456789012345678901"),
      SP_EFORMAT, "blob_get: field \"sha256\": expected 32 bytes"},
-    {BYTES(HEAD("\x06") "\xa4" "body\x81\xa9worker_id\xff"), SP_EFORMAT,
-     "renew: field \"worker_id\": expected an integer of 0 or more"},
-    {BYTES(HEAD("\x04") "\xa4" "body\x81\xa7wait_ms\xcf\x00\x00\x00\x01\x00\x00\x00\x00"),
+    {BYTES(HEAD("\x06") "\xa4"
+                        "body\x81\xa9worker_id\xff"),
+     SP_EFORMAT, "renew: field \"worker_id\": expected an integer of 0 or more"},
+    {BYTES(HEAD("\x04") "\xa4"
+                        "body\x81\xa7wait_ms\xcf\x00\x00\x00\x01\x00\x00\x00\x00"),
      SP_EFORMAT, "lease: field \"wait_ms\": expected an integer from 0 to 4294967295"},
-    {BYTES(HEAD("\x05") "\xa4" "body\x81\xa5top_k\xd3\xff\xff\xff\xff\x7f\xff\xff\xff"),
+    {BYTES(HEAD("\x05") "\xa4"
+                        "body\x81\xa5top_k\xd3\xff\xff\xff\xff\x7f\xff\xff\xff"),
      SP_EFORMAT, "lease_reply: field \"top_k\": expected an integer from -2147483648"},
-    {BYTES(HEAD("\x05") "\xa4" "body\x81\xa5top_p\xcb\x7f\xe0\x00\x00\x00\x00\x00\x00"),
+    {BYTES(HEAD("\x05") "\xa4"
+                        "body\x81\xa5top_p\xcb\x7f\xe0\x00\x00\x00\x00\x00\x00"),
      SP_EFORMAT, "lease_reply: field \"top_p\": expected a number that fits in 32 bits"},
-    {BYTES(HEAD("\x05") "\xa4" "body\x81\xa8stop_ids\xc4\x03" "abc"), SP_EFORMAT,
-     "lease_reply: field \"stop_ids\": expected bytes, 4 for each id"},
-    {BYTES(HEAD("\x06") "\xa4" "body\x81\xa6leases\x91\x01"), SP_EFORMAT,
-     "renew: field \"leases\": expected bytes, 8 for each integer"},
-    {BYTES(HEAD("\x11") "\xa4" "body\x81\xa7" "existed\x01"), SP_EFORMAT,
-     "blob_put_reply: field \"existed\": expected true or false"},
-    {BYTES(HEAD("\x05") "\xa4" "body\x81\xa5items\x81\xa1x\x01"), SP_EFORMAT,
-     "lease_reply: field \"items\": expected an array of maps"},
-    {BYTES(HEAD("\x05") "\xa4" "body\x81\xa5items\x92\x80\x81\xa6prompt\xa1x"), SP_EFORMAT,
+    {BYTES(HEAD("\x05") "\xa4"
+                        "body\x81\xa8stop_ids\xc4\x03"
+                        "abc"),
+     SP_EFORMAT, "lease_reply: field \"stop_ids\": expected bytes, 4 for each id"},
+    {BYTES(HEAD("\x06") "\xa4"
+                        "body\x81\xa6leases\x91\x01"),
+     SP_EFORMAT, "renew: field \"leases\": expected bytes, 8 for each integer"},
+    {BYTES(HEAD("\x11") "\xa4"
+                        "body\x81\xa7"
+                        "existed\x01"),
+     SP_EFORMAT, "blob_put_reply: field \"existed\": expected true or false"},
+    {BYTES(HEAD("\x05") "\xa4"
+                        "body\x81\xa5items\x81\xa1x\x01"),
+     SP_EFORMAT, "lease_reply: field \"items\": expected an array of maps"},
+    {BYTES(HEAD("\x05") "\xa4"
+                        "body\x81\xa5items\x92\x80\x81\xa6prompt\xa1x"),
+     SP_EFORMAT,
      "lease_reply: field \"items\": work_item 1: field \"prompt\": expected an integer"},
 };
 
@@ -459,7 +490,8 @@ START_TEST(memory_is_bounded_by_the_arena_and_by_the_limits)
     void *body;
     struct sp_error err = {0};
     /* 100,000 empty items: a byte each on the wire, 100 times that decoded. */
-    sp_buf_append(&bytes, BYTES(HEAD("\x05") "\xa4" "body\x81\xa5items\xdd\x00\x01\x86\xa0"));
+    sp_buf_append(&bytes, BYTES(HEAD("\x05") "\xa4"
+                                             "body\x81\xa5items\xdd\x00\x01\x86\xa0"));
     for (int i = 0; i < 100000; i++)
         sp_buf_putc(&bytes, '\x80');
     ck_assert_int_eq(decode(bytes.data, bytes.length, arena, &envelope, &body, &err), SP_ELIMIT);

@@ -202,7 +202,7 @@ START_TEST(an_interrupt_ends_one_call)
     const struct proto_lease lease = {.wait_ms = 20000};
     ck_assert_int_eq(proto_call(client, PROTO_LEASE, &lease, -1, &reply, &err), SP_ECANCELED);
     pthread_join(thread, NULL);
-    say_hello(client, 1, 0); /* the next one is not touched */
+    say_hello(client, 1, 0);        /* the next one is not touched */
     proto_client_interrupt(client); /* before a call: that call ends */
     ck_assert_int_eq(proto_call(client, PROTO_LEASE, &lease, -1, &reply, &err), SP_ECANCELED);
     say_hello(client, 2, 0);
@@ -364,9 +364,8 @@ static void send_raw(nng_socket socket, const void *data, size_t bytes, struct s
     ck_assert_int_eq(nng_recvmsg(socket, &message, 0), 0);
     void *body;
     struct sp_error err = {0};
-    ck_assert_int_eq(proto_decode(nng_msg_body(message), nng_msg_len(message), arena, ret, &body,
-                                  &err),
-                     SP_OK);
+    ck_assert_int_eq(
+        proto_decode(nng_msg_body(message), nng_msg_len(message), arena, ret, &body, &err), SP_OK);
     nng_msg_free(message);
     ck_assert_ptr_null(body);
 }
@@ -457,7 +456,8 @@ static const struct {
     {"coordinator:7070", "expected ipc://PATH"},
     {"http://localhost:7070", "expected ipc://PATH"},
     {"ipc://", "1 to 107 bytes, here 0"},
-    {"ipc:///tmp/aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
+    {"ipc:///tmp/"
+     "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa"
      "aaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
      "choose a shorter directory"},
     {"tcp://10.1.2.3:7070", "for loopback only"},

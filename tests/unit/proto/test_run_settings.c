@@ -60,11 +60,11 @@ static const struct {
     {MINIMAL "[run]\nscore_by = trainer\n[train]\norder = gap\n", "gap needs scores before"},
     {"[run]\nmode = rlhf\n", "run.ini:2: [run] mode: \"rlhf\" is not one of spin, sft, dpo"},
     {"[train]\nlearning_rat = 1\n", "run.ini:2: [train] learning_rat: unknown setting; did you "
-                                   "mean \"learning_rate\"?"},
+                                    "mean \"learning_rate\"?"},
     {"[train]\nbeta = 0\n", "[train] beta: 0 is out of range"},
     {"[train]\nepochs = 0.5\n", "[train] epochs: 0.5 is out of range, expected 1 to 1000"},
     {"[train]\nbatch_pairs = 0\n", "[train] batch_pairs: 0 is out of range, expected 1 to 65536 "
-                                  "pairs"},
+                                   "pairs"},
     {"[generate]\ntop_p = 0\n", "[generate] top_p: 0 is out of range"},
     {"[train]\nmemory_budget = lots\n", "[train] memory_budget: \"lots\" is not a size such as"},
     {"[run]\niterations = 65\n", "[run] iterations: 65 is out of range, expected 1 to 64"},
