@@ -16,6 +16,8 @@
 
 /* How often a process asks whether another one has finished fetching. */
 #define POLL_MS 50
+/* How often a damaged copy that another process looks at too is looked at again. */
+#define DAMAGED_TRIES 40
 
 struct ckpt_cache {
     char *dir;
@@ -308,7 +310,7 @@ enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest 
     sp_digest_hex(&manifest->digest, hex);
     struct entry entry = entry_of(cache, hex);
     enum sp_err rc = SP_OK;
-    int fd = open_lock(&entry);
+    int fd = open_lock(&entry), damaged = 0;
     bool done = false;
     if (fd < 0)
         rc = sp_fail_errno(err, errno, "%s", entry.lock);
@@ -336,6 +338,12 @@ enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest 
             done = true;
         else if (rc == SP_ENOTFOUND)
             rc = SP_OK;
+        else if (rc == SP_ECORRUPT && ++damaged < DAMAGED_TRIES) {
+            /* Of two processes that find the damage at once, neither can remove the copy while
+             * the other reads it; the lock is lost by now, so one of them gets it soon. */
+            sp_sleep_ms(POLL_MS);
+            rc = SP_OK;
+        }
     }
     if (!done && fd >= 0)
         close(fd);

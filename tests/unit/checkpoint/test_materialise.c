@@ -267,6 +267,44 @@ START_TEST(test_cache_shared)
 }
 END_TEST
 
+/* Several processes find a damaged copy at once: one of them fetches it again. */
+START_TEST(test_cache_damage_shared)
+{
+    struct ckpt_manifest manifest;
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    char *from = make_checkpoint("from", 1, &manifest), *path = in("cache");
+    ck_ok(ckpt_cache_open(path, 0, &cache, &error));
+    ck_ok(ckpt_cache_get(cache, &manifest, fetch, &source, NULL, NULL, &ref, &error));
+    put_text(ckpt_cache_ref_dir(ref), "config.json", "[]");
+    ckpt_cache_release(ref);
+    pid_t children[4];
+    int sum = 0;
+    for (int i = 0; i < 4; i++) {
+        children[i] = fork();
+        ck_assert_int_ge(children[i], 0);
+        if (children[i] == 0) {
+            source.fetched = 0;
+            if (ckpt_cache_get(cache, &manifest, fetch, &source, NULL, NULL, &ref, &error) != SP_OK)
+                _exit(100);
+            _exit(source.fetched);
+        }
+    }
+    for (int i = 0; i < 4; i++) {
+        int status;
+        ck_assert_int_eq(waitpid(children[i], &status, 0), children[i]);
+        ck_assert(WIFEXITED(status));
+        sum += WEXITSTATUS(status);
+    }
+    ck_assert_int_eq(sum, 4);
+    ckpt_cache_close(cache);
+    ckpt_manifest_deinit(&manifest);
+    free(from);
+    free(path);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("materialise");
@@ -279,6 +317,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_cache_find_get);
     tcase_add_test(t, test_cache_evicts_unused);
     tcase_add_test(t, test_cache_shared);
+    tcase_add_test(t, test_cache_damage_shared);
     tcase_set_timeout(t, 20);
     suite_add_tcase(s, t);
     return s;
