@@ -1,9 +1,10 @@
-/* settings-doc: prints what the settings tables know: example files, man pages, Markdown. Used while
- * building; not installed.
+/* doc-tables: prints what the tables in the code know, for documents, man pages and example files. Used
+ * while building; not installed.
  *
- *     settings-doc example|markdown coordinator|generator|trainer|run
- *     settings-doc man coordinator|generator|trainer|run PAGE.in   (its line @SETTINGS@ is replaced)
- *     settings-doc limits                                         (Markdown table of every limit) */
+ *     doc-tables example|markdown coordinator|generator|trainer|run
+ *     doc-tables man coordinator|generator|trainer|run PAGE.in   (its line @SETTINGS@ is replaced)
+ *     doc-tables limits                                         (Markdown table of every limit)
+ *     doc-tables messages                                       (Markdown, every message) */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@
 #include "common/base/mem.h"
 #include "coordinator/settings.h"
 #include "generator/settings.h"
+#include "proto/messages.h"
 #include "proto/run_settings.h"
 #include "trainer/settings.h"
 
@@ -37,12 +39,12 @@ static int man_page(const struct sp_config_spec *spec, const char *path)
     char *page = NULL;
     size_t length = 0;
     if (sp_read_file(path, PAGE_BYTES, &page, &length, &err) != SP_OK) {
-        fprintf(stderr, "settings-doc: %s\n", err.text);
+        fprintf(stderr, "doc-tables: %s\n", err.text);
         return 1;
     }
     char *mark = strstr(page, MARK);
     if (!mark) {
-        fprintf(stderr, "settings-doc: %s: no line " MARK, path);
+        fprintf(stderr, "doc-tables: %s: no line " MARK, path);
         free(page);
         return 1;
     }
@@ -63,15 +65,36 @@ static void limits(void)
 #undef ROW
 }
 
+#define FIELD(kind, name, help) printf("| `%s` | %s | %s |\n", #name, #kind, help);
+#define LIST(item, name, help) printf("| `%s` | list of %s | %s |\n", #name, #item, help);
+#define TABLE(name, NAME)                                                                          \
+    printf("\n### %s\n\n| field | kind | |\n| --- | --- | --- |\n", #name);                        \
+    PROTO_##NAME##_FIELDS(FIELD, LIST)
+#define MESSAGE_TABLE(name, NAME, number)                                                          \
+    printf("\n### %d: %s\n\n| field | kind | |\n| --- | --- | --- |\n", number, #name);            \
+    PROTO_##NAME##_FIELDS(FIELD, LIST)
+
+static void messages(void)
+{
+    printf("## Messages\n");
+    PROTO_MESSAGES(MESSAGE_TABLE)
+    printf("\n## Items of lists\n");
+    PROTO_ITEMS(TABLE)
+}
+
 int main(int argc, char **argv)
 {
     if (argc == 2 && strcmp(argv[1], "limits") == 0) {
         limits();
         return 0;
     }
+    if (argc == 2 && strcmp(argv[1], "messages") == 0) {
+        messages();
+        return 0;
+    }
     const struct sp_config_spec *spec = argc >= 3 ? find_spec(argv[2]) : NULL;
     if (!spec) {
-        fprintf(stderr, "usage: settings-doc example|markdown|man PROGRAM [PAGE.in]\n");
+        fprintf(stderr, "usage: doc-tables example|markdown|man PROGRAM [PAGE.in]\n");
         return 2;
     }
     if (strcmp(argv[1], "man") == 0 && argc == 4)
