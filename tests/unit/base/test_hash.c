@@ -108,6 +108,8 @@ START_TEST(secrets_differ_and_compare)
     b[299] ^= 1;
     ck_assert(!sp_equal_constant_time(a, b, sizeof(a)));
     ck_assert(sp_equal_constant_time(a, b, 299));
+    b[0] ^= 1;
+    ck_assert(!sp_equal_constant_time(a, b, 299)); /* the first byte counts like the last */
     ck_assert(sp_equal_constant_time(a, b, 0));
 }
 END_TEST

@@ -452,6 +452,18 @@ START_TEST(malformed_messages_are_explained)
 }
 END_TEST
 
+START_TEST(sixteen_levels_are_enough)
+{
+    char nested[SP_MAX_MSGPACK_DEPTH + 2];
+    memset(nested, '\x91', sizeof(nested));
+    nested[SP_MAX_MSGPACK_DEPTH] = 1;
+    ck_assert_int_eq(proto_scan(nested, SP_MAX_MSGPACK_DEPTH + 1, NULL), SP_OK);
+    nested[SP_MAX_MSGPACK_DEPTH] = '\x91';
+    nested[SP_MAX_MSGPACK_DEPTH + 1] = 1;
+    ck_assert_int_eq(proto_scan(nested, SP_MAX_MSGPACK_DEPTH + 2, NULL), SP_ELIMIT);
+}
+END_TEST
+
 START_TEST(every_prefix_and_every_bit_flip_is_survived)
 {
     struct sp_arena *made = sp_arena_new(4096, 64 << 20), *arena = sp_arena_new(4096, 1 << 20);
@@ -525,6 +537,7 @@ static Suite *suite(void)
     tcase_add_test(t, an_error_reply_has_no_body);
     tcase_add_test(t, text_cut_inside_a_character_is_repaired);
     tcase_add_loop_test(t, malformed_messages_are_explained, 0, (int)SP_COUNT(malformed));
+    tcase_add_test(t, sixteen_levels_are_enough);
     tcase_add_test(t, every_prefix_and_every_bit_flip_is_survived);
     tcase_add_test(t, memory_is_bounded_by_the_arena_and_by_the_limits);
     suite_add_tcase(s, t);
