@@ -179,6 +179,18 @@ static struct coord_lease *lease_straggler(struct coord_core *core, struct coord
     return lease;
 }
 
+static uint32_t held_keys(const struct coord_core *core, const struct coord_worker *worker,
+                          const struct coord_run *run, enum proto_set set)
+{
+    uint32_t held = 0;
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        const struct coord_lease *lease = core->leases[i];
+        if (!lease->lapsed && lease->worker == worker && lease->run == run && lease->set == set)
+            held += lease->open;
+    }
+    return held;
+}
+
 /* As many items as surely fit into one message: prompt, human answer, other answer. */
 static uint32_t items_of_a_message(const struct run_settings *settings)
 {
@@ -195,8 +207,15 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
         return NULL;
     struct coord_set *set = &run->iteration->sets[chosen];
     uint32_t live = SP_MAX(core_live_generators(core, run), 1u);
+    /* Who is first at the door does not take what the others would have had a moment later. */
+    uint32_t open = set_free_keys(set) + set->leased;
+    uint32_t fair = (open + live - 1) / live;
+    uint32_t held = held_keys(core, worker, run, (enum proto_set)chosen);
+    if (held >= fair)
+        return NULL;
     uint32_t share = SP_MAX(set_free_keys(set) / (2 * live), 1u);
     uint32_t count = SP_MIN(SP_MIN(max_items, share), items_of_a_message(&run->info.settings));
+    count = SP_MIN(count, fair - held);
     uint32_t positions[SP_MAX_LEASE_ITEMS];
     for (uint32_t i = 0; i < count; i++)
         positions[i] = set_take_next(set);
