@@ -192,6 +192,12 @@ static enum sp_err listen_on(struct proto_server *server, const char *url,
         if (code != 0)
             return proto_fail_nng(err, code, "address %s: TLS", url);
     }
+    if (strncmp(url, "ipc:", 4) != 0) {
+        /* Machines that vanish without a word would keep their connections here for ever. */
+        code = nng_listener_set_bool(server->listener, NNG_OPT_TCP_KEEPALIVE, true);
+        if (code != 0)
+            return proto_fail_nng(err, code, "address %s: keep-alive", url);
+    }
     code = nng_listener_start(server->listener, 0);
     if (code != 0)
         return proto_fail_nng(err, code, "listen on %s", url);
