@@ -41,7 +41,8 @@ void model_free(struct model *model); /* NULL is fine */
 
 /* Writes a Hugging Face directory, complete and durable or not at all: weights in `dtype`
  * (round to nearest even), config.json and, when template_dir is not NULL, a copy of the tokenizer
- * and generation files found there. template_dir's config.json is kept but for its dtype. */
+ * and generation files found there. template_dir's config.json is kept but for its dtype.
+ * SP_ENUMERIC names a tensor that isn't finite in this dtype. */
 enum sp_err model_save(struct model *model, const char *dir, enum tn_dtype dtype,
                        const char *template_dir, struct sp_error *err) SP_MUST_USE;
 

@@ -1,7 +1,9 @@
 /* Loading and saving of models as Hugging Face directories. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/model/model_impl.h"
@@ -116,6 +118,27 @@ out:
     return rc;
 }
 
+/* What a dtype can't hold, and what training has ruined, must not become a checkpoint. */
+static enum sp_err check_values(const struct model *m, const float *host, enum tn_dtype dtype,
+                                const char *dir, struct sp_error *err)
+{
+    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
+        const struct model_tensor *tensor = &m->layout.tensors[t];
+        const float *x = host + tensor->offset;
+        for (size_t i = 0, n = model_tensor_count(tensor); i < n; i++) {
+            float stored = dtype == TN_F16    ? sp_f16_to_f32(sp_f32_to_f16(x[i]))
+                           : dtype == TN_BF16 ? sp_bf16_to_f32(sp_f32_to_bf16(x[i]))
+                                              : x[i];
+            if (!isfinite(stored))
+                return sp_fail(err, SP_ENUMERIC,
+                               "save %s: tensor %s: element %zu is %g, which is not a finite "
+                               "number in this dtype",
+                               dir, tensor->name, i, (double)x[i]);
+        }
+    }
+    return SP_OK;
+}
+
 static enum ckpt_dtype file_dtype(enum tn_dtype dtype)
 {
     return dtype == TN_BF16 ? CKPT_BF16 : dtype == TN_F16 ? CKPT_F16 : CKPT_F32;
@@ -133,6 +156,9 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
         goto out;
     }
     m->backend->ops->download(m->backend, host, m->params, m->layout.count * sizeof(float));
+    rc = check_values(m, host, dtype, dir, err);
+    if (rc != SP_OK)
+        goto out;
     for (int32_t t = 0; t < m->layout.n_tensors; t++) {
         const struct model_tensor *tensor = &m->layout.tensors[t];
         arrays[t] = (struct ckpt_array){

@@ -219,6 +219,23 @@ START_TEST(bad_checkpoints_are_refused)
 }
 END_TEST
 
+START_TEST(ruined_weights_are_not_saved)
+{
+    struct model_config config = odd_config(true);
+    struct model *m = NULL;
+    ck_ok(model_new(cpu, &config, 5, &m, err));
+    float *x = model_params(m, NULL) + model_find_tensor(m, "model.norm.weight")->offset;
+    x[1] = 70000;
+    ck_fails(SP_ENUMERIC, "model.norm.weight: element 1",
+             model_save(m, in_scratch("f16"), TN_F16, NULL, err));
+    ck_ok(model_save(m, in_scratch("bf16"), TN_BF16, NULL, err));
+    x[1] = NAN;
+    ck_fails(SP_ENUMERIC, "element 1", model_save(m, in_scratch("f32"), TN_F32, NULL, err));
+    ck_assert(!sp_path_exists(in_scratch("f16")) && !sp_path_exists(in_scratch("f32")));
+    model_free(m);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("model");
@@ -230,6 +247,7 @@ static Suite *suite(void)
     tcase_add_test(t, opens_a_tied_model_that_stores_the_output_matrix);
     tcase_add_test(t, random_weights_are_a_function_of_the_seed);
     tcase_add_test(t, bad_checkpoints_are_refused);
+    tcase_add_test(t, ruined_weights_are_not_saved);
     suite_add_tcase(s, t);
     return s;
 }

@@ -1,0 +1,142 @@
+/* Promise 1 at the level of the engine: one little run of answers, scores and training steps gives
+ * the same bits with every instruction set and number of threads, and the bits that are written
+ * here. Who changes them on purpose raises the numerics revision of the backend's class as well. */
+#include "common/base/hash.h"
+#include "common/model/decoder.h"
+#include "common/spin/step.h"
+#include "tests/unit/model/fixtures.h"
+
+#define PAIRS 12
+#define NUMERICS_CLASS "cpu r1"
+#define GOLDEN_DIGEST "a043fd423e451dcb54df3050464bed077323e23ee4d4aaa3d1f67bff71520dd2"
+
+struct run {
+    int32_t prompts[PAIRS][16], real[PAIRS][20], generated[PAIRS][24];
+    struct spin_pair pairs[PAIRS];
+};
+
+static void answer(struct model *m, struct run *r)
+{
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 5, .queue = PAIRS, .rows_per_step = 37};
+    struct model_decoder_result result;
+    bool idle = false;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    for (int32_t i = 0; i < PAIRS; i++) {
+        struct spin_pair *p = &r->pairs[i];
+        p->prompt = r->prompts[i];
+        p->real = r->real[i];
+        p->generated = r->generated[i];
+        p->n_prompt = 1 + (int32_t)random_below(1, (uint32_t)i, 16);
+        p->n_real = 1 + (int32_t)random_below(2, (uint32_t)i, 20);
+        random_ids(10 + (uint32_t)i, 53, 16, r->prompts[i]);
+        random_ids(40 + (uint32_t)i, 53, 20, r->real[i]);
+        struct model_decoder_request q = {.user = (void *)(uintptr_t)i,
+                                          .prompt = p->prompt,
+                                          .n_prompt = p->n_prompt,
+                                          .answers = {p->real},
+                                          .n_answers = {p->n_real},
+                                          .generate = true,
+                                          .max_new_tokens = 24,
+                                          .params = {1, i % 3 ? 0 : 9, i % 4 ? 1 : 0.9f},
+                                          .seed = 8,
+                                          .prompt_key = (uint32_t)i,
+                                          .eos_ids = {2, 3},
+                                          .n_eos = 2};
+        ck_ok(model_decoder_submit(d, &q, err));
+    }
+    while (!idle)
+        ck_ok(model_decoder_step(d, &idle, err));
+    while (model_decoder_take_result(d, &result)) {
+        uintptr_t i = (uintptr_t)result.user;
+        memcpy(r->generated[i], result.ids, (size_t)result.n_ids * sizeof(int32_t));
+        r->pairs[i].n_generated = result.n_ids;
+        r->pairs[i].ref_generated = result.response.logprob;
+        r->pairs[i].ref_real = result.answers[0].logprob;
+    }
+    model_decoder_free(d);
+}
+
+static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
+{
+    static struct run r;
+    struct model_config shape = odd_config(false);
+    struct model *m = NULL;
+    struct spin_step *step = NULL;
+    struct spin_metrics metrics;
+    struct sp_sha256 *hash = sp_sha256_new();
+    struct sp_digest digest;
+    size_t n;
+    memset(&r, 0, sizeof(r));
+    ck_ok(model_new(b, &shape, 12, &m, err));
+    answer(m, &r);
+    for (int32_t i = 0; i < PAIRS; i++) {
+        sp_sha256_update(hash, r.generated[i], sizeof(r.generated[i]));
+        sp_sha256_update(hash, &r.pairs[i].ref_real, sizeof(float));
+        sp_sha256_update(hash, &r.pairs[i].ref_generated, sizeof(float));
+    }
+    for (int kind = 0; kind < 2; kind++) {
+        struct spin_step_config c = {.mode = SPIN_MODE_SPIN,
+                                     .loss = {SPIN_LOSS_LOGISTIC, 0.3, 1},
+                                     .sft_weight = kind * 0.1,
+                                     .batch_pairs = PAIRS,
+                                     .micro_rows = 150};
+        c.optimizer = spin_optimizer_defaults((enum spin_optimizer_kind)kind);
+        c.optimizer.lr = 1e-3;
+        c.optimizer.total_steps = 4;
+        c.optimizer.schedule = SPIN_SCHEDULE_COSINE;
+        ck_ok(spin_step_new(m, &c, &step, err));
+        for (int64_t i = 0; i < 3; i++) {
+            ck_ok(spin_step_run(step, i, r.pairs, PAIRS, &metrics, err));
+            if (kind == 0 && i == 0)
+                ck_assert(metrics.margin_abs_max == 0);
+            sp_sha256_update(hash, &metrics.loss, sizeof(metrics.loss));
+            sp_sha256_update(hash, &metrics.grad_norm, sizeof(metrics.grad_norm));
+        }
+        spin_step_free(step);
+    }
+    const float *w = model_params(m, &n);
+    sp_sha256_update(hash, w, n * sizeof(float));
+    sp_sha256_final(hash, &digest);
+    sp_sha256_free(hash);
+    sp_digest_hex(&digest, ret);
+    model_free(m);
+}
+
+START_TEST(bits_are_those_of_the_revision)
+{
+    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    int opened = 0;
+    for (size_t k = 0; k < SP_COUNT(isas); k++) {
+        for (int32_t threads = 1; threads <= 3; threads++) {
+            struct tn_backend *b = NULL;
+            struct tn_backend_options o = {.threads = threads, .isa = isas[k]};
+            struct sp_error detail;
+            char digest[SP_DIGEST_HEX];
+            if (tn_open("cpu", &o, &b, &detail) != SP_OK) {
+                fprintf(stderr, "skipped: %s: %s\n", isas[k], detail.text);
+                break;
+            }
+            ck_assert_str_eq(b->numerics_class, NUMERICS_CLASS);
+            digest_of_run(b, digest);
+            ck_assert_msg(strcmp(digest, GOLDEN_DIGEST) == 0, "%s, %d threads: %s", isas[k],
+                          threads, digest);
+            opened++;
+            tn_close(b);
+        }
+    }
+    ck_assert_int_ge(opened, 3);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("numerics");
+    TCase *t = tcase_create("numerics");
+    tcase_set_timeout(t, 60);
+    tcase_add_test(t, bits_are_those_of_the_revision);
+    suite_add_tcase(s, t);
+    return s;
+}
+
+SPIN_CHECK_MAIN(suite())
