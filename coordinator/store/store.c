@@ -360,6 +360,36 @@ enum sp_err store_run_adopt(struct store *store, const char *name, struct sp_err
     return rc;
 }
 
+/* ---- copies ---- */
+
+enum sp_err store_copy_control(struct store *store, const char *path, struct sp_error *err)
+{
+    SP_ASSERT(!store->write_window);
+    return sdb_copy_to(store->control, path, err);
+}
+
+enum sp_err store_copy_run(struct store_run *run, const char *path, struct sp_error *err)
+{
+    SP_ASSERT(!run->store->write_window);
+    return sdb_copy_to(run->db, path, err);
+}
+
+enum sp_err store_check_copy(const char *path, const char *name,
+                             bool (*each)(void *context, const struct sp_digest *digest),
+                             void *context, struct sp_error *err)
+{
+    struct store_run run = {.name = (char *)name};
+    struct sdb_options options = {.check = true};
+    const struct sdb_schema *schema = name ? &sdb_run_schema : &sdb_control_schema;
+    enum sp_err rc = sdb_open(path, schema, &options, &run.db, err);
+    if (rc == SP_OK && name)
+        rc = check_run_name(&run, err);
+    if (rc == SP_OK && name && each)
+        rc = store_blob_refs_each(&run, each, context, err);
+    sdb_close(run.db);
+    return rc;
+}
+
 const char *store_run_name(const struct store_run *run)
 {
     return run->name;

@@ -65,6 +65,19 @@ enum sp_err store_commit(struct store *store, struct sp_error *err) SP_MUST_USE;
 void store_rollback(struct store *store); /* drops everything since store_begin */
 bool store_in_transaction(const struct store *store);
 
+/* ---- copies, for backups: outside a transaction; whole, durable, of this moment ---- */
+
+enum sp_err store_copy_control(struct store *store, const char *path,
+                               struct sp_error *err) SP_MUST_USE;
+enum sp_err store_copy_run(struct store_run *run, const char *path,
+                           struct sp_error *err) SP_MUST_USE;
+/* Opens such a copy by itself, with every check of an opening; then closes it. name NULL: of a
+ * control.db; else of that run's file, and `each` (may be NULL) is called with every blob that it
+ * refers to; false ends the walk. Any thread. */
+enum sp_err store_check_copy(const char *path, const char *name,
+                             bool (*each)(void *context, const struct sp_digest *digest),
+                             void *context, struct sp_error *err) SP_MUST_USE;
+
 /* ---- runs ---- */
 
 /* Names in order of creation. A run is there after store_run_adopt (store_run.h). */
