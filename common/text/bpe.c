@@ -253,8 +253,7 @@ void tok_bpe_word(const struct tok_tokenizer *tokenizer, const char *word, size_
     const struct tok_bpe *bpe = &tokenizer->bpe;
     if (bpe->ignore_merges) {
         int32_t id = tok_map_get(bpe->raw_bytes ? &bpe->raw : &tokenizer->vocab, word, length);
-        if (id >= 0 &&
-            !((flags & TOK_NO_SPECIAL_SPLIT) && tokenizer->pieces[id].special)) {
+        if (id >= 0 && !((flags & TOK_NO_SPECIAL_SPLIT) && tokenizer->pieces[id].special)) {
             tok_ids_append(out, id);
             return;
         }

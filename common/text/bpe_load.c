@@ -138,8 +138,8 @@ static enum sp_err load_options(const struct tok_loader *loader, const json_t *m
     snprintf(what, sizeof(what), "%.480s: model", loader->what);
     const char *prefix = "", *suffix = "", *unk = NULL;
     double dropout = 0;
-    enum sp_err rc = sp_json_opt_bool(model, "byte_fallback", what, &bpe->byte_fallback,
-                                      loader->err);
+    enum sp_err rc =
+        sp_json_opt_bool(model, "byte_fallback", what, &bpe->byte_fallback, loader->err);
     if (rc == SP_OK)
         rc = sp_json_opt_bool(model, "fuse_unk", what, &bpe->fuse_unk, loader->err);
     if (rc == SP_OK)

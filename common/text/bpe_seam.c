@@ -1,8 +1,8 @@
 /* Seams: places in a word that no merge can cross.
  *
  * SentencePiece-style models have no pre-tokenizer: a whole text is one word. But a merge joins
- * neighbours into a token of the vocabulary, so where two characters stand side by side in no merged
- * token, nothing is ever joined over them, and the text can be cut there. What is left are
+ * neighbours into a token of the vocabulary, so where two characters stand side by side in no
+ * merged token, nothing is ever joined over them, and the text can be cut there. What is left are
  * stretches about as long as words of a language, many of which are tokens by themselves. */
 #include <stdlib.h>
 

@@ -92,13 +92,13 @@ static enum sp_err check_turns(enum tok_template template, const struct chat_tur
     for (size_t i = first; i < count; i++) {
         const char *expected = (i - first) % 2 == 0 ? "user" : "assistant";
         if (strcmp(turns[i].role, expected) != 0)
-            return sp_fail(err, SP_EINVAL, "message %zu has the role \"%.32s\", expected \"%s\"",
-                           i, turns[i].role, expected);
+            return sp_fail(err, SP_EINVAL, "message %zu has the role \"%.32s\", expected \"%s\"", i,
+                           turns[i].role, expected);
     }
     if ((count - first) % 2 == 0)
-        return sp_fail(err, SP_EINVAL, count > first
-                                           ? "the last message of a prompt must be the user's"
-                                           : "a prompt needs a user message");
+        return sp_fail(err, SP_EINVAL,
+                       count > first ? "the last message of a prompt must be the user's"
+                                     : "a prompt needs a user message");
     return SP_OK;
 }
 
@@ -134,9 +134,8 @@ static enum sp_err build(enum tok_template template, const struct chat_turn *tur
     return SP_OK;
 }
 
-enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns,
-                            size_t count, const char *eos, struct sp_buf *ret_prompt,
-                            struct sp_error *err)
+enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns, size_t count,
+                            const char *eos, struct sp_buf *ret_prompt, struct sp_error *err)
 {
     struct prompt p = {0};
     enum sp_err rc = build(template, turns, count, 0, &p, err);
@@ -216,8 +215,8 @@ enum sp_err tok_render_response(const struct tok_renderer *renderer, const char 
     sp_buf_deinit(&text);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "response");
-    tok_ids_append(ret, tok_template_end_id(renderer->template, renderer->tokenizer,
-                                            renderer->eos_id));
+    tok_ids_append(ret,
+                   tok_template_end_id(renderer->template, renderer->tokenizer, renderer->eos_id));
     return SP_OK;
 }
 

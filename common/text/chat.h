@@ -32,7 +32,7 @@ struct chat_turn {
     const char *content; /* UTF-8 */
 };
 
-/* name, description. `qwen` and `qwen2` are ChatML with the system message that Qwen 2.5 and Qwen 2
+/* name, description. `qwen`, `qwen2` and `smollm2` are ChatML with the system message that these
  * add where there is none; Qwen 3 is plain `chatml`. */
 #define TOK_TEMPLATE_LIST(X)                                                                       \
     X(NONE, "none", "prompt and response as they are; one user turn")                              \
@@ -44,7 +44,8 @@ struct chat_turn {
     X(GEMMA, "gemma", "<start_of_turn>user … <end_of_turn>")                                       \
     X(PHI3, "phi3", "<|user|> … <|end|>")                                                          \
     X(QWEN, "qwen", "chatml with Qwen 2.5's system message")                                       \
-    X(QWEN2, "qwen2", "chatml with Qwen 2's system message")                                   \
+    X(QWEN2, "qwen2", "chatml with Qwen 2's system message")                                       \
+    X(SMOLLM2, "smollm2", "chatml with SmolLM2's system message")                                  \
     X(ALPACA, "alpaca", "Below is an instruction … ### Instruction: … ### Response:")              \
     X(VICUNA, "vicuna", "A chat between a curious user … USER: … ASSISTANT:")                      \
     X(INSTRUCTION, "instruction", "### Instruction: … ### Response: (the SPIN paper's)")
@@ -73,8 +74,8 @@ int32_t tok_template_end_id(enum tok_template template, const struct tok_tokeniz
 /* The text of a prompt, for people to read: BOS is left out, an end token in it is written as `eos`
  * (may be ""). Appends to *ret_prompt. Turns out of order, an unknown role, a last turn that is not
  * the user's: SP_EINVAL that names the turn. */
-enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns,
-                            size_t count, const char *eos, struct sp_buf *ret_prompt,
+enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns, size_t count,
+                            const char *eos, struct sp_buf *ret_prompt,
                             struct sp_error *err) SP_MUST_USE;
 /* The text of a response as it is tokenized, without the end token. Appends. */
 void tok_chat_render_response(enum tok_template template, const char *response,

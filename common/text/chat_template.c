@@ -23,15 +23,19 @@ static const char help[] = TOK_TEMPLATE_LIST(TEMPLATE_HELP);
 
 /* Sources: the chat_template of each family's first instruction model on the Hugging Face hub
  * (zephyr-7b-beta, Llama-2-7b-chat, Meta-Llama-3-8B-Instruct, Mistral-7B-Instruct-v0.2,
- * gemma-7b-it, Phi-3-mini-4k-instruct, Qwen2 and Qwen2.5); Stanford Alpaca's prompt without
+ * gemma-7b-it, Phi-3-mini-4k-instruct, Qwen2, Qwen2.5
+ * and SmolLM2); Stanford Alpaca's prompt without
  * input; FastChat's vicuna_v1.1; generate.py of the SPIN authors for `instruction`. */
 static const struct tok_template_spec specs[] = {
     [TOK_TEMPLATE_NONE] = {.user = "\1", .assistant = "", .header = "", .plain = true},
     [TOK_TEMPLATE_CHATML] = {CHATML},
-    [TOK_TEMPLATE_QWEN] = {CHATML,
-                           .default_system = "You are Qwen, created by Alibaba Cloud. You are a "
-                                             "helpful assistant."},
+    [TOK_TEMPLATE_QWEN] = {CHATML, .default_system =
+                                       "You are Qwen, created by Alibaba Cloud. You are a "
+                                       "helpful assistant."},
     [TOK_TEMPLATE_QWEN2] = {CHATML, .default_system = "You are a helpful assistant."},
+    [TOK_TEMPLATE_SMOLLM2] = {CHATML, .default_system =
+                                          "You are a helpful AI assistant named SmolLM, trained by "
+                                          "Hugging Face"},
     [TOK_TEMPLATE_ZEPHYR] = {.system = "<|system|>\n\1\2\n",
                              .user = "<|user|>\n\1\2\n",
                              .assistant = "<|assistant|>\n\1\2\n",
@@ -45,14 +49,14 @@ static const struct tok_template_spec specs[] = {
                              .header = "",
                              .response_prefix = " ",
                              .trim = true},
-    [TOK_TEMPLATE_LLAMA3] =
-        {.bos = "<|begin_of_text|>",
-         .end = "<|eot_id|>",
-         .system = "<|start_header_id|>system<|end_header_id|>\n\n\1<|eot_id|>",
-         .user = "<|start_header_id|>user<|end_header_id|>\n\n\1<|eot_id|>",
-         .assistant = "<|start_header_id|>assistant<|end_header_id|>\n\n\1<|eot_id|>",
-         .header = "<|start_header_id|>assistant<|end_header_id|>\n\n",
-         .trim = true},
+    [TOK_TEMPLATE_LLAMA3] = {.bos = "<|begin_of_text|>",
+                             .end = "<|eot_id|>",
+                             .system = "<|start_header_id|>system<|end_header_id|>\n\n\1<|eot_id|>",
+                             .user = "<|start_header_id|>user<|end_header_id|>\n\n\1<|eot_id|>",
+                             .assistant =
+                                 "<|start_header_id|>assistant<|end_header_id|>\n\n\1<|eot_id|>",
+                             .header = "<|start_header_id|>assistant<|end_header_id|>\n\n",
+                             .trim = true},
     [TOK_TEMPLATE_MISTRAL] = {.bos = "<s>",
                               .system = "\1\n\n",
                               .system_in_user = true,
@@ -98,13 +102,13 @@ static const struct tok_template_spec specs[] = {
 
 const struct tok_template_spec *tok_template_spec(enum tok_template template)
 {
-    SP_ASSERT((unsigned)template < TOK_TEMPLATE_COUNT);
+    SP_ASSERT(TOK_TEMPLATE_COUNT > (unsigned)template);
     return &specs[template];
 }
 
 const char *tok_template_name(enum tok_template template)
 {
-    SP_ASSERT((unsigned)template < TOK_TEMPLATE_COUNT);
+    SP_ASSERT(TOK_TEMPLATE_COUNT > (unsigned)template);
     return names[template];
 }
 
@@ -128,23 +132,31 @@ struct fingerprint {
 
 static const struct fingerprint fingerprints[] = {
     {TOK_TEMPLATE_QWEN, {"<|im_start|>", "You are Qwen, created by Alibaba Cloud."}, {NULL}},
-    {TOK_TEMPLATE_QWEN2, {"<|im_start|>", "system\\nYou are a helpful assistant.<|im_end|>"},
+    {TOK_TEMPLATE_QWEN2,
+     {"<|im_start|>", "system\\nYou are a helpful assistant.<|im_end|>"},
      {NULL}},
-    {TOK_TEMPLATE_QWEN2, {"<|im_start|>", "system\nYou are a helpful assistant.<|im_end|>"},
+    {TOK_TEMPLATE_QWEN2,
+     {"<|im_start|>", "system\nYou are a helpful assistant.<|im_end|>"},
      {NULL}},
-    {TOK_TEMPLATE_CHATML, {"<|im_start|>", "<|im_end|>", "assistant"},
+    {TOK_TEMPLATE_SMOLLM2,
+     {"<|im_start|>",
+      "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>"},
+     {NULL}},
+    {TOK_TEMPLATE_CHATML,
+     {"<|im_start|>", "<|im_end|>", "assistant"},
      {"You are", "strftime", "<|im_sep|>"}},
-    {TOK_TEMPLATE_LLAMA3, {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
+    {TOK_TEMPLATE_LLAMA3,
+     {"<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"},
      {"Cutting Knowledge", "strftime", "You are"}},
     {TOK_TEMPLATE_GEMMA, {"<start_of_turn>", "<end_of_turn>", "model"}, {"You are"}},
     {TOK_TEMPLATE_PHI3, {"<|user|>", "<|end|>", "<|assistant|>"}, {"You are", "<|im_start|>"}},
     {TOK_TEMPLATE_ZEPHYR, {"<|user|>", "eos_token", "<|assistant|>"}, {"You are", "<|end|>"}},
     {TOK_TEMPLATE_LLAMA2, {"[INST]", "[/INST]", "<<SYS>>"}, {"You are a helpful, respectful"}},
-    {TOK_TEMPLATE_MISTRAL, {"[INST]", "[/INST]", "eos_token"},
+    {TOK_TEMPLATE_MISTRAL,
+     {"[INST]", "[/INST]", "eos_token"},
      {"<<SYS>>", "[AVAILABLE_TOOLS]", "[SYSTEM_PROMPT]"}},
     {TOK_TEMPLATE_VICUNA, {"USER:", "ASSISTANT:", "A chat between a curious user"}, {NULL}},
-    {TOK_TEMPLATE_ALPACA, {"### Instruction:", "### Response:", "Below is an instruction"},
-     {NULL}},
+    {TOK_TEMPLATE_ALPACA, {"### Instruction:", "### Response:", "Below is an instruction"}, {NULL}},
     {TOK_TEMPLATE_INSTRUCTION, {"### Instruction: ", "### Response: "}, {"Below is"}},
 };
 

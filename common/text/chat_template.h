@@ -9,8 +9,8 @@
 /* A prompt is: opening, the system message, the turns, generation header. In these strings "\1" is
  * the content and "\2" the model's end token. */
 struct tok_template_spec {
-    const char *bos;     /* token that the template begins with, where the tokenizer adds none */
-    const char *end;     /* token that ends a response; NULL: the model's eos */
+    const char *bos; /* token that the template begins with, where the tokenizer adds none */
+    const char *end; /* token that ends a response; NULL: the model's eos */
     const char *system;
     bool system_in_user;        /* it goes to the start of the first user message's content */
     const char *default_system; /* the message where there is none; NULL: nothing then */

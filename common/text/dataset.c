@@ -16,10 +16,10 @@ struct tok_dataset {
     FILE *file;
     char *what; /* owned */
     enum tok_format format;
-    bool is_array;   /* one JSON array, not lines */
-    uint64_t rows;   /* read so far */
-    uint64_t line;   /* of the next byte, from 1 */
-    uint64_t offset; /* of the next byte */
+    bool is_array;      /* one JSON array, not lines */
+    uint64_t rows;      /* read so far */
+    uint64_t line;      /* of the next byte, from 1 */
+    uint64_t offset;    /* of the next byte */
     struct sp_buf text; /* the row being read */
     struct tok_row_store store;
     bool has_first; /* the first row has been parsed to recognize the format, not given yet */
@@ -145,8 +145,8 @@ static enum sp_err read_row(struct tok_dataset *d, struct tok_row *ret, bool *re
 {
     uint64_t line = d->line;
     bool more;
-    enum sp_err rc = d->is_array ? read_element(d, &line, &more, err)
-                                 : read_line(d, &line, &more, err);
+    enum sp_err rc =
+        d->is_array ? read_element(d, &line, &more, err) : read_line(d, &line, &more, err);
     if (rc == SP_OK && ferror(d->file))
         rc = sp_fail_errno(err, errno != 0 ? errno : EIO, "%s: reading", d->what);
     if (rc != SP_OK)

@@ -72,10 +72,9 @@ enum sp_err tok_format_recognize(const json_t *row, const char *where, enum tok_
         if (keys.length < 200)
             sp_buf_printf(&keys, "%s\"%.40s\"", keys.length > 0 ? ", " : "", key);
     }
-    enum sp_err rc =
-        sp_fail(err, SP_EFORMAT,
-                "%s: the fields %s are of no known dataset format; known are %.*s", where,
-                keys.length > 0 ? keys.data : "(none)", (int)sizeof(format_help) - 3, format_help);
+    enum sp_err rc = sp_fail(
+        err, SP_EFORMAT, "%s: the fields %s are of no known dataset format; known are %.*s", where,
+        keys.length > 0 ? keys.data : "(none)", (int)sizeof(format_help) - 3, format_help);
     sp_buf_deinit(&keys);
     return rc;
 }
@@ -143,9 +142,9 @@ static enum sp_err not_empty(const char *answer, const char *where, const char *
 
 /* A list of messages: the turns before the last assistant message, and that message. What follows
  * it has no answer to learn from. */
-static enum sp_err messages_field(struct tok_row_store *store, const json_t *row,
-                                  const char *field, const char *where, size_t *ret_count,
-                                  const char **ret_answer, struct sp_error *err)
+static enum sp_err messages_field(struct tok_row_store *store, const json_t *row, const char *field,
+                                  const char *where, size_t *ret_count, const char **ret_answer,
+                                  struct sp_error *err)
 {
     const json_t *list = json_object_get(row, field);
     if (!json_is_array(list))
@@ -227,8 +226,7 @@ static enum sp_err two_lists(struct tok_row_store *store, const json_t *row, con
                              struct sp_error *err)
 {
     size_t other_count;
-    enum sp_err rc =
-        messages_field(store, row, other, where, &other_count, &ret->rejected, err);
+    enum sp_err rc = messages_field(store, row, other, where, &other_count, &ret->rejected, err);
     if (rc != SP_OK)
         return rc;
     struct chat_turn *others = sp_xmemdup(store->turns, other_count * sizeof(*others));

@@ -127,8 +127,7 @@ static void decode_byte_fallback(const struct pieces *in, struct pieces *out)
     sp_buf_deinit(&run);
 }
 
-static void decode_strip(const struct tok_decoder *dec, const struct pieces *in,
-                         struct pieces *out)
+static void decode_strip(const struct tok_decoder *dec, const struct pieces *in, struct pieces *out)
 {
     size_t width = dec->content_length;
     for (size_t i = 0; i < in->count; i++) {
@@ -188,8 +187,8 @@ static void decode_bpe(const struct tok_decoder *dec, const struct pieces *in, s
     }
 }
 
-static enum sp_err apply(const struct tok_decoder *dec, const struct pieces *in,
-                         struct pieces *out, struct sp_error *err)
+static enum sp_err apply(const struct tok_decoder *dec, const struct pieces *in, struct pieces *out,
+                         struct sp_error *err)
 {
     switch (dec->kind) {
     case TOK_DEC_BYTE_LEVEL:
@@ -224,8 +223,8 @@ enum sp_err tok_decode(const struct tok_tokenizer *tokenizer, const int32_t *ids
     enum sp_err rc = SP_OK;
     for (size_t i = 0; i < count; i++) {
         if (ids[i] < 0 || ids[i] >= tokenizer->id_limit) {
-            rc = sp_fail(err, SP_EINVAL, "token %zu is %d, outside the vocabulary of %d", i,
-                         ids[i], tokenizer->id_limit);
+            rc = sp_fail(err, SP_EINVAL, "token %zu is %d, outside the vocabulary of %d", i, ids[i],
+                         tokenizer->id_limit);
             goto out;
         }
         const struct tok_piece *piece = &tokenizer->pieces[ids[i]];

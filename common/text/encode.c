@@ -70,8 +70,8 @@ static enum sp_err encode_piece(struct encoder *e, const char *text, const char 
 }
 
 /* first: nothing comes before this text. */
-static enum sp_err encode_text(struct encoder *e, const char *text, const char *user,
-                               size_t length, bool first, unsigned flags)
+static enum sp_err encode_text(struct encoder *e, const char *text, const char *user, size_t length,
+                               bool first, unsigned flags)
 {
     const struct tok_added *added = &e->t->added;
     size_t at = 0, from = 0, start, end, token;

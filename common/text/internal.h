@@ -123,9 +123,9 @@ void tok_spans_append(struct tok_spans *spans, size_t start, size_t end);
 struct tok_words {
     const char *text; /* what spans refer to: the caller's text or `buffer` */
     struct tok_spans spans;
-    struct tok_spans matches, next;        /* scratch */
-    struct sp_buf buffer, spare;           /* scratch */
-    struct tok_matcher **matchers;         /* one for each pre-tokenizer, made on first use */
+    struct tok_spans matches, next; /* scratch */
+    struct sp_buf buffer, spare;    /* scratch */
+    struct tok_matcher **matchers;  /* one for each pre-tokenizer, made on first use */
 };
 /* Splits text[0..length) into words. first: the text is the start of the whole input. */
 enum sp_err tok_pretokenize(const struct tok_tokenizer *tokenizer, const char *text, size_t length,
@@ -144,9 +144,9 @@ struct tok_added_token {
     bool single_word, lstrip, rstrip, normalized, special;
 };
 struct tok_trie_node {
-    int32_t token;      /* index in tok_added.tokens that ends here, or -1 */
-    uint32_t first;     /* of its edges in tok_added.edges */
-    uint32_t edges;     /* how many, sorted by byte */
+    int32_t token;  /* index in tok_added.tokens that ends here, or -1 */
+    uint32_t first; /* of its edges in tok_added.edges */
+    uint32_t edges; /* how many, sorted by byte */
 };
 struct tok_trie_edge {
     uint8_t byte;
@@ -197,12 +197,12 @@ struct tok_bpe {
 };
 
 struct tok_unigram {
-    double *scores;     /* for each id */
+    double *scores; /* for each id */
     double min_score;
     int32_t unk_id; /* -1: none */
     bool byte_fallback;
     int32_t byte_ids[256];
-    size_t longest;     /* token, bytes */
+    size_t longest; /* token, bytes */
 };
 
 enum tok_model_kind { TOK_MODEL_BPE, TOK_MODEL_UNIGRAM };
@@ -213,7 +213,7 @@ struct tok_scratch {
     uint32_t *ranks;  /* of the pair that starts at each */
     uint32_t *next, *previous;
     uint64_t *heap;
-    size_t capacity; /* of each */
+    size_t capacity;       /* of each */
     struct tok_path *path; /* unigram */
     size_t path_capacity;
     struct sp_buf text;
@@ -244,8 +244,8 @@ size_t tok_seam_next(const struct tok_tokenizer *tokenizer, const char *word, si
 
 enum sp_err tok_unigram_load(const struct tok_loader *loader, const json_t *model) SP_MUST_USE;
 void tok_unigram_deinit(struct tok_unigram *unigram);
-enum sp_err tok_unigram_word(const struct tok_tokenizer *tokenizer, const char *word,
-                             size_t length, struct tok_scratch *scratch, struct tok_ids *out,
+enum sp_err tok_unigram_word(const struct tok_tokenizer *tokenizer, const char *word, size_t length,
+                             struct tok_scratch *scratch, struct tok_ids *out,
                              struct sp_error *err) SP_MUST_USE;
 
 /* ---- decoders (decode.c) ---- */

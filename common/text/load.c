@@ -56,8 +56,8 @@ static enum sp_err load_added_token(const struct tok_loader *loader, const json_
     if (known >= 0 && known != token.id)
         return tok_bad_field(loader, field, "\"%s\" has id %d here and %d in model.vocab",
                              *ret_text, token.id, known);
-    if (**ret_text != '\0' && !tok_map_put(&loader->tokenizer->names, *ret_text,
-                                           strlen(*ret_text), token.id))
+    if (**ret_text != '\0' &&
+        !tok_map_put(&loader->tokenizer->names, *ret_text, strlen(*ret_text), token.id))
         return tok_bad_field(loader, field, "\"%s\" is there twice", *ret_text);
     *ret = token;
     return SP_OK;
@@ -76,8 +76,7 @@ static enum sp_err add_tokens(const struct tok_loader *loader, const json_t *lis
         const char *text = json_string_value(json_object_get(object, "content"));
         const json_t *flag = json_object_get(object, "normalized");
         bool special = json_is_true(json_object_get(object, "special"));
-        if ((json_is_boolean(flag) ? json_is_true(flag) : !special) != normalized ||
-            *text == '\0')
+        if ((json_is_boolean(flag) ? json_is_true(flag) : !special) != normalized || *text == '\0')
             continue;
         tokens[count] = (struct tok_added_token){
             .id = tok_map_get(&t->names, text, strlen(text)),
@@ -230,13 +229,12 @@ enum sp_err tok_load_memory(const char *json, size_t length, const char *what,
     return rc == SP_ENOTFOUND ? sp_wrap(err, SP_EFORMAT, "tokenizer") : rc;
 }
 
-enum sp_err tok_load(const char *dir_or_json_path, struct tok_tokenizer **ret,
-                     struct sp_error *err)
+enum sp_err tok_load(const char *dir_or_json_path, struct tok_tokenizer **ret, struct sp_error *err)
 {
     struct stat st;
     bool is_dir = stat(dir_or_json_path, &st) == 0 && S_ISDIR(st.st_mode);
-    char *path = is_dir ? sp_path_join(dir_or_json_path, "tokenizer.json")
-                        : sp_xstrdup(dir_or_json_path);
+    char *path =
+        is_dir ? sp_path_join(dir_or_json_path, "tokenizer.json") : sp_xstrdup(dir_or_json_path);
     char *json = NULL;
     size_t length;
     enum sp_err rc = sp_read_file(path, SP_MAX_TOKENIZER_JSON, &json, &length, err);

@@ -115,8 +115,7 @@ static enum sp_err add_special(const struct tok_loader *loader, const json_t *sp
 {
     const json_t *ids = json_object_get(json_object_get(specials, name), "ids");
     if (!json_is_array(ids))
-        return tok_bad_field(loader, field, "\"%.64s\" has no list of ids in special_tokens",
-                             name);
+        return tok_bad_field(loader, field, "\"%.64s\" has no list of ids in special_tokens", name);
     enum sp_err rc = SP_OK;
     for (size_t i = 0; i < json_array_size(ids) && rc == SP_OK; i++)
         rc = add_id(loader, json_array_get(ids, i), field, ret);

@@ -9,7 +9,7 @@ static const char gpt2_pattern[] =
 
 /* The Whitespace pre-tokenizer has its words from another library than Split, so spelled out. */
 #define WORD_CLASS                                                                                 \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"                        \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{200c}\\x{200d}\\x{24b6}-\\x{24e9}"                       \
     "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 static const char whitespace_pattern[] = "[" WORD_CLASS "]+|[^" WORD_CLASS "\\s]+";
 
@@ -77,8 +77,7 @@ enum sp_err tok_load_pattern(const struct tok_loader *loader, const json_t *obje
 
 static struct tok_normalizer *add_normalizer(struct tok_tokenizer *t, enum tok_normalizer_kind kind)
 {
-    t->normalizers =
-        sp_xgrow(t->normalizers, t->normalizer_count + 1, sizeof(*t->normalizers));
+    t->normalizers = sp_xgrow(t->normalizers, t->normalizer_count + 1, sizeof(*t->normalizers));
     struct tok_normalizer *norm = &t->normalizers[t->normalizer_count++];
     *norm = (struct tok_normalizer){.kind = kind};
     return norm;
@@ -100,10 +99,9 @@ static enum sp_err load_normalizer_content(const struct tok_loader *loader, cons
 static enum sp_err load_normalizer(const struct tok_loader *loader, const json_t *value,
                                    const char *field);
 
-static enum sp_err load_sequence(const struct tok_loader *loader, const json_t *list,
-                                 const char *field,
-                                 enum sp_err (*load)(const struct tok_loader *, const json_t *,
-                                                     const char *))
+static enum sp_err
+load_sequence(const struct tok_loader *loader, const json_t *list, const char *field,
+              enum sp_err (*load)(const struct tok_loader *, const json_t *, const char *))
 {
     if (!json_is_array(list))
         return tok_bad_field(loader, field, "expected an array");
@@ -141,8 +139,7 @@ static enum sp_err load_normalizer(const struct tok_loader *loader, const json_t
     if (strcmp(type, "Sequence") == 0) {
         char name[128];
         snprintf(name, sizeof(name), "%s.normalizers", field);
-        return load_sequence(loader, json_object_get(value, "normalizers"), name,
-                             load_normalizer);
+        return load_sequence(loader, json_object_get(value, "normalizers"), name, load_normalizer);
     }
     if (strcmp(type, "Prepend") == 0)
         return load_normalizer_content(loader, value, field, "prepend",
@@ -253,8 +250,7 @@ enum sp_err tok_load_metaspace(const struct tok_loader *loader, const json_t *va
 static enum sp_err load_split(const struct tok_loader *loader, const json_t *value,
                               const char *field)
 {
-    struct tok_pretokenizer *pre =
-        add_pretokenizer(loader->tokenizer, TOK_PRE_SPLIT, TOK_ISOLATED);
+    struct tok_pretokenizer *pre = add_pretokenizer(loader->tokenizer, TOK_PRE_SPLIT, TOK_ISOLATED);
     enum sp_err rc = tok_load_pattern(loader, value, field, &pre->pattern);
     if (rc == SP_OK)
         rc = load_behavior(loader, value, field, &pre->behavior);
@@ -328,8 +324,7 @@ static enum sp_err load_pretokenizer(const struct tok_loader *loader, const json
         return SP_OK;
     }
     if (strcmp(type, "Metaspace") == 0) {
-        struct tok_pretokenizer *pre =
-            add_pretokenizer(t, TOK_PRE_METASPACE, TOK_MERGED_WITH_NEXT);
+        struct tok_pretokenizer *pre = add_pretokenizer(t, TOK_PRE_METASPACE, TOK_MERGED_WITH_NEXT);
         pre->splits = true;
         rc = tok_load_metaspace(loader, value, field, pre->replacement, &pre->prepend);
         if (rc == SP_OK)

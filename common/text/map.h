@@ -1,5 +1,5 @@
-/* map: hash tables of the tokenizer: byte strings to ids, and pairs of ids to merges. Filled while a
- * tokenizer loads, then only read, by any thread. */
+/* map: hash tables of the tokenizer: byte strings to ids, and pairs of ids to merges. Filled while
+ * a tokenizer loads, then only read, by any thread. */
 #ifndef SPIN_TEXT_MAP_H
 #define SPIN_TEXT_MAP_H
 

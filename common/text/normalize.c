@@ -77,8 +77,8 @@ static enum sp_err unicode_form(enum tok_normalizer_kind kind, const struct tok_
         /* One run of equal marks at a time: nothing composes across a template's edge. */
         size_t end = length;
         if (is_marked(in)) {
-            const char *change = memchr(in->user.data + start, !in->user.data[start],
-                                        length - start);
+            const char *change =
+                memchr(in->user.data + start, !in->user.data[start], length - start);
             end = change != NULL ? (size_t)(change - in->user.data) : length;
         }
         size_t plain = unchanged_prefix(kind, text + start, end - start);
@@ -89,8 +89,7 @@ static enum sp_err unicode_form(enum tok_normalizer_kind kind, const struct tok_
                                               (utf8proc_ssize_t)(end - start - plain), &result,
                                               unicode_options(kind));
             if (n < 0)
-                return sp_fail(err, SP_EFORMAT, "Unicode normalization: %s",
-                               utf8proc_errmsg(n));
+                return sp_fail(err, SP_EFORMAT, "Unicode normalization: %s", utf8proc_errmsg(n));
             put(out, in, start, end, (const char *)result, (size_t)n);
             free(result);
         }

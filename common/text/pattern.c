@@ -8,14 +8,16 @@
 
 #include "common/text/internal.h"
 
-/* White_Space without U+180E, which PCRE2's \s still has; and what Oniguruma calls a word character:
- * letters, marks, digits, connectors, other alphabetic characters and the numbers of Latin-1.
- * (Characters that are younger than this machine's PCRE2 are unassigned to it, so no letters.) */
+/* White_Space without U+180E, which PCRE2's \s still has; and what Oniguruma calls a word
+ * character: letters, marks, digits, connectors, other alphabetic characters and the numbers of
+ * Latin-1. (Characters that are younger than PCRE2's tables are unassigned there, so no letters.)
+ */
 #define SPACES                                                                                     \
-    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"     \
+    "\\x{9}-\\x{d}\\x{20}\\x{85}\\x{a0}\\x{1680}\\x{2000}-\\x{200a}\\x{2028}\\x{2029}\\x{202f}"    \
     "\\x{205f}\\x{3000}"
 #define WORDS                                                                                      \
-    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}" \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\xb2\\xb3\\xb9\\xbc-\\xbe\\x{24b6}-\\x{24e9}\\x{1f130}-"    \
+    "\\x{1f149}"                                                                                   \
     "\\x{1f150}-\\x{1f169}\\x{1f170}-\\x{1f189}"
 #define HEX "0-9A-Fa-f"
 
@@ -32,8 +34,8 @@ struct tok_regex {
 
 struct tok_matcher {
     const struct tok_pattern *pattern;
-    pcre2_match_data *data;     /* NULL for a literal */
-    pcre2_jit_stack *stack;     /* own, because matching happens on many threads */
+    pcre2_match_data *data; /* NULL for a literal */
+    pcre2_jit_stack *stack; /* own, because matching happens on many threads */
     pcre2_match_context *context;
 };
 
@@ -64,8 +66,9 @@ static void put_class(struct rewrite *rw, const char *members, bool negated)
 /* \p{Han} is a script for Oniguruma; for PCRE2 it would be the script extensions. */
 static enum sp_err rewrite_property(struct rewrite *rw)
 {
-    static const char *const plain[] = {"Any", "Alphabetic", "Lowercase", "Uppercase", "Emoji",
-                                        "White_Space", "Extended_Pictographic"};
+    static const char *const plain[] = {
+        "Any",         "Alphabetic",           "Lowercase", "Uppercase", "Emoji",
+        "White_Space", "Extended_Pictographic"};
     const char *brace = rw->source + rw->at;
     if (rw->at >= rw->length || *brace != '{') {
         sp_buf_printf(&rw->out, "\\%c", brace[-1]);
@@ -112,7 +115,8 @@ static enum sp_err rewrite_escape(struct rewrite *rw)
     case 'b':
         if (rw->in_class)
             break;
-        sp_buf_puts(&rw->out, "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))");
+        sp_buf_puts(&rw->out,
+                    "(?:(?<=[" WORDS "])(?![" WORDS "])|(?<![" WORDS "])(?=[" WORDS "]))");
         return SP_OK;
     case 'B':
     case 'G':
@@ -225,9 +229,9 @@ enum sp_err tok_regex_compile(const char *source, size_t length, const char *wha
     pcre2_compile_context *options = pcre2_compile_context_create(NULL);
     SP_ASSERT(options != NULL);
     pcre2_set_newline(options, PCRE2_NEWLINE_LF);
-    pcre2_code *code = pcre2_compile((PCRE2_SPTR)(rw.out.data ? rw.out.data : ""), rw.out.length,
-                                     PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number, &where,
-                                     options);
+    pcre2_code *code =
+        pcre2_compile((PCRE2_SPTR)(rw.out.data ? rw.out.data : ""), rw.out.length,
+                      PCRE2_UTF | PCRE2_UCP | PCRE2_MULTILINE, &number, &where, options);
     pcre2_compile_context_free(options);
     sp_buf_deinit(&rw.out);
     if (code == NULL) {

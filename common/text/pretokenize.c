@@ -17,8 +17,8 @@ void tok_words_deinit(const struct tok_tokenizer *tokenizer, struct tok_words *w
 }
 
 /* All matches of a pattern in text[start, end), in the text's own offsets. */
-static enum sp_err find_all(struct tok_matcher *matcher, const char *text, size_t start,
-                            size_t end, struct tok_spans *ret, struct sp_error *err)
+static enum sp_err find_all(struct tok_matcher *matcher, const char *text, size_t start, size_t end,
+                            struct tok_spans *ret, struct sp_error *err)
 {
     size_t from = 0, length = end - start, low, high;
     int found;
@@ -26,16 +26,14 @@ static enum sp_err find_all(struct tok_matcher *matcher, const char *text, size_
         tok_spans_append(ret, start + low, start + high);
         if (high >= length)
             return SP_OK;
-        from = high > low ? high
-                          : high + tok_utf8_length((unsigned char)text[start + high]);
+        from = high > low ? high : high + tok_utf8_length((unsigned char)text[start + high]);
     }
     return found < 0 ? SP_ELIMIT : SP_OK;
 }
 
 /* The commonest case, without a list of matches between: every match and every gap is a word. */
 static enum sp_err split_isolated(struct tok_matcher *matcher, const char *text,
-                                  struct tok_span span, struct tok_spans *out,
-                                  struct sp_error *err)
+                                  struct tok_span span, struct tok_spans *out, struct sp_error *err)
 {
     const char *base = text + span.start;
     size_t length = span.end - span.start, from = 0, done = 0, low, high;
@@ -81,15 +79,14 @@ static enum sp_err cut(const struct tok_pretokenizer *pre, struct tok_matcher *m
         return split_isolated(matcher, words->text, span, &words->next, err);
     words->matches.count = 0;
     if (by_pattern) {
-        enum sp_err rc =
-            find_all(matcher, words->text, span.start, span.end, &words->matches, err);
+        enum sp_err rc = find_all(matcher, words->text, span.start, span.end, &words->matches, err);
         if (rc != SP_OK)
             return rc;
     } else {
         find_chars(pre->kind, words->text, span, &words->matches);
     }
-    tok_split_apply(words->matches.spans, words->matches.count, span.start, span.end,
-                    pre->behavior, pre->invert, &words->next);
+    tok_split_apply(words->matches.spans, words->matches.count, span.start, span.end, pre->behavior,
+                    pre->invert, &words->next);
     return SP_OK;
 }
 

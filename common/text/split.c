@@ -25,8 +25,7 @@ struct splitter {
 static void piece(struct splitter *s, size_t start, size_t end, bool is_match)
 {
     is_match ^= s->invert;
-    struct tok_span *last =
-        s->out->count > s->first ? &s->out->spans[s->out->count - 1] : NULL;
+    struct tok_span *last = s->out->count > s->first ? &s->out->spans[s->out->count - 1] : NULL;
     bool join = false;
     switch (s->behavior) {
     case TOK_REMOVED:
@@ -55,8 +54,7 @@ static void piece(struct splitter *s, size_t start, size_t end, bool is_match)
 void tok_split_apply(const struct tok_span *matches, size_t count, size_t start, size_t end,
                      enum tok_behavior behavior, bool invert, struct tok_spans *out)
 {
-    struct splitter s = {
-        .behavior = behavior, .invert = invert, .first = out->count, .out = out};
+    struct splitter s = {.behavior = behavior, .invert = invert, .first = out->count, .out = out};
     size_t at = start;
     for (size_t i = 0; i < count; i++) {
         if (matches[i].start > at)

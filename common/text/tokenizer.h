@@ -1,7 +1,7 @@
 /* tokenizer: text to token ids and back, from a Hugging Face tokenizer.json.
  *
- * A tokenizer never changes after it is loaded, so any number of threads may use one. Calls block on
- * nothing but the processor; only tok_load reads a file.
+ * A tokenizer never changes after it is loaded, so any number of threads may use one. Calls block
+ * on nothing but the processor; only tok_load reads a file.
  *
  * Understood components (anything else is refused by its name):
  *   model           BPE (byte-level, or SentencePiece-style with byte fallback; ignore_merges,
@@ -55,7 +55,8 @@ void tok_free(struct tok_tokenizer *tokenizer); /* NULL is fine */
 
 /* Largest id + 1, added tokens included. */
 int32_t tok_vocab_size(const struct tok_tokenizer *tokenizer);
-/* -1 where there is no such token. Tokens in the spelling of the file ("Ġthe", "▁the", "<0x0A>"). */
+/* -1 where there is no such token. Tokens in the spelling of the file ("Ġthe", "▁the", "<0x0A>").
+ */
 int32_t tok_id_of(const struct tok_tokenizer *tokenizer, const char *token);
 /* Borrowed for the tokenizer's life; NULL where no token has this id. */
 const char *tok_token_of(const struct tok_tokenizer *tokenizer, int32_t id);
@@ -91,15 +92,15 @@ enum sp_err tok_encode_parts(const struct tok_tokenizer *tokenizer, const struct
                              size_t count, unsigned flags, struct tok_ids *ret,
                              struct sp_error *err) SP_MUST_USE;
 
-/* Appends the text of ids[0..count) to *out, which is as before on failure. Bytes that are not UTF-8
- * become U+FFFD. An id outside the vocabulary is SP_EINVAL; one inside that has no token gives
- * nothing. flags: TOK_SKIP_SPECIAL. */
+/* Appends the text of ids[0..count) to *out, which is as before on failure. Bytes that are not
+ * UTF-8 become U+FFFD. An id outside the vocabulary is SP_EINVAL; one inside that has no token
+ * gives nothing. flags: TOK_SKIP_SPECIAL. */
 enum sp_err tok_decode(const struct tok_tokenizer *tokenizer, const int32_t *ids, size_t count,
                        unsigned flags, struct sp_buf *out, struct sp_error *err) SP_MUST_USE;
 
 /* Decoding one token at a time, for display: what is appended is always whole characters. One
- * thread. The texts put together equal tok_decode of all the ids, but where ids are bytes that make no
- * character: those become U+FFFD as they come. */
+ * thread. The texts put together equal tok_decode of all the ids, but where ids are bytes that make
+ * no character: those become U+FFFD as they come. */
 struct tok_stream;
 struct tok_stream *tok_stream_new(const struct tok_tokenizer *tokenizer, unsigned flags);
 enum sp_err tok_stream_push(struct tok_stream *stream, int32_t id, struct sp_buf *out,

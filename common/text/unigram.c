@@ -119,9 +119,8 @@ static void emit_unknown(const struct tok_tokenizer *t, const char *text, size_t
         tok_ids_append(out, unigram->byte_ids[(uint8_t)text[i]]);
 }
 
-enum sp_err tok_unigram_word(const struct tok_tokenizer *tokenizer, const char *word,
-                             size_t length, struct tok_scratch *scratch, struct tok_ids *out,
-                             struct sp_error *err)
+enum sp_err tok_unigram_word(const struct tok_tokenizer *tokenizer, const char *word, size_t length,
+                             struct tok_scratch *scratch, struct tok_ids *out, struct sp_error *err)
 {
     if (length == 0)
         return SP_OK;

@@ -16,8 +16,10 @@
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static const char *const names[] = {"byte-level",     "gpt4-split", "falcon", "spm",
-                                    "spm-single-unk", "suffix",     "prefix", "unigram-bytes",
+static const char *const names[] = {"byte-level",     "gpt4-split",
+                                    "falcon",         "spm",
+                                    "spm-single-unk", "suffix",
+                                    "prefix",         "unigram-bytes",
                                     "chat-tokenizer", "spm-metaspace-first"};
 static struct tok_tokenizer *tokenizers[SP_COUNT(names)];
 
@@ -77,8 +79,8 @@ static void use_dataset(const char *data, size_t size)
         if (rc != SP_OK || !more)
             break;
         struct tok_renderer renderer = {.tokenizer = tokenizers[row.index % SP_COUNT(names)],
-                                        .template = (row.index + row.turn_count) %
-                                                    TOK_TEMPLATE_COUNT,
+                                        .template =
+                                            (row.index + row.turn_count) % TOK_TEMPLATE_COUNT,
                                         .eos_id = 1};
         struct tok_ids prompt = TOK_IDS_INIT, response = TOK_IDS_INIT;
         if (tok_render_example(&renderer, row.turns, row.turn_count, row.response, &prompt,

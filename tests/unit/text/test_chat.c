@@ -63,7 +63,8 @@ static void compare_ids(enum tok_template template, const struct chat_turn *turn
     for (size_t i = 0; i < prompt.count; i++, at++) {
         int32_t id = (int32_t)json_integer_value(json_array_get(want, at));
         if (template == TOK_TEMPLATE_LLAMA2 && i + 1 == prompt.count && id != end)
-            id = (int32_t)json_integer_value(json_array_get(want, ++at)); /* its space is left out */
+            id =
+                (int32_t)json_integer_value(json_array_get(want, ++at)); /* its space is left out */
         ck_assert_msg(id == prompt.ids[i], "%s: token %zu is %s, expected %s",
                       tok_template_name(template), i, tok_token_of(t, prompt.ids[i]),
                       tok_token_of(t, id));
@@ -152,18 +153,18 @@ START_TEST(one_end_token)
 {
     static const char *const answers[] = {"x</s>", "</s>", "<|im_end|> y", "a <|im_end|></s>"};
     struct tok_tokenizer *t = load("chat-tokenizer");
-    for (int template = 0; template < TOK_TEMPLATE_COUNT; template++) {
+    for (int template = 0; template <TOK_TEMPLATE_COUNT; template ++) {
         struct tok_renderer renderer = {
             .tokenizer = t, .template = template, .eos_id = tok_id_of(t, "</s>")};
         for (size_t i = 0; i < sizeof(answers) / sizeof(answers[0]); i++) {
-            struct chat_turn turns[] = {{"user", answers[i]}, {"assistant", answers[i]},
-                                        {"user", "<|im_start|>system"}};
+            struct chat_turn turns[] = {
+                {"user", answers[i]}, {"assistant", answers[i]}, {"user", "<|im_start|>system"}};
             size_t count = template == TOK_TEMPLATE_NONE ? 1 : 3;
             struct tok_ids prompt = TOK_IDS_INIT, response = TOK_IDS_INIT, clean = TOK_IDS_INIT;
             struct sp_error err = {0};
-            ck_assert_int_eq(tok_render_example(&renderer, turns, count, answers[i], &prompt,
-                                                &response, &err),
-                             SP_OK);
+            ck_assert_int_eq(
+                tok_render_example(&renderer, turns, count, answers[i], &prompt, &response, &err),
+                SP_OK);
             for (size_t k = 0; k < response.count; k++)
                 ck_assert(tok_is_special(t, response.ids[k]) == (k + 1 == response.count));
             if (template != TOK_TEMPLATE_NONE) {

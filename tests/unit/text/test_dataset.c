@@ -57,8 +57,8 @@ static void expect_row(const char *text, enum tok_format format, const char *pro
 
 START_TEST(formats)
 {
-    expect_row("{\"prompt\": \"p\", \"response\": \"r\", \"extra\": 1}",
-               TOK_FORMAT_PROMPT_RESPONSE, "p", "r", NULL);
+    expect_row("{\"prompt\": \"p\", \"response\": \"r\", \"extra\": 1}", TOK_FORMAT_PROMPT_RESPONSE,
+               "p", "r", NULL);
     expect_row("{\"question\": \"q\", \"answer\": \"a\"}", TOK_FORMAT_QUESTION_ANSWER, "q", "a",
                NULL);
     expect_row("{\"instruction\": \"i\", \"output\": \"o\"}", TOK_FORMAT_INSTRUCTION, "i", "o",
@@ -75,8 +75,8 @@ START_TEST(formats)
                "\"generated\": [{\"role\": \"user\", \"content\": \"u\"},"
                "{\"role\": \"assistant\", \"content\": \"\"}]}",
                TOK_FORMAT_UCLAML, "u", "a", "");
-    expect_row("{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}",
-               TOK_FORMAT_PREFERENCE, "p", "c", "r");
+    expect_row("{\"prompt\": \"p\", \"chosen\": \"c\", \"rejected\": \"r\"}", TOK_FORMAT_PREFERENCE,
+               "p", "c", "r");
     expect_row("{\"instruction\": \"i\", \"input\": \"n\", \"output\": \"o\", \"chosen\": \"c\","
                "\"rejected\": \"r\"}",
                TOK_FORMAT_PREFERENCE, "i\n\nn", "c", "r");
@@ -92,14 +92,13 @@ END_TEST
 
 START_TEST(conversation)
 {
-    struct tok_dataset *d =
-        open_text("{\"messages\": [{\"role\": \"system\", \"content\": \"s\"},"
-                  "{\"role\": \"user\", \"content\": \"u1\"},"
-                  "{\"role\": \"assistant\", \"content\": \"a1\"},"
-                  "{\"role\": \"user\", \"content\": \"u2\"},"
-                  "{\"role\": \"assistant\", \"content\": \"a2\"},"
-                  "{\"role\": \"user\", \"content\": \"unanswered\"}]}",
-                  TOK_FORMAT_AUTO);
+    struct tok_dataset *d = open_text("{\"messages\": [{\"role\": \"system\", \"content\": \"s\"},"
+                                      "{\"role\": \"user\", \"content\": \"u1\"},"
+                                      "{\"role\": \"assistant\", \"content\": \"a1\"},"
+                                      "{\"role\": \"user\", \"content\": \"u2\"},"
+                                      "{\"role\": \"assistant\", \"content\": \"a2\"},"
+                                      "{\"role\": \"user\", \"content\": \"unanswered\"}]}",
+                                      TOK_FORMAT_AUTO);
     struct tok_row row = next(d);
     ck_assert_uint_eq(row.turn_count, 4);
     ck_assert_str_eq(row.turns[0].role, "system");
@@ -155,8 +154,8 @@ static void expect_error(const char *text, enum tok_format format, enum sp_err c
         struct tok_row row;
         rc = tok_dataset_next(d, &row, &more, &err);
     }
-    ck_assert_msg(rc == code, "%s: %s instead of %s: %s", text, sp_err_name(rc),
-                  sp_err_name(code), err.text);
+    ck_assert_msg(rc == code, "%s: %s instead of %s: %s", text, sp_err_name(rc), sp_err_name(code),
+                  err.text);
     ck_assert_msg(strstr(err.text, message) != NULL, "\"%s\" is not in \"%s\"", message, err.text);
     tok_dataset_close(d);
 }
@@ -207,8 +206,9 @@ static const struct {
      TOK_FORMAT_AUTO, "a system message that is not the first"},
     {"{\"messages\": [" USER ", {\"role\": \"assistant\", \"content\": \"\"}]}", TOK_FORMAT_AUTO,
      "the answer is empty"},
-    {"{\"real\": [" USER "," REPLY "], \"generated\": [{\"role\": \"user\", \"content\": \"v\"},"
-     REPLY "]}", TOK_FORMAT_AUTO, "\"generated\": its prompt is not that of \"real\""},
+    {"{\"real\": [" USER "," REPLY
+     "], \"generated\": [{\"role\": \"user\", \"content\": \"v\"}," REPLY "]}",
+     TOK_FORMAT_AUTO, "\"generated\": its prompt is not that of \"real\""},
     {"{\"real\": \"x\", \"generated\": \"y\"}", TOK_FORMAT_AUTO, "\"generated\": expected a list"},
     {"{\"chosen\": \"a\", \"rejected\": \"b\"}", TOK_FORMAT_AUTO, "\"prompt\": missing"},
     {"{\"prompt\": \"p\", \"chosen\": \"a\", \"rejected\": [1]}", TOK_FORMAT_AUTO,
@@ -280,8 +280,7 @@ static void count_rows(const char *file, enum tok_format format, uint64_t expect
         return;
     struct tok_dataset *d = NULL;
     struct sp_error err = {0};
-    ck_assert_msg(tok_dataset_open(path, NULL, TOK_FORMAT_AUTO, &d, &err) == SP_OK, "%s",
-                  err.text);
+    ck_assert_msg(tok_dataset_open(path, NULL, TOK_FORMAT_AUTO, &d, &err) == SP_OK, "%s", err.text);
     ck_assert_int_eq(tok_dataset_format(d), format);
     uint64_t rows = 0;
     for (bool more = true; more; rows += more) {

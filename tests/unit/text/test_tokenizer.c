@@ -69,15 +69,9 @@ START_TEST(bad_utf8)
     static const struct {
         const char *text;
         size_t offset;
-    } bad[] = {{"\xff", 0},
-               {"abc\x80", 3},
-               {"abcdefgh\xc3", 8},
-               {"\xc0\x80", 0},
-               {"\xed\xa0\x80", 0},
-               {"\xf4\x90\x80\x80", 0},
-               {"ab\xe2\x82 x", 2},
-               {"\xf0\x9f\x99", 0},
-               {"\xe0\x9f\xbf", 0}};
+    } bad[] = {{"\xff", 0},         {"abc\x80", 3},      {"abcdefgh\xc3", 8},
+               {"\xc0\x80", 0},     {"\xed\xa0\x80", 0}, {"\xf4\x90\x80\x80", 0},
+               {"ab\xe2\x82 x", 2}, {"\xf0\x9f\x99", 0}, {"\xe0\x9f\xbf", 0}};
     struct tok_tokenizer *t = load("byte-level");
     struct tok_ids ids = encode(t, "before", 0);
     size_t before = ids.count;
@@ -118,8 +112,8 @@ END_TEST
 
 static void expect_no_special(const char *name)
 {
-    static const char *const texts[] = {"<s>", "a<s>b", "<mask> x", "</s>", " </s> </s>",
-                                        "<|endoftext|><s></s>"};
+    static const char *const texts[] = {"<s>",  "a<s>b",      "<mask> x",
+                                        "</s>", " </s> </s>", "<|endoftext|><s></s>"};
     struct tok_tokenizer *t = load(name);
     for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
         struct tok_ids ids = encode(t, texts[i], TOK_NO_SPECIAL_SPLIT);
@@ -284,8 +278,8 @@ START_TEST(streams)
         struct sp_buf shown = SP_BUF_INIT;
         struct sp_error err = {0};
         for (uint32_t k = 0; k < 3000; k++) {
-            int32_t id = (int32_t)sp_rng_below(1, SP_STREAM_TEST, i, k, 0, 0,
-                                               (uint64_t)tok_vocab_size(t));
+            int32_t id =
+                (int32_t)sp_rng_below(1, SP_STREAM_TEST, i, k, 0, 0, (uint64_t)tok_vocab_size(t));
             ck_assert_int_eq(tok_stream_push(stream, id, &shown, &err), SP_OK);
             struct tok_ids ids = TOK_IDS_INIT;
             if (k % 97 == 0 && shown.length > 0) /* encoding refuses what is not UTF-8 */

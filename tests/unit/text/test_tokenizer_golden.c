@@ -84,8 +84,8 @@ static int compare_file(const struct tok_tokenizer *t, const char *name)
 }
 
 static const char *const made[] = {
-    "byte-level",          "gpt4-split", "falcon", "spm",
-    "spm-single-unk",      "suffix",     "prefix", "split-merged-with-next-true",
+    "byte-level",          "gpt4-split",   "falcon", "spm",
+    "spm-single-unk",      "suffix",       "prefix", "split-merged-with-next-true",
     "spm-metaspace-first", "unigram-bytes"};
 
 START_TEST(made_tokenizers)

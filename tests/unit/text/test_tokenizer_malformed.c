@@ -1,4 +1,5 @@
-/* Every way in which a tokenizer.json can be bad gets a message that names the file and the field. */
+/* Every way in which a tokenizer.json can be bad gets a message that names the file and the field.
+ */
 #include <string.h>
 
 #include "common/base/fs.h"
@@ -145,8 +146,8 @@ START_TEST(malformed)
     struct sp_error err = {0};
     enum sp_err rc =
         tok_load_memory(cases[_i].json, strlen(cases[_i].json), "my/tokenizer.json", &t, &err);
-    ck_assert_msg(rc == cases[_i].code, "%s: %s instead of %s: %s", cases[_i].json,
-                  sp_err_name(rc), sp_err_name(cases[_i].code), err.text);
+    ck_assert_msg(rc == cases[_i].code, "%s: %s instead of %s: %s", cases[_i].json, sp_err_name(rc),
+                  sp_err_name(cases[_i].code), err.text);
     ck_assert_ptr_null(t);
     ck_assert_msg(strstr(err.text, "my/tokenizer.json") != NULL &&
                       strstr(err.text, cases[_i].field) != NULL,

@@ -34,8 +34,8 @@ static void compare_line(const struct tok_tokenizer *t, const char *text, size_t
         char *end;
         long id = strtol(line, &end, 10);
         ck_assert_msg(i < ids.count && ids.ids[i] == id,
-                      "text %d (%.*s): token %zu is %d, expected %ld", number, (int)length, text,
-                      i, i < ids.count ? ids.ids[i] : -1, id);
+                      "text %d (%.*s): token %zu is %d, expected %ld", number, (int)length, text, i,
+                      i < ids.count ? ids.ids[i] : -1, id);
         i++;
         line = end;
     }
