@@ -40,7 +40,7 @@ static enum sp_err look(struct ctl *ctl, const char *run, int64_t since, int64_t
     ret->version = ctl_integer(reply, "version", 0);
     ret->run = json_array_get(json_object_get(reply, "runs"), 0);
     ret->iteration = json_object_get(ret->run, "iteration");
-    ret->number = ctl_integer(ret->iteration, "number", -1);
+    ret->number = ctl_integer(ret->iteration, "iteration", -1);
     ret->state = ctl_string(ret->iteration, "state", "none");
     return SP_OK;
 }
@@ -51,20 +51,49 @@ static bool is_over(const char *state)
            strcmp(state, "failed") == 0 || strcmp(state, "none") == 0;
 }
 
-static void bar(const char *label, const json_t *counter, const char *unit)
+struct counter {
+    double done, total, eta_s; /* eta_s < 0: not known */
+};
+
+/* The sets that are made while pairs are trained on, or after the checkpoint is published. */
+static struct counter count_sets(const json_t *iteration, bool after)
 {
-    double done = ctl_number(counter, "done", ctl_number(counter, "step", 0));
-    double total = ctl_number(counter, "total", ctl_number(counter, "steps", 0));
-    double share = total > 0 ? SP_MIN(done / total, 1.0) : 0;
+    static const char *const names[] = {"holdout_player", "trained", "eval_greedy", "eval_sampled"};
+    const json_t *sets = ctl_get(iteration, "generation.sets");
+    struct counter counter = {.eta_s = -1};
+    const char *name;
+    json_t *set;
+    json_object_foreach((json_t *)sets, name, set)
+    {
+        bool is_after = false;
+        for (size_t i = 0; i < SP_COUNT(names); i++)
+            is_after |= strcmp(name, names[i]) == 0;
+        if (is_after == after) {
+            counter.done += ctl_number(set, "done", 0);
+            counter.total += ctl_number(set, "total", 0);
+        }
+    }
+    return counter;
+}
+
+static struct counter count_steps(const json_t *iteration)
+{
+    return (struct counter){.done = ctl_number(iteration, "training.step", 0),
+                            .total = ctl_number(iteration, "training.steps", 0),
+                            .eta_s = ctl_number(iteration, "training.eta_s", -1)};
+}
+
+static void bar(const char *label, struct counter counter, const char *unit)
+{
+    double share = counter.total > 0 ? SP_MIN(counter.done / counter.total, 1.0) : 0;
     char left[32] = "";
-    int64_t eta_ms = ctl_integer(counter, "eta_ms", -1);
-    if (eta_ms >= 0 && done < total)
-        sp_format_duration(eta_ms, left, sizeof(left));
+    if (counter.eta_s > 0 && counter.done < counter.total)
+        sp_format_duration((int64_t)(1000 * counter.eta_s), left, sizeof(left));
     char cells[BAR_CELLS * 3 + 1] = "";
     for (int i = 0; i < BAR_CELLS; i++)
         strcat(cells, i < (int)(share * BAR_CELLS + 0.5) ? "█" : "░");
-    printf("  %-11s %s %7.0f / %-7.0f %-6s %s%s\x1b[K\n", label, cells, done, total, unit, left,
-           left[0] ? " left" : "");
+    printf("  %-11s %s %7.0f / %-7.0f %-6s %s%s\x1b[K\n", label, cells, counter.done, counter.total,
+           unit, left, left[0] ? " left" : "");
 }
 
 static void workers_lines(const json_t *reply, int *lines)
@@ -72,9 +101,11 @@ static void workers_lines(const json_t *reply, int *lines)
     const json_t *workers = json_object_get(reply, "workers");
     for (size_t i = 0; i < json_array_size(workers); i++) {
         const json_t *worker = json_array_get(workers, i);
-        printf("  %-16s %-10s %8.1f tokens/s %8lld pairs  %.60s\x1b[K\n",
+        if (!json_is_true(json_object_get(worker, "alive")))
+            continue;
+        printf("  %-16s %-10s %8.1f tokens/s %8lld results  %.60s\x1b[K\n",
                ctl_string(worker, "name", "?"), ctl_string(worker, "role", ""),
-               ctl_number(worker, "tokens_per_s", 0), (long long)ctl_integer(worker, "pairs", 0),
+               ctl_number(worker, "tokens_per_s", 0), (long long)ctl_integer(worker, "results", 0),
                ctl_string(worker, "activity", ""));
         (*lines)++;
     }
@@ -88,13 +119,15 @@ static void draw(const struct view *view, const char *run, int *lines)
     const json_t *training = ctl_get(view->iteration, "training");
     printf("%s  iteration %lld  %s  %s\x1b[K\n", run, (long long)view->number, view->state,
            ctl_string(view->iteration, "reason", ""));
-    bar("generation", ctl_get(view->iteration, "generation"), "pairs");
-    bar("training", training, "steps");
-    bar("evaluation", ctl_get(view->iteration, "evaluation"), "items");
+    struct counter generation = count_sets(view->iteration, false);
+    generation.eta_s = ctl_number(view->iteration, "generation.eta_s", -1);
+    bar("generation", generation, "items");
+    bar("training", count_steps(view->iteration), "steps");
+    bar("evaluation", count_sets(view->iteration, true), "items");
     printf("  %.1f tokens/s  %.1f pairs/s   loss %.4f  margin %.4f  accuracy %.3f\x1b[K\n",
            ctl_number(view->iteration, "generation.tokens_per_s", 0),
            ctl_number(view->iteration, "generation.pairs_per_s", 0), ctl_number(training, "loss", 0),
-           ctl_number(training, "margin", 0), ctl_number(training, "accuracy", 0));
+           ctl_number(training, "margin", 0), ctl_number(training, "last.accuracy", 0));
     *lines = 5;
     workers_lines(view->reply, lines);
     printf("\x1b[J");
@@ -103,15 +136,14 @@ static void draw(const struct view *view, const char *run, int *lines)
 
 static void line(const struct view *view, const char *run)
 {
-    const json_t *it = view->iteration;
-    printf("%s iteration %lld %s: generated %lld/%lld, step %lld/%lld, loss %.4f, margin %.4f, "
-           "evaluated %lld/%lld\n",
-           run, (long long)view->number, view->state, (long long)ctl_integer(it, "generation.done", 0),
-           (long long)ctl_integer(it, "generation.total", 0),
-           (long long)ctl_integer(it, "training.step", 0),
-           (long long)ctl_integer(it, "training.steps", 0), ctl_number(it, "training.loss", 0),
-           ctl_number(it, "training.margin", 0), (long long)ctl_integer(it, "evaluation.done", 0),
-           (long long)ctl_integer(it, "evaluation.total", 0));
+    struct counter generated = count_sets(view->iteration, false);
+    struct counter steps = count_steps(view->iteration);
+    struct counter evaluated = count_sets(view->iteration, true);
+    printf("%s iteration %lld %s: generated %.0f/%.0f, step %.0f/%.0f, loss %.4f, margin %.4f, "
+           "evaluated %.0f/%.0f\n",
+           run, (long long)view->number, view->state, generated.done, generated.total, steps.done,
+           steps.total, ctl_number(view->iteration, "training.loss", 0),
+           ctl_number(view->iteration, "training.margin", 0), evaluated.done, evaluated.total);
     fflush(stdout);
 }
 

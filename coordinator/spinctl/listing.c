@@ -33,12 +33,12 @@ static const char *run_or_empty(const struct ctl *ctl)
 int ctl_status(void *context)
 {
     static const struct ctl_column columns[] = {
-        {"name", "RUN", "text"},
+        {"run", "RUN", "text"},
         {"mode", "MODE", "text"},
-        {"iteration.number", ">ITERATION", "int"},
+        {"iteration.iteration", ">ITERATION", "int"},
         {"iteration.state", "STATE", "text"},
-        {"iteration.generation.done", ">PAIRS", "int"},
-        {"iteration.generation.total", ">OF", "int"},
+        {"iteration.generation.pairs_done", ">PAIRS", "int"},
+        {"iteration.generation.pairs_total", ">OF", "int"},
         {"iteration.training.step", ">STEP", "int"},
         {"iteration.training.steps", ">OF", "int"},
         {"iteration.training.loss", ">LOSS", "f4"},
@@ -86,9 +86,8 @@ int ctl_events(void *context)
                 continue;
             }
             sp_format_utc(ctl_integer(row, "at_ms", 0), when);
-            printf("%s  %-6s %-18s %s\n", when,
-                   json_is_integer(ctl_get(row, "iteration")) ? "" : "-",
-                   ctl_string(row, "kind", ""), ctl_string(row, "text", ""));
+            printf("%s  %-8s %-16s %s\n", when, ctl_string(row, "kind", ""),
+                   ctl_string(row, "actor", ""), ctl_string(row, "text", ""));
         }
         size_t got = json_array_size(rows);
         json_decref(reply);
@@ -103,11 +102,11 @@ int ctl_events(void *context)
 int ctl_workers(void *context)
 {
     static const struct ctl_column columns[] = {
-        {"name", "WORKER", "text"},      {"role", "ROLE", "text"},
-        {"host", "HOST", "text"},        {"state", "STATE", "text"},
-        {"run", "RUN", "text"},          {"leased", ">LEASED", "int"},
-        {"pairs", ">PAIRS", "int"},      {"tokens_per_s", ">TOKENS/S", "f1"},
-        {"seen_ms", ">SEEN AGO", "ms"},  {"device", "DEVICE", "text"},
+        {"name", "WORKER", "text"},       {"role", "ROLE", "text"},
+        {"host", "HOST", "text"},         {"alive", "ALIVE", "text"},
+        {"run", "RUN", "text"},           {"leased", ">LEASED", "int"},
+        {"results", ">RESULTS", "int"},   {"tokens_per_s", ">TOKENS/S", "f1"},
+        {"silent_ms", ">SILENT", "ms"},   {"device", "DEVICE", "text"},
         {"activity", "ACTIVITY", "text"},
     };
     return list(context, "workers", "", NULL, "workers", COLUMNS(columns));

@@ -80,7 +80,7 @@ int ctl_restore(void *context)
 int ctl_doctor(void *context)
 {
     static const struct ctl_column columns[] = {
-        {"check", "CHECK", "text"}, {"result", "RESULT", "text"}, {"text", "DETAIL", "text"}};
+        {"check", "CHECK", "text"}, {"ok", "GOOD", "text"}, {"detail", "DETAIL", "text"}};
     struct ctl *ctl = context;
     struct sp_error err = {0};
     json_t *reply = NULL;
@@ -96,7 +96,7 @@ int ctl_doctor(void *context)
     const json_t *checks = json_object_get(reply, "checks");
     int bad = 0;
     for (size_t i = 0; i < json_array_size(checks); i++)
-        bad += strcmp(ctl_string(json_array_get(checks, i), "result", ""), "bad") == 0;
+        bad += !json_is_true(json_object_get(json_array_get(checks, i), "ok"));
     if (ctl->json)
         ctl_print_json(reply);
     else

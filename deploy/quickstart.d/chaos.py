@@ -15,7 +15,7 @@ def wait_for(loop, name, iteration, reached, seconds=120):
             time.sleep(0.05)
             continue
         now = run.get("iteration") or {}
-        if now.get("number", -1) > iteration or now.get("state") in ("closed", "failed", "cancelled"):
+        if now.get("iteration", -1) > iteration or now.get("state") in ("closed", "failed", "cancelled"):
             return now
         if reached(now):
             return now
@@ -33,7 +33,7 @@ def run_with_kills(loop, name):
     generators = [d for d in loop.cluster.daemons if d.startswith("generator")]
     for iteration in range(loop.options.iterations):
         loop.cluster.spinctl("start-iteration", name, "--iteration", iteration)
-        wait_for(loop, name, iteration, lambda now: counter(now, "generation", "done") > 0)
+        wait_for(loop, name, iteration, lambda now: counter(now, "generation", "pairs_done") > 0)
         for generator in generators:
             loop.cluster.kill(generator)
         loop.cluster.kill("coordinator")
