@@ -3,10 +3,7 @@
 #include <string.h>
 
 #include "common/base/json.h"
-#include "common/base/limits.h"
 #include "common/base/mem.h"
-#include "proto/codec.h"
-#include "proto/describe.h"
 #include "tests/unit/check_main.h"
 
 #define MINIMAL "[run]\nname = letters\n[data]\ntrain = train.jsonl\n[model]\nbase = models/tiny\n"
@@ -124,31 +121,6 @@ START_TEST(every_setting_is_explained)
 }
 END_TEST
 
-START_TEST(every_message_is_described)
-{
-    struct sp_buf out = SP_BUF_INIT;
-    proto_describe_messages(&out);
-    int messages = 0;
-    for (int number = 1; number < 256; number++) {
-        const struct proto_layout *layout = proto_layout_of((enum proto_type)number);
-        if (layout == NULL)
-            continue;
-        messages++;
-        char title[64];
-        snprintf(title, sizeof(title), number % 2 == 0 ? "### %s (%d)\n" : "`%s` (%d)\n",
-                 layout->name, number);
-        ck_assert_msg(strstr(out.data, title) != NULL, "%s", title);
-        for (size_t i = 0; i < layout->field_count; i++)
-            ck_assert_msg(strstr(out.data, layout->fields[i].name) != NULL, "%s",
-                          layout->fields[i].name);
-    }
-    ck_assert_int_gt(messages, 30);
-    ck_assert_ptr_nonnull(strstr(out.data, "| `items` | list of `work_item` |"));
-    ck_assert_ptr_nonnull(strstr(out.data, "### item train_pair\n"));
-    sp_buf_deinit(&out);
-}
-END_TEST
-
 static Suite *suite(void)
 {
     Suite *s = suite_create("run_settings");
@@ -157,7 +129,6 @@ static Suite *suite(void)
     tcase_add_loop_test(t, wrong_settings_are_explained, 0, (int)SP_COUNT(wrong));
     tcase_add_test(t, frozen_settings_thaw_to_the_same_bytes);
     tcase_add_test(t, every_setting_is_explained);
-    tcase_add_test(t, every_message_is_described);
     suite_add_tcase(s, t);
     return s;
 }
