@@ -39,12 +39,17 @@
         ck_assert_msg(strstr(err->text, part), "\"%s\" lacks \"%s\"", err->text, part);            \
     } while (0)
 
-UNUSED static struct tn_backend *open_cpu(int32_t threads)
+UNUSED static struct tn_backend *open_backend(const char *name, int32_t threads)
 {
     struct tn_backend *b = NULL;
     struct tn_backend_options options = {.threads = threads};
-    ck_ok(tn_open("cpu", &options, &b, err));
+    ck_ok(tn_open(name, &options, &b, err));
     return b;
+}
+
+UNUSED static struct tn_backend *open_cpu(int32_t threads)
+{
+    return open_backend("cpu", threads);
 }
 
 UNUSED static json_t *load_golden(const char *name)

@@ -211,6 +211,11 @@ START_TEST(logprobs_have_the_bits_of_the_training_pass)
     ck_ok(model_new(cpu, &config, 22, &m, err));
     check_against_forward(m);
     model_free(m);
+    struct tn_backend *other = open_backend("openblas", 2);
+    ck_ok(model_new(other, &config, 22, &m, err));
+    check_against_forward(m);
+    model_free(m);
+    tn_close(other);
 }
 END_TEST
 

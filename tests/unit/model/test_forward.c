@@ -31,7 +31,7 @@ static void check_sequence(struct model *m, const json_t *row, const char *key, 
     free(logprobs);
 }
 
-START_TEST(agrees_with_transformers_on_tiny_models)
+static void check_tiny_models(struct tn_backend *b)
 {
     json_t *golden = load_golden("tiny.json");
     const char *const names[] = {"llama", "mistral"};
@@ -40,7 +40,7 @@ START_TEST(agrees_with_transformers_on_tiny_models)
         size_t i;
         json_t *row;
         snprintf(dir, sizeof(dir), "tiny-%s", names[k]);
-        struct model *m = open_golden(cpu, dir);
+        struct model *m = open_golden(b, dir);
         json_array_foreach(json_object_get(golden, "sequences"), i, row)
         {
             check_sequence(m, row, names[k], 2e-5);
@@ -49,6 +49,14 @@ START_TEST(agrees_with_transformers_on_tiny_models)
         model_free(m);
     }
     json_decref(golden);
+}
+
+START_TEST(agrees_with_transformers_on_tiny_models)
+{
+    check_tiny_models(cpu);
+    struct tn_backend *other = open_backend("openblas", 2);
+    check_tiny_models(other);
+    tn_close(other);
 }
 END_TEST
 
