@@ -191,6 +191,29 @@ START_TEST(samples_follow_the_distribution)
 }
 END_TEST
 
+/* Top-p keeps the shortest prefix that reaches p, also where it does so exactly; equals by id. */
+START_TEST(top_p_at_its_edge)
+{
+    enum { V = 8, ROWS = 200 };
+    struct tn_backend *b = open_backend("cpu", NULL, 1);
+    float *x = zeros(ROWS * V);
+    struct tn_sample_params params[ROWS];
+    struct tn_sample_key keys[ROWS];
+    int32_t ids[ROWS];
+    bool seen[V] = {false};
+    for (uint32_t r = 0; r < ROWS; r++) {
+        params[r] = (struct tn_sample_params){1.0f, 0, _i == 0 ? 0.5f : 0.5000001f};
+        keys[r] = (struct tn_sample_key){5, 1, r, 0, 0};
+    }
+    b->ops->sample(b, ids, x, ROWS, V, params, keys);
+    for (uint32_t r = 0; r < ROWS; r++)
+        seen[ids[r]] = true;
+    for (int32_t i = 0; i < V; i++)
+        ck_assert_int_eq(seen[i], i < 4 + _i);
+    tn_close(b);
+}
+END_TEST
+
 /* A draw is the inverse of the distribution function, in the order that the header gives. */
 START_TEST(samples_are_the_inverse_distribution)
 {
@@ -282,6 +305,7 @@ static Suite *suite(void)
     tcase_add_test(tcase, logits_have_one_result);
     tcase_add_loop_test(tcase, samples_follow_the_distribution, 0, (int)SP_COUNT(settings));
     tcase_add_loop_test(tcase, samples_are_the_inverse_distribution, 0, (int)SP_COUNT(settings));
+    tcase_add_loop_test(tcase, top_p_at_its_edge, 0, 2);
     tcase_add_test(tcase, odd_rows_are_sampled_without_harm);
     tcase_add_test(tcase, logits_agree_with_openblas);
     suite_add_tcase(suite, tcase);

@@ -87,6 +87,36 @@ START_TEST(log_is_close)
 }
 END_TEST
 
+/* Sums that lie a hair beside the middle of two floats: rounding them to double first, as an emulation
+ * might, gives the middle, and then the wrong neighbour. Through the microkernel, one step deep. */
+START_TEST(fused_means_rounded_once)
+{
+    const struct tn_kern *kern = kernels(_i);
+    if (!kern)
+        return;
+    enum { COUNT = 3000 };
+    float a[TN_MAX_MR], b[TN_MAX_NR], c[TN_MAX_NR], want[TN_MAX_NR];
+    int differs = 0;
+    for (uint32_t i = 0; i < COUNT; i++) {
+        float sign = i % 2 ? -1.0f : 1.0f;
+        a[0] = 0x1p-12f * (1.0f + 0x1p-23f);
+        for (uint32_t j = 0; j < TN_MAX_NR; j++) {
+            b[j] = sign * 0x1p-12f * (1.0f - 0x1p-23f);
+            want[j] = c[j] = (1.0f + (float)pick(i, j, 1u << 23) * 0x1p-23f) * (i % 4 < 2 ? 1.0f : -1.0f);
+            if (i % 5 == 0) { /* and any numbers at all, subnormal results included */
+                fill(&b[j], 1, i * 64 + j, ldexpf(1.0f, (int)pick(i + 1, j, 250) - 145));
+                want[j] = c[j] = ldexpf(c[j], (int)pick(i + 2, j, 200) - 145);
+            }
+            differs += (float)((double)a[0] * b[j] + c[j]) != fmaf(a[0], b[j], c[j]);
+            want[j] = fmaf(a[0], b[j], c[j]);
+        }
+        kern->micro(1, 1, a, 1, b, (size_t)kern->nr, c, TN_MAX_NR, true);
+        ck_assert_int_eq(memcmp(c, want, (size_t)kern->nr * sizeof(float)), 0);
+    }
+    ck_assert_int_gt(differs, 1000);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("vmath");
@@ -96,6 +126,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, exp_is_close, 0, 3);
     tcase_add_loop_test(tcase, exp_at_the_edges, 0, 3);
     tcase_add_test(tcase, log_is_close);
+    tcase_add_loop_test(tcase, fused_means_rounded_once, 0, 3);
     suite_add_tcase(suite, tcase);
     return suite;
 }
