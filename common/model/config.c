@@ -86,8 +86,7 @@ static enum sp_err parse_sizes(const json_t *json, const char *what, struct mode
                        MAX_HEAD_SIZE);
     /* Longer contexts than the limit are usable up to it. */
     c->max_positions = 2048;
-    if ((rc = opt_i32(json, "max_position_embeddings", 1, INT32_MAX, what, &c->max_positions,
-                      err)))
+    if ((rc = opt_i32(json, "max_position_embeddings", 1, INT32_MAX, what, &c->max_positions, err)))
         return rc;
     c->max_positions = SP_MIN(c->max_positions, SP_MAX_SEQUENCE_TOKENS);
     return SP_OK;
@@ -115,8 +114,9 @@ static enum sp_err refuse_features(const json_t *json, const char *what, struct 
                        what, act);
     const json_t *quantization = json_object_get(json, "quantization_config");
     if (quantization && !json_is_null(quantization))
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: quantization_config: quantized weights are not "
-                                             "supported; use an F32, F16 or BF16 checkpoint",
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "%s: quantization_config: quantized weights are not "
+                       "supported; use an F32, F16 or BF16 checkpoint",
                        what);
     return SP_OK;
 }
@@ -349,9 +349,9 @@ json_t *model_config_to_json(const struct model_config *c)
         "num_hidden_layers", (int)c->layers, "num_attention_heads", (int)c->heads,
         "num_key_value_heads", (int)c->kv_heads, "head_dim", (int)c->head_size,
         "max_position_embeddings", (int)c->max_positions, "hidden_act", "silu", "rms_norm_eps",
-        c->rms_eps, "rope_theta", c->rope_theta, "rope_scaling", "initializer_range",
-        c->init_std, "tie_word_embeddings", (int)c->tie_embeddings, "attention_bias", 0, "mlp_bias",
-        0, "torch_dtype", dtypes[c->dtype]);
+        c->rms_eps, "rope_theta", c->rope_theta, "rope_scaling", "initializer_range", c->init_std,
+        "tie_word_embeddings", (int)c->tie_embeddings, "attention_bias", 0, "mlp_bias", 0,
+        "torch_dtype", dtypes[c->dtype]);
     SP_ASSERT(json);
     if (architecture->window)
         json_object_set_new(json, "sliding_window",

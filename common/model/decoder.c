@@ -11,7 +11,7 @@
 #include "common/model/workspace_impl.h"
 
 #define DEFAULT_ROWS 256
-/* Buffers of a record: prompt, two answers and the response; log-probabilities of the last three. */
+/* Buffers of a record: prompt, two answers, response; log-probabilities of the last three. */
 #define ID_BUFFERS 4
 #define LOGPROB_BUFFERS 3
 
@@ -290,11 +290,10 @@ void model_decoder_free(struct model_decoder *d)
             be->ops->free(be, blocks[i]);
     sp_free_block(d->record_ids);
     sp_free_block(d->record_logprobs);
-    void *tables[] = {d->layers,        d->ids,           d->positions,        d->cache_rows,
-                      d->samples,       d->scores,        d->gather,           d->drawn,
-                      d->lse,           d->params,        d->keys,             d->targets,
-                      d->logprobs,      d->sinks,         d->slots,            d->records,
-                      d->free.items,    d->waiting.items, d->finished.items};
+    void *tables[] = {d->layers,  d->ids,        d->positions,     d->cache_rows,    d->samples,
+                      d->scores,  d->gather,     d->drawn,         d->lse,           d->params,
+                      d->keys,    d->targets,    d->logprobs,      d->sinks,         d->slots,
+                      d->records, d->free.items, d->waiting.items, d->finished.items};
     for (size_t i = 0; i < SP_COUNT(tables); i++)
         free(tables[i]);
     free(d);

@@ -7,8 +7,8 @@
  * filled at once from the queue.
  *
  * Bits: a request's result is a function of the weights, the request and the dtypes alone. It
- * doesn't depend on what else is in the batch, on slots, on rows_per_step or on threads. Draw i of a
- * response has the key (seed, iteration, prompt, sample, i). With fp32 weights and cache the
+ * doesn't depend on what else is in the batch, on slots, on rows_per_step or on threads. Draw i of
+ * a response has the key (seed, iteration, prompt, sample, i). With fp32 weights and cache the
  * log-probabilities are those of model_forward, bit for bit.
  *
  * One compute thread. Everything is allocated in model_decoder_new. */
@@ -38,19 +38,19 @@ struct model_decoder_options {
 #define MODEL_DECODER_ANSWERS 2
 
 struct model_decoder_request {
-    void *user;                                 /* given back in the result */
-    const int32_t *prompt;                      /* ids, copied; at least one */
+    void *user;            /* given back in the result */
+    const int32_t *prompt; /* ids, copied; at least one */
     int32_t n_prompt;
     const int32_t *answers[MODEL_DECODER_ANSWERS]; /* to score: ids, copied; NULL: none */
-    int32_t n_answers[MODEL_DECODER_ANSWERS];   /* tokens of each */
-    bool generate;                              /* sample an answer */
-    int32_t max_new_tokens;                     /* at least 1 when generate */
+    int32_t n_answers[MODEL_DECODER_ANSWERS];      /* tokens of each */
+    bool generate;                                 /* sample an answer */
+    int32_t max_new_tokens;                        /* at least 1 when generate */
     struct tn_sample_params params;
-    uint64_t seed;                              /* with the next three: the key of the draws */
+    uint64_t seed; /* with the next three: the key of the draws */
     uint32_t iteration, prompt_key, sample_key;
-    int32_t eos_ids[MODEL_MAX_EOS];             /* ids that end the response */
+    int32_t eos_ids[MODEL_MAX_EOS]; /* ids that end the response */
     int32_t n_eos;
-    bool token_logprobs;                        /* also give them token by token */
+    bool token_logprobs; /* also give them token by token */
 };
 
 enum model_finish { MODEL_FINISH_NONE = 0, MODEL_FINISH_STOP = 1, MODEL_FINISH_LENGTH = 2 };
@@ -64,8 +64,8 @@ struct model_decoder_score {
 /* Pointers stay valid until the next call of model_decoder_take_result or model_decoder_reset. */
 struct model_decoder_result {
     void *user;
-    const int32_t *ids;       /* the response; ends with its end token when finish is stop, and has
-                               * none when it was cut (length) */
+    const int32_t *ids; /* the response; ends with its end token when finish is stop, and has
+                         * none when it was cut (length) */
     int32_t n_ids;
     enum model_finish finish; /* none: nothing was sampled */
     struct model_decoder_score response;
@@ -74,11 +74,11 @@ struct model_decoder_result {
 
 struct model_decoder_stats {
     uint64_t steps;
-    uint64_t prefill_rows;   /* rows of prompts and given answers */
+    uint64_t prefill_rows; /* rows of prompts and given answers */
     uint64_t sampled_tokens;
-    int32_t active;          /* slots in use */
-    int32_t waiting;         /* requests without a slot */
-    int32_t finished;        /* results not yet taken */
+    int32_t active;   /* slots in use */
+    int32_t waiting;  /* requests without a slot */
+    int32_t finished; /* results not yet taken */
 };
 
 /* Bytes that model_decoder_new takes, for the plan that is printed before; pure. */
@@ -95,12 +95,12 @@ int32_t model_decoder_room(const struct model_decoder *decoder);
 /* SP_EUNAVAIL when there is no room, SP_ELIMIT when prompt and answer exceed max_positions,
  * SP_EINVAL for ids out of range and other nonsense; nothing is queued then. */
 enum sp_err model_decoder_submit(struct model_decoder *decoder,
-                                 const struct model_decoder_request *request, struct sp_error *err)
-    SP_MUST_USE;
+                                 const struct model_decoder_request *request,
+                                 struct sp_error *err) SP_MUST_USE;
 /* One pass; *ret_idle becomes true when there was nothing to do. SP_ENUMERIC when logits are not
  * finite: the weights are unusable; the decoder can only be reset or freed then. */
-enum sp_err model_decoder_step(struct model_decoder *decoder, bool *ret_idle, struct sp_error *err)
-    SP_MUST_USE;
+enum sp_err model_decoder_step(struct model_decoder *decoder, bool *ret_idle,
+                               struct sp_error *err) SP_MUST_USE;
 /* The next finished request, in order of completion; false: none. */
 bool model_decoder_take_result(struct model_decoder *decoder, struct model_decoder_result *ret);
 /* For display while it is made: what was sampled so far for the request with this `user` that has a

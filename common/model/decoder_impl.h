@@ -16,9 +16,9 @@ struct decoder_record {
     struct model_decoder_request request; /* its pointers are ours */
     int32_t *prompt, *answers[MODEL_DECODER_ANSWERS], *response;
     float *answer_logprobs[MODEL_DECODER_ANSWERS], *response_logprobs;
-    int32_t prompt_done;  /* rows of the prompt that were run */
-    int32_t branch;       /* answer being scored; MODEL_DECODER_ANSWERS: sampling */
-    int32_t branch_done;  /* rows of it that were run */
+    int32_t prompt_done; /* rows of the prompt that were run */
+    int32_t branch;      /* answer being scored; MODEL_DECODER_ANSWERS: sampling */
+    int32_t branch_done; /* rows of it that were run */
     int32_t n_response;
     enum model_finish finish;
 };
@@ -81,9 +81,9 @@ struct model_decoder {
     /* requests */
     struct decoder_record *records;
     int32_t n_records;
-    int32_t *record_ids;     /* one block of all id buffers */
-    float *record_logprobs;  /* and of all log-probability buffers */
-    int32_t *slots;          /* (options.slots): record, or -1 */
+    int32_t *record_ids;    /* one block of all id buffers */
+    float *record_logprobs; /* and of all log-probability buffers */
+    int32_t *slots;         /* (options.slots): record, or -1 */
     struct decoder_ring free, waiting, finished;
     int32_t taken; /* record whose result the caller looks at, or -1 */
     struct model_decoder_stats stats;

@@ -1,4 +1,5 @@
-/* One pass of the decoder: which rows it runs, the network over them, what becomes of the logits. */
+/* One pass of the decoder: which rows it runs, the network over them, what becomes of the logits.
+ */
 #include <math.h>
 #include <string.h>
 
@@ -193,16 +194,17 @@ static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
     ops->row_lse(be, d->lse, NULL, d->logits, n, c->vocab);
     for (int32_t i = 0; i < n; i++)
         if (!isfinite(d->lse[i]))
-            return sp_fail(err, SP_ENUMERIC, "decoder: logits are not finite; the weights are "
-                                             "unusable");
+            return sp_fail(err, SP_ENUMERIC,
+                           "decoder: logits are not finite; the weights are "
+                           "unusable");
     draw(d, first, samples);
     for (int32_t i = 0; i < n; i++) {
         const struct decoder_logit_row *l = logit_row(d, first + i);
         struct decoder_record *r = l->record;
         for (int32_t s = 0; s < l->n_scores; s++) {
             int32_t a = l->scores[s].answer, index = l->scores[s].index;
-            targets = add_target(d, targets, i, r->answers[a][index],
-                                 &r->answer_logprobs[a][index]);
+            targets =
+                add_target(d, targets, i, r->answers[a][index], &r->answer_logprobs[a][index]);
         }
         if (l->sample) {
             targets = add_target(d, targets, i, d->drawn[i], &r->response_logprobs[r->n_response]);

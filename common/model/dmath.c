@@ -96,7 +96,8 @@ void model_sincos(double x, double *ret_sin, double *ret_cos)
     double k = nearest(x * 6.36619772367581382433e-01);
     double r = ((x - k * p1) - k * p2) - k * p3; /* |r| ≤ π/4 */
     double z = r * r, s = 1, c = 1;
-    for (int i = 9; i >= 1; i--) { /* sin r = r(1 − z/6(1 − z/20(…))), cos r = 1 − z/2(1 − z/12(…)) */
+    /* sin r = r(1 − z/6(1 − z/20(…))), cos r = 1 − z/2(1 − z/12(…)) */
+    for (int i = 9; i >= 1; i--) {
         s = 1 - s * z / ((2 * i) * (2 * i + 1));
         c = 1 - c * z / ((2 * i - 1) * (2 * i));
     }

@@ -21,9 +21,9 @@
 #define MODEL_LOGIT_ROWS 256
 
 struct model_batch {
-    int32_t rows;                     /* T */
-    const int32_t *ids;               /* (T) */
-    const int32_t *positions;         /* (T), each below max_positions */
+    int32_t rows;                      /* T */
+    const int32_t *ids;                /* (T) */
+    const int32_t *positions;          /* (T), each below max_positions */
     const struct tn_segment *segments; /* cover the rows in order, without gaps */
     int32_t n_segments;
     const struct tn_target *targets; /* sorted by row (rows of the batch); two may share a row.
@@ -45,10 +45,10 @@ struct model_workspace_size {
  * are computed again in the backward pass: the same bits either way, a third more work. */
 struct model_memory_plan {
     size_t weights, grads, extra, activations, logits, scratch, total;
-    size_t budget;        /* as given */
-    int32_t layers;       /* of the model */
-    int32_t kept_layers;  /* whose activations are kept (the last ones) */
-    int32_t logit_rows;   /* rows whose logits are kept from forward to backward */
+    size_t budget;       /* as given */
+    int32_t layers;      /* of the model */
+    int32_t kept_layers; /* whose activations are kept (the last ones) */
+    int32_t logit_rows;  /* rows whose logits are kept from forward to backward */
     int32_t max_rows;
 };
 

@@ -1,8 +1,8 @@
 /* model: the weights of a transformer as one block of fp32 parameters, with an optional block of
  * gradients of the same layout.
  *
- * Query, key and value matrices of a layer lie side by side in the block, as do gate and up, so that
- * each trio and pair is one product; the list of tensors names the parts as Hugging Face does.
+ * Query, key and value matrices of a layer lie side by side in the block, as do gate and up, so
+ * that each trio and pair is one product; the list of tensors names the parts as Hugging Face does.
  * Owned by one compute thread, the one that calls the backend. Loading and saving block on the
  * disk. */
 #ifndef SPIN_MODEL_MODEL_H

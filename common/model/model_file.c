@@ -72,10 +72,9 @@ static enum sp_err check_size(const struct ckpt *ckpt, const struct model_config
                               struct sp_error *err)
 {
     if (ckpt_parameters(ckpt) < (uint64_t)config->n_params)
-        return sp_fail(err, SP_EFORMAT,
-                       "checkpoint %s: holds %llu parameters, its config.json describes %lld",
-                       ckpt_dir(ckpt), (unsigned long long)ckpt_parameters(ckpt),
-                       (long long)config->n_params);
+        return sp_fail(
+            err, SP_EFORMAT, "checkpoint %s: holds %llu parameters, its config.json describes %lld",
+            ckpt_dir(ckpt), (unsigned long long)ckpt_parameters(ckpt), (long long)config->n_params);
     return SP_OK;
 }
 

@@ -108,13 +108,14 @@ enum sp_err model_memory_plan(const struct model_config *c, const struct model_w
     p.scratch = scratch_floats(c, s) * sizeof(float) + (size_t)s->max_targets * 24;
     sum_plan(&p, c, s);
     if (!fits(&p))
-        return sp_fail(err, SP_ELIMIT,
-                       "the smallest plan takes %.1f MiB (weights %.1f, gradients %.1f, other state "
-                       "%.1f, activations %.1f, logits %.1f, scratch %.1f), %.1f MiB more than the "
-                       "budget: raise the memory budget or lower the rows of a micro-batch (%d)",
-                       (double)p.total / MIB, (double)p.weights / MIB, (double)p.grads / MIB,
-                       (double)p.extra / MIB, (double)p.activations / MIB, (double)p.logits / MIB,
-                       (double)p.scratch / MIB, (double)(p.total - p.budget) / MIB, s->max_rows);
+        return sp_fail(
+            err, SP_ELIMIT,
+            "the smallest plan takes %.1f MiB (weights %.1f, gradients %.1f, other state "
+            "%.1f, activations %.1f, logits %.1f, scratch %.1f), %.1f MiB more than the "
+            "budget: raise the memory budget or lower the rows of a micro-batch (%d)",
+            (double)p.total / MIB, (double)p.weights / MIB, (double)p.grads / MIB,
+            (double)p.extra / MIB, (double)p.activations / MIB, (double)p.logits / MIB,
+            (double)p.scratch / MIB, (double)(p.total - p.budget) / MIB, s->max_rows);
     if (s->backward) {
         struct model_memory_plan more = p;
         for (more.kept_layers = 1; more.kept_layers <= c->layers; more.kept_layers++) {
@@ -140,8 +141,12 @@ void model_memory_plan_print(const struct model_memory_plan *p, struct sp_buf *o
         const char *name;
         size_t bytes;
     } parts[] = {
-        {"weights", p->weights},         {"gradients", p->grads}, {"optimizer and more", p->extra},
-        {"activations", p->activations}, {"logits", p->logits},   {"scratch", p->scratch},
+        {"weights", p->weights},
+        {"gradients", p->grads},
+        {"optimizer and more", p->extra},
+        {"activations", p->activations},
+        {"logits", p->logits},
+        {"scratch", p->scratch},
         {"total", p->total},
     };
     for (size_t i = 0; i < SP_COUNT(parts); i++)
@@ -254,7 +259,8 @@ static enum sp_err take_memory(struct model_workspace *work, struct sp_error *er
     size_t scratch = scratch_floats(c, &work->size);
     work->block = b->ops->alloc(b, activations, sizeof(float));
     work->scratch = b->ops->alloc(b, scratch, sizeof(float));
-    work->logits = b->ops->alloc(b, (size_t)work->plan.logit_rows * (size_t)c->vocab, sizeof(float));
+    work->logits =
+        b->ops->alloc(b, (size_t)work->plan.logit_rows * (size_t)c->vocab, sizeof(float));
     work->target_rows = sp_alloc_block(targets, sizeof(*work->target_rows));
     work->targets = sp_alloc_block(targets, sizeof(*work->targets));
     work->lse = sp_alloc_block(targets, sizeof(*work->lse));
@@ -263,11 +269,10 @@ static enum sp_err take_memory(struct model_workspace *work, struct sp_error *er
         !work->lse ||
         !b->ops->reserve(b, work->size.max_rows, work->size.longest, c->heads, c->head_size,
                          widest))
-        return sp_fail(err, SP_ENOMEM,
-                       "no memory for a training pass: %.1f MiB for micro-batches of %d rows",
-                       (double)(work->plan.activations + work->plan.logits + work->plan.scratch) /
-                           MIB,
-                       work->size.max_rows);
+        return sp_fail(
+            err, SP_ENOMEM, "no memory for a training pass: %.1f MiB for micro-batches of %d rows",
+            (double)(work->plan.activations + work->plan.logits + work->plan.scratch) / MIB,
+            work->size.max_rows);
     lay_out_activations(work, activations);
     lay_out_scratch(work, scratch);
     return upload_rope(work, err);

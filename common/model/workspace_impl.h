@@ -19,9 +19,9 @@ struct model_workspace {
     struct model *model; /* borrowed */
     struct model_workspace_size size;
     struct model_memory_plan plan;
-    float *block;         /* activations, the backend's memory */
-    float *scratch;       /* everything else, the backend's memory */
-    float **x;            /* (layers + 1): input of each layer, then the output; (T, D) each */
+    float *block;   /* activations, the backend's memory */
+    float *scratch; /* everything else, the backend's memory */
+    float **x;      /* (layers + 1): input of each layer, then the output; (T, D) each */
     struct model_activations *kept; /* (layers): of layers from first_kept on; all the same scratch
                                      * set before that */
     int32_t first_kept;
@@ -41,8 +41,8 @@ struct model_workspace {
     struct tn_target *targets; /* with rows counted among target_rows */
     float *lse;                /* of the logits of each of target_rows */
     int32_t n_target_rows, n_targets;
-    bool has_forward;  /* a forward pass waits for its backward pass */
-    bool logits_kept;  /* and its logits are still there */
+    bool has_forward; /* a forward pass waits for its backward pass */
+    bool logits_kept; /* and its logits are still there */
 };
 
 /* Head: log-probabilities of the targets from the last layer's output, and back into work->dx. */

@@ -6,8 +6,10 @@
 #include "common/model/dmath.h"
 
 static const char *const names[] = {
-    [SPIN_LOSS_LOGISTIC] = "logistic",       [SPIN_LOSS_HINGE] = "hinge",
-    [SPIN_LOSS_EXPONENTIAL] = "exponential", [SPIN_LOSS_CORRELATION] = "correlation",
+    [SPIN_LOSS_LOGISTIC] = "logistic",
+    [SPIN_LOSS_HINGE] = "hinge",
+    [SPIN_LOSS_EXPONENTIAL] = "exponential",
+    [SPIN_LOSS_CORRELATION] = "correlation",
     [SPIN_LOSS_IPO] = "ipo",
 };
 

@@ -21,8 +21,8 @@ struct spin_loss {
 };
 
 /* "logistic", "hinge", "exponential", "correlation", "ipo" */
-enum sp_err spin_loss_parse(const char *name, enum spin_loss_kind *ret, struct sp_error *err)
-    SP_MUST_USE;
+enum sp_err spin_loss_parse(const char *name, enum spin_loss_kind *ret,
+                            struct sp_error *err) SP_MUST_USE;
 const char *spin_loss_name(enum spin_loss_kind kind);
 
 /* m = β·[(real − ref_real) − (generated − ref_generated)], sums of log-probabilities */

@@ -33,8 +33,8 @@ struct spin_optimizer_config {
 
 /* RMSProp α 0.99, ε 1e-8, AdamW β 0.9 and 0.999, clip 1, linear schedule; lr and steps are zero. */
 struct spin_optimizer_config spin_optimizer_defaults(enum spin_optimizer_kind kind);
-enum sp_err spin_optimizer_check(const struct spin_optimizer_config *config, struct sp_error *err)
-    SP_MUST_USE;
+enum sp_err spin_optimizer_check(const struct spin_optimizer_config *config,
+                                 struct sp_error *err) SP_MUST_USE;
 enum sp_err spin_optimizer_parse(const char *name, enum spin_optimizer_kind *ret,
                                  struct sp_error *err) SP_MUST_USE; /* rmsprop, adamw */
 enum sp_err spin_schedule_parse(const char *name, enum spin_schedule_kind *ret,

@@ -113,10 +113,8 @@ static void add_plain(struct spin_packer *k, const struct spin_pair *p, const in
 
 static void add_shared(struct spin_packer *k, const struct spin_pair *p)
 {
-    struct tn_segment s = {.row = k->n_rows,
-                           .prompt = p->n_prompt,
-                           .a = p->n_real - 1,
-                           .b = p->n_generated - 1};
+    struct tn_segment s = {
+        .row = k->n_rows, .prompt = p->n_prompt, .a = p->n_real - 1, .b = p->n_generated - 1};
     k->segments[k->n_segments++] = s;
     add_rows(k, p->prompt, p->n_prompt, 0);
     add_rows(k, p->real, s.a, p->n_prompt);

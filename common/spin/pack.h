@@ -21,8 +21,8 @@ struct spin_pair {
     const int32_t *real;      /* y: the human answer (dpo: the chosen one), end token included */
     const int32_t *generated; /* y': the opponent's (dpo: the rejected one); none in mode sft */
     int32_t n_prompt, n_real, n_generated; /* tokens; n_real ≥ 1 */
-    float ref_real;           /* log πref(y|x), summed by model_sum_logprobs */
-    float ref_generated;      /* log πref(y'|x) */
+    float ref_real;                        /* log πref(y|x), summed by model_sum_logprobs */
+    float ref_generated;                   /* log πref(y'|x) */
 };
 
 bool spin_pair_identical(const struct spin_pair *pair); /* y = y' */
@@ -31,16 +31,16 @@ int32_t spin_pair_rows(const struct spin_pair *pair, bool with_generated);
 
 /* Where a pair's log-probabilities are in the targets of its micro-batch. */
 struct spin_packed_pair {
-    int32_t pair;                       /* index in the batch */
-    int32_t first_target, n_targets;    /* all its targets lie here, sorted by row */
-    bool identical;                     /* packed as (x, y) though it has a y' */
+    int32_t pair;                    /* index in the batch */
+    int32_t first_target, n_targets; /* all its targets lie here, sorted by row */
+    bool identical;                  /* packed as (x, y) though it has a y' */
 };
 
 /* One micro-batch. answer[i] says whose token target i is: 0 y, 1 y'. */
 struct spin_micro {
     struct model_batch batch;
-    struct tn_target *targets;          /* the same as batch.targets, to set coefficients */
-    const uint8_t *answer;              /* (n_targets) */
+    struct tn_target *targets; /* the same as batch.targets, to set coefficients */
+    const uint8_t *answer;     /* (n_targets) */
     const struct spin_packed_pair *pairs;
     int32_t n_pairs;
 };

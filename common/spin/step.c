@@ -26,7 +26,7 @@ struct spin_step {
 /* What one pass over a batch does and needs. */
 struct pass {
     bool backward;
-    bool margins;            /* references are given: compute margins and losses */
+    bool margins; /* references are given: compute margins and losses */
     int32_t n_pairs;
     int64_t n_real_tokens;
     int64_t rows;
@@ -72,8 +72,8 @@ static struct model_workspace_size workspace_size(const struct model_config *mod
         .longest = c->longest ? c->longest : c->micro_rows,
         .max_targets = 2 * c->micro_rows,
         .backward = true,
-        .extra_bytes = spin_optimizer_bytes(&c->optimizer, (size_t)model->n_params) + rows * 80 +
-                       pairs * 80,
+        .extra_bytes =
+            spin_optimizer_bytes(&c->optimizer, (size_t)model->n_params) + rows * 80 + pairs * 80,
         .budget_bytes = c->memory_budget_bytes,
     };
 }
@@ -287,8 +287,7 @@ static bool set_coefficients(struct spin_step *s, const struct spin_micro *micro
     return any;
 }
 
-static bool micro_is_finite(const struct spin_step *s, const struct spin_micro *micro,
-                            int32_t base)
+static bool micro_is_finite(const struct spin_step *s, const struct spin_micro *micro, int32_t base)
 {
     for (int32_t i = 0; i < micro->n_pairs; i++) {
         int32_t k = s->where[base + micro->pairs[i].pair];

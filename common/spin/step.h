@@ -27,41 +27,41 @@
 #include "common/spin/pack.h"
 
 enum spin_mode { SPIN_MODE_SPIN, SPIN_MODE_SFT, SPIN_MODE_DPO };
-enum sp_err spin_mode_parse(const char *name, enum spin_mode *ret, struct sp_error *err)
-    SP_MUST_USE; /* spin, sft, dpo */
+enum sp_err spin_mode_parse(const char *name, enum spin_mode *ret,
+                            struct sp_error *err) SP_MUST_USE; /* spin, sft, dpo */
 
 struct spin_step_config {
     enum spin_mode mode;
     struct spin_loss loss;
-    double sft_weight;         /* 0: no SFT term */
+    double sft_weight; /* 0: no SFT term */
     struct spin_optimizer_config optimizer;
-    int32_t batch_pairs;       /* pairs of the largest batch */
-    int32_t micro_rows;        /* rows of a micro-batch; at least those of the longest pair */
-    int32_t longest;           /* tokens of the longest prompt with both answers; 0: micro_rows */
+    int32_t batch_pairs;        /* pairs of the largest batch */
+    int32_t micro_rows;         /* rows of a micro-batch; at least those of the longest pair */
+    int32_t longest;            /* tokens of the longest prompt with both answers; 0: micro_rows */
     size_t memory_budget_bytes; /* weights, gradients, state, activations; 0: no limit */
-    bool unshared_prompts;     /* pack (x,y) and (x,y') apart: for tests */
+    bool unshared_prompts;      /* pack (x,y) and (x,y') apart: for tests */
 };
 
 /* Arrays belong to the step and hold until the next call; (n_pairs), in the order of the batch. */
 struct spin_metrics {
     int64_t step;
     int32_t n_pairs;
-    int32_t identical;        /* pairs with y = y' */
+    int32_t identical; /* pairs with y = y' */
     double lr;
-    double loss;              /* everything that was minimized */
-    double spin_loss;         /* mean ℓ(m) */
-    double sft_nll;           /* mean NLL of y's tokens */
+    double loss;      /* everything that was minimized */
+    double spin_loss; /* mean ℓ(m) */
+    double sft_nll;   /* mean NLL of y's tokens */
     double margin_mean;
     double margin_abs_max;
-    double accuracy;          /* share with m > 0, ties ½ */
+    double accuracy;                            /* share with m > 0, ties ½ */
     double logp_real_mean, logp_generated_mean; /* log π(y), log π(y'): means over pairs */
-    double logp_real_change_mean;      /* log π(y) − log πref(y) */
+    double logp_real_change_mean;               /* log π(y) − log πref(y) */
     double logp_generated_change_mean;
-    double grad_norm;         /* before clipping */
-    int64_t tokens;           /* of prompts and answers, as the data has them */
-    int64_t rows;             /* run through the model, in all micro-batches */
+    double grad_norm; /* before clipping */
+    int64_t tokens;   /* of prompts and answers, as the data has them */
+    int64_t rows;     /* run through the model, in all micro-batches */
     int32_t micro_batches;
-    bool nonfinite;           /* the update was skipped */
+    bool nonfinite;             /* the update was skipped */
     const char *nonfinite_what; /* "loss", "gradient"; NULL otherwise */
     const double *margins;
     const float *logp_real, *logp_generated;
@@ -81,17 +81,17 @@ void spin_step_free(struct spin_step *step); /* NULL is fine */
  * batch) that is empty, too long, has ids out of range or a reference that is not finite; nothing
  * has changed then. */
 enum sp_err spin_step_run(struct spin_step *step, int64_t index, const struct spin_pair *pairs,
-                          int32_t n_pairs, struct spin_metrics *ret, struct sp_error *err)
-    SP_MUST_USE;
+                          int32_t n_pairs, struct spin_metrics *ret,
+                          struct sp_error *err) SP_MUST_USE;
 /* The same without backward and update: metrics of a batch (held-out pairs). */
 enum sp_err spin_step_evaluate(struct spin_step *step, const struct spin_pair *pairs,
-                               int32_t n_pairs, struct spin_metrics *ret, struct sp_error *err)
-    SP_MUST_USE;
+                               int32_t n_pairs, struct spin_metrics *ret,
+                               struct sp_error *err) SP_MUST_USE;
 /* Log-probabilities of both answers under the current weights (score_by = trainer): ret_… (n). Any
  * n; ref_ fields are not read. ret_generated may be NULL in mode sft. */
 enum sp_err spin_step_score(struct spin_step *step, const struct spin_pair *pairs, int32_t n_pairs,
-                            float *ret_real, float *ret_generated, struct sp_error *err)
-    SP_MUST_USE;
+                            float *ret_real, float *ret_generated,
+                            struct sp_error *err) SP_MUST_USE;
 
 struct spin_optimizer *spin_step_optimizer(struct spin_step *step);
 const struct model_memory_plan *spin_step_memory(const struct spin_step *step);

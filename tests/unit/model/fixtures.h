@@ -91,11 +91,24 @@ UNUSED static double json_num(const json_t *object, const char *key)
 UNUSED static struct model_config odd_config(bool tied)
 {
     return (struct model_config){
-        .model_type = "llama", .vocab = 53,       .hidden = 20,      .ffn = 28,
-        .layers = 3,           .heads = 6,        .kv_heads = 2,     .head_size = 10,
-        .max_positions = 96,   .rms_eps = 1e-5,   .rope_theta = 300, .tie_embeddings = tied,
-        .init_std = 0.3,       .bos_id = 1,       .pad_id = -1,      .eos_ids = {2},
-        .n_eos = 1,            .n_params = 40000,
+        .model_type = "llama",
+        .vocab = 53,
+        .hidden = 20,
+        .ffn = 28,
+        .layers = 3,
+        .heads = 6,
+        .kv_heads = 2,
+        .head_size = 10,
+        .max_positions = 96,
+        .rms_eps = 1e-5,
+        .rope_theta = 300,
+        .tie_embeddings = tied,
+        .init_std = 0.3,
+        .bos_id = 1,
+        .pad_id = -1,
+        .eos_ids = {2},
+        .n_eos = 1,
+        .n_params = 40000,
     };
 }
 

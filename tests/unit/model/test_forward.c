@@ -112,10 +112,8 @@ static void add_segment(struct packed *p, struct tn_segment s)
 static void make_packed(struct packed *p)
 {
     *p = (struct packed){0};
-    p->batch = (struct model_batch){.ids = p->ids,
-                                    .positions = p->positions,
-                                    .segments = p->segments,
-                                    .targets = p->targets};
+    p->batch = (struct model_batch){
+        .ids = p->ids, .positions = p->positions, .segments = p->segments, .targets = p->targets};
     add_segment(p, (struct tn_segment){.prompt = 4, .a = 3, .b = 5});
     add_segment(p, (struct tn_segment){.prompt = 2, .a = 6});
     add_segment(p, (struct tn_segment){.prompt = 7, .a = 1, .b = 2});
@@ -269,8 +267,8 @@ START_TEST(recomputing_gives_the_same_bits)
             first = sp_xmemdup(model_grads(m), n * sizeof(float));
         } else {
             ck_assert(memcmp(first, model_grads(m), n * sizeof(float)) == 0);
-            ck_assert(memcmp(logprobs[0], logprobs[1],
-                             (size_t)p.batch.n_targets * sizeof(float)) == 0);
+            ck_assert(memcmp(logprobs[0], logprobs[1], (size_t)p.batch.n_targets * sizeof(float)) ==
+                      0);
         }
         model_workspace_free(work);
     }

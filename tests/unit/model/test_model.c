@@ -189,7 +189,8 @@ START_TEST(bad_checkpoints_are_refused)
         const char *part;
     } rows[] = {
         {{.drop = "model.norm.weight", .add = "extra.bias"}, "extra.bias"},
-        {{.drop = "model.norm.weight", .add = "model.rotary_emb.inv_freq"}, "tensor model.norm.weight"},
+        {{.drop = "model.norm.weight", .add = "model.rotary_emb.inv_freq"},
+         "tensor model.norm.weight"},
         {{.drop = "lm_head.weight"}, "parameters"},
         {{.nan = "model.layers.1.mlp.up_proj.weight"}, "up_proj.weight: element 3 is not finite"},
         {{.reshape = "model.layers.0.mlp.up_proj.weight"}, "up_proj.weight"},
@@ -208,8 +209,8 @@ START_TEST(bad_checkpoints_are_refused)
         enum sp_err rc = model_open(cpu, in_scratch(name), &back, &detail);
         ck_assert_msg(rc == SP_EFORMAT || rc == SP_EUNSUPPORTED || rc == SP_ENOTFOUND, "%s: %s",
                       name, sp_err_name(rc));
-        ck_assert_msg(strstr(detail.text, rows[i].part), "%s: \"%s\" lacks \"%s\"", name, detail.text,
-                      rows[i].part);
+        ck_assert_msg(strstr(detail.text, rows[i].part), "%s: \"%s\" lacks \"%s\"", name,
+                      detail.text, rows[i].part);
         ck_assert_ptr_null(back);
         model_free(m);
     }

@@ -115,8 +115,8 @@ START_TEST(tiny_gradients_agree_with_autograd)
     json_array_foreach(json_object_get(golden, "cases"), i, row)
     {
         /* One micro-batch, many, and prompts apart. */
-        struct spin_step_config c = config_of(SPIN_LOSS_LOGISTIC, json_num(golden, "beta"),
-                                              json_num(golden, "tau"));
+        struct spin_step_config c =
+            config_of(SPIN_LOSS_LOGISTIC, json_num(golden, "beta"), json_num(golden, "tau"));
         check_tiny_case(m, gradients, row, &list, c);
         c.micro_rows = 22;
         check_tiny_case(m, gradients, row, &list, c);
@@ -148,8 +148,7 @@ static void check_story_case(struct model *m, const json_t *row, struct spin_ste
     ck_assert(metrics.margin_abs_max > 0.5);
     const struct model_tensor *tensors = model_tensors(m, &n_tensors);
     for (int32_t t = 0; t < n_tensors; t++) {
-        const json_t *expected =
-            json_object_get(json_object_get(row, "tensors"), tensors[t].name);
+        const json_t *expected = json_object_get(json_object_get(row, "tensors"), tensors[t].name);
         size_t n = (size_t)tensors[t].rows * (size_t)SP_MAX(tensors[t].cols, 1);
         const float *g = model_grads(m) + tensors[t].offset;
         double norm = 0, difference = 0, sampled = 0;
@@ -184,8 +183,8 @@ START_TEST(story_gradients_agree_with_autograd)
     ck_ok(model_open(cpu, dir, &m, err));
     json_array_foreach(json_object_get(golden, "cases"), i, row)
     {
-        struct spin_step_config c = config_of(SPIN_LOSS_LOGISTIC, json_num(golden, "beta"),
-                                              json_num(golden, "tau"));
+        struct spin_step_config c =
+            config_of(SPIN_LOSS_LOGISTIC, json_num(golden, "beta"), json_num(golden, "tau"));
         check_story_case(m, row, c, (size_t)json_num(golden, "samples"));
         c.unshared_prompts = true;
         c.micro_rows = 90;
