@@ -2,20 +2,21 @@
  * only place that knows its library or device; the model code stays one.
  *
  * Backends: "cpu" (our own kernels, the default) and "openblas" (the same, with its matrix products
- * done by OpenBLAS in blocks of a fixed size; the plain peer that every product is checked against).
+ * done by OpenBLAS in blocks of a fixed size; the plain peer that every product is checked
+ * against).
  *
  * Numerics (promise 1). In "cpu" every output of a matrix product is one chain of fused
  * multiply-adds over k = 0, 1, … K-1, in its own lane, whatever the batch, the block and the number
- * of threads; reductions (norms, softmax, log-sum-exp) use TN_LANES virtual lanes, element i in lane
- * i % TN_LANES, and one fixed tree; exp and log are polynomials of our own. So AVX2, AVX-512 and
- * plain C give the same bits, decode gives the same bits as the training forward, and the numerics
- * class names no CPU. Gradients that sum over rows do so in row order, split over columns.
+ * of threads; reductions (norms, softmax, log-sum-exp) use TN_LANES virtual lanes, element i in
+ * lane i % TN_LANES, and one fixed tree; exp and log are polynomials of our own. So AVX2, AVX-512
+ * and plain C give the same bits, decode gives the same bits as the training forward, and the
+ * numerics class names no CPU. Gradients that sum over rows do so in row order, split over columns.
  *
- * All pointers in operations are memory of the backend (tn_alloc); on CPU backends that is ordinary
+ * All pointers in operations are memory of the backend (ops->alloc); on CPU backends that is ordinary
  * memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays always.
  * One compute thread at a time calls a backend; it has its own worker pool. Operations cannot fail:
- * sizes are checked where memory is planned. No operation allocates: scratch is taken at creation or
- * by tn_reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H query heads, G
+ * sizes are checked where memory is planned. No operation allocates: scratch is taken at creation
+ * or by ops->reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H query heads, G
  * key/value heads, C = head size. */
 #ifndef SPIN_TENSOR_BACKEND_H
 #define SPIN_TENSOR_BACKEND_H
@@ -68,12 +69,12 @@ struct tn_weights;  /* one matrix prepared for products with few rows (decode) *
 struct tn_kv_cache; /* keys and values of `slots` sequences for all layers */
 
 struct tn_backend_options {
-    int32_t threads;   /* 0: cores available to the process */
-    const char *isa;   /* NULL: the best; "generic", "avx2", "avx512" (tests) */
+    int32_t threads; /* 0: cores available to the process */
+    const char *isa; /* NULL: the best; "generic", "avx2", "avx512" (tests) */
 };
 
-/* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight decay
- * is added to the gradient, AdamW's shrinks the weights by lr·weight_decay, both as in torch. */
+/* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight
+ * decay is added to the gradient; AdamW's shrinks the weights by lr·weight_decay, as in torch. */
 struct tn_rmsprop {
     float lr, alpha, eps, weight_decay, g_scale;
 };
@@ -125,8 +126,8 @@ struct tn_ops {
     void (*rmsnorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
                         const float *w, const float *rstd, int32_t T, int32_t D);
     /* Rotates pairs (i, i + C/2) of each head of x(T, heads, C), rows `stride` floats apart, by the
-     * angle tables cos, sin (positions, C/2); inverse for the backward. Su et al. (arXiv 2104.09864),
-     * in the half-split form of Hugging Face's Llama. */
+     * angle tables cos, sin (positions, C/2); inverse for the backward. Su et al. (arXiv
+     * 2104.09864), in the half-split form of Hugging Face's Llama. */
     void (*rope)(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
                  const int32_t *positions, const float *cos, const float *sin, bool inverse);
     /* y(T,F) = silu(g) · u, where gu(T,2F) holds g in columns [0,F) and u in [F,2F) */
@@ -137,7 +138,7 @@ struct tn_ops {
     /* --- attention over packed segments ---
      * qkv(T, (H+2G)·C): queries, keys, values of a row side by side, rotated already.
      * out(T, H·C); lse(T,H): log-sum-exp of the scaled scores, for the backward.
-     * window 0: full causal; else a row sees the last `window` logical positions, itself included. */
+     * window 0: full causal; else a row sees the last `window` logical positions, itself among them. */
     void (*attention)(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
                       int32_t C, float scale, int32_t window);
@@ -159,9 +160,11 @@ struct tn_ops {
      * Σ coefficient·log p. Targets sorted by row. */
     void (*logits_bwd)(struct tn_backend *, float *logits, const float *lse_host,
                        const struct tn_target *targets, int32_t n, int32_t R, int32_t V);
-    /* ids_host(R): one draw a row. Ties, top-k and top-p order: higher logit first, lower id first. */
-    void (*sample)(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R, int32_t V,
-                   const struct tn_sample_params *params, const struct tn_sample_key *keys);
+    /* ids_host(R): one draw a row. Order of ties, top-k and top-p: higher logit first, then lower
+     * id. V up to 2^20. */
+    void (*sample)(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R,
+                   int32_t V, const struct tn_sample_params *params,
+                   const struct tn_sample_key *keys);
 
     /* --- KV cache: slots × max_positions for every layer; dtype TN_F32 or TN_BF16 --- */
     struct tn_kv_cache *(*cache_new)(struct tn_backend *, int32_t layers, int32_t slots,
@@ -173,9 +176,9 @@ struct tn_ops {
                       const struct tn_cache_row *rows, int32_t T, int32_t H);
     /* Row i attends to positions 0 … rows[i].position of its slot. Same bits as `attention` for an
      * fp32 cache. */
-    void (*cache_attention)(struct tn_backend *, float *out, const float *qkv,
-                            struct tn_kv_cache *, int32_t layer, const struct tn_cache_row *rows,
-                            int32_t T, int32_t H, float scale, int32_t window);
+    void (*cache_attention)(struct tn_backend *, float *out, const float *qkv, struct tn_kv_cache *,
+                            int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
+                            float scale, int32_t window);
     /* Copies positions [0, n) of slot `from` to slot `to` in every layer (shared prefixes). */
     void (*cache_copy)(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,
                        int32_t n);
@@ -190,11 +193,12 @@ struct tn_ops {
 
 struct tn_backend {
     const struct tn_ops *ops;
-    const char *name;          /* "cpu", "openblas" */
-    char numerics_class[TN_CLASS_BYTES];  /* "cpu r1", "openblas r1 0.3.21 SkylakeX": what bits depend on */
-    char device[128];          /* for people: "2 threads, AVX-512" */
+    const char *name; /* "cpu", "openblas" */
+    /* What bits depend on: "cpu r1", "openblas r1 0.3.21 SkylakeX". */
+    char numerics_class[TN_CLASS_BYTES];
+    char device[128]; /* for people: "2 threads, avx512" */
     int32_t threads;
-    void *state;               /* the backend's own */
+    void *state; /* the backend's own */
 };
 
 /* Opens a backend by name. SP_EUNSUPPORTED names the known ones. */
@@ -202,7 +206,7 @@ enum sp_err tn_open(const char *name, const struct tn_backend_options *options,
                     struct tn_backend **ret, struct sp_error *err) SP_MUST_USE;
 void tn_close(struct tn_backend *backend); /* NULL is fine */
 /* The numerics class without opening the device's pool, by name. */
-enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES], struct sp_error *err)
-    SP_MUST_USE;
+enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
+                              struct sp_error *err) SP_MUST_USE;
 
 #endif

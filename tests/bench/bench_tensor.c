@@ -1,6 +1,6 @@
-/* bench_tensor: speed of the matrix products, of decode products and of attention, beside a probe of
- * the machine's multiply-add limit and beside OpenBLAS. Figures are medians; the candidates of a line
- * take turns, because a shared machine's speed changes while one looks. Prints a table.
+/* bench_tensor: speed of the matrix products, of decode products and of attention, beside a probe
+ * of the machine's multiply-add limit and beside OpenBLAS. Figures are medians; the candidates of a
+ * line take turns, because a shared machine's speed changes while one looks. Prints a table.
  *
  *     bench_tensor [--threads N] [--isa NAME] [--repeats N] [--only WORD] */
 #include <getopt.h>
@@ -183,7 +183,8 @@ static void attention(struct bench *bench, int32_t segments, int32_t prompt, int
     free(list);
 }
 
-static void decode_attention(struct bench *bench, int32_t batch, int32_t context, enum tn_dtype dtype)
+static void decode_attention(struct bench *bench, int32_t batch, int32_t context,
+                             enum tn_dtype dtype)
 {
     enum { H = 9, G = 3, C = 64, LAYERS = 4 };
     struct tn_backend *b = bench->cpu;
@@ -205,8 +206,8 @@ static void decode_attention(struct bench *bench, int32_t batch, int32_t context
     }
     qsort(times, (size_t)bench->repeats, sizeof(double), by_value);
     double bytes = 2.0 * batch * context * G * C * (dtype == TN_BF16 ? 2 : 4);
-    printf("decode       batch %d, context %d, %s cache: %.3f ms a layer, %.1f GB/s\n", batch, context,
-           dtype == TN_BF16 ? "bf16" : "fp32", 1e3 * times[bench->repeats / 2],
+    printf("decode       batch %d, context %d, %s cache: %.3f ms a layer, %.1f GB/s\n", batch,
+           context, dtype == TN_BF16 ? "bf16" : "fp32", 1e3 * times[bench->repeats / 2],
            bytes / times[bench->repeats / 2] * 1e-9);
     b->ops->cache_free(b, cache);
     free(rows);
@@ -241,9 +242,10 @@ static void rows(struct bench *bench)
     for (int i = 0; i < 3; i++)
         qsort(times[i], (size_t)bench->repeats, sizeof(double), by_value);
     int middle = bench->repeats / 2;
-    printf("rows         vocabulary 49152: log-sum-exp %.1f us a row, sample %.1f us a row; swiglu of "
-           "1536: %.2f us a row\n",
-           1e6 * times[0][middle] / R, 1e6 * times[1][middle] / R, 1e6 * times[2][middle] / T);
+    printf(
+        "rows         vocabulary 49152: log-sum-exp %.1f us a row, sample %.1f us a row; swiglu of "
+        "1536: %.2f us a row\n",
+        1e6 * times[0][middle] / R, 1e6 * times[1][middle] / R, 1e6 * times[2][middle] / T);
     sp_free_block(x);
     sp_free_block(y);
 }
@@ -255,8 +257,10 @@ static bool wanted(const struct bench *bench, const char *word)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'},
-                                            {"repeats", 1, NULL, 'r'}, {"only", 1, NULL, 'o'},
+    static const struct option options[] = {{"threads", 1, NULL, 't'},
+                                            {"isa", 1, NULL, 'i'},
+                                            {"repeats", 1, NULL, 'r'},
+                                            {"only", 1, NULL, 'o'},
                                             {0}};
     static const int32_t train[][2] = {{960, 576}, {3072, 576}, {576, 1536}, {49152, 576}};
     static const int32_t decode_rows[] = {1, 8, 32, 64, 128};

@@ -1,18 +1,18 @@
 /* attend: what attention over packed segments, its backward and attention over the cache share.
  *
  * A packed segment is two sequences of logical positions: the prompt with branch a, and the prompt
- * with branch b (whose queries are the rows of b alone). Keys are laid out by logical position, K in
- * blocks of nr keys transposed, V as rows; so a sequence, a branch of a pair and a slot of the cache
- * look the same to the code below, and give the same bits. */
+ * with branch b (whose queries are the rows of b alone). Keys are laid out by logical position, K
+ * in blocks of nr keys transposed, V as rows; so a sequence, a branch of a pair and a slot of the
+ * cache look the same to the code below, and give the same bits. */
 #ifndef SPIN_TENSOR_ATTEND_H
 #define SPIN_TENSOR_ATTEND_H
 
 #include "common/tensor/cpu/cpu.h"
 
 struct tn_sequence {
-    int32_t row, prompt;            /* first row and length of the prompt */
-    int32_t branch_row, branch;     /* first row and length of the branch */
-    int32_t first_query;            /* logical position of the first query: 0, or prompt */
+    int32_t row, prompt;        /* first row and length of the prompt */
+    int32_t branch_row, branch; /* first row and length of the branch */
+    int32_t first_query;        /* logical position of the first query: 0, or prompt */
 };
 
 static inline int32_t tn_sequence_keys(const struct tn_sequence *s)

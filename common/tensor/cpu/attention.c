@@ -105,7 +105,7 @@ void tn_pack_rows(float *to, size_t padded, const float *from, size_t stride,
     }
 }
 
-/* --- the operation: as many segments at a time as scratch holds, heads and tiles in parallel --- */
+/* --- the operation: as many segments at a time as scratch holds, tiles in parallel --- */
 
 #define BATCH 64 /* sequences */
 
@@ -213,8 +213,15 @@ void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const 
                       int32_t G, int32_t C, float scale, int32_t window)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
-    struct forward f = {.cpu = cpu, .out = out, .lse = lse, .qkv = qkv, .H = H, .G = G, .C = C,
-                        .window = window, .scale = scale};
+    struct forward f = {.cpu = cpu,
+                        .out = out,
+                        .lse = lse,
+                        .qkv = qkv,
+                        .H = H,
+                        .G = G,
+                        .C = C,
+                        .window = window,
+                        .scale = scale};
     f.tile_rows = SP_MAX(1, cpu->kern->mr / (H / G));
     for (int32_t i = 0; i < n_segments; i++) {
         struct tn_sequence sequences[2];

@@ -25,13 +25,13 @@ struct head {
     const struct tn_sequence *s;
     size_t c, padded, stride;
     int32_t head, group;
-    float *kt, *vt;   /* keys and values, transposed blocks, by logical position */
-    float *kn;        /* keys as rows */
-    float *dk, *dv;   /* gradients by row of the segment: prompt, a, b */
-    float *q, *dy;    /* [TILE][padded] */
-    float *p, *ds;    /* [TILE][n_padded] */
-    float *part;      /* a tile of A for the microkernel */
-    float *dq;        /* [mr][padded] */
+    float *kt, *vt; /* keys and values, transposed blocks, by logical position */
+    float *kn;      /* keys as rows */
+    float *dk, *dv; /* gradients by row of the segment: prompt, a, b */
+    float *q, *dy;  /* [TILE][padded] */
+    float *p, *ds;  /* [TILE][n_padded] */
+    float *part;    /* a tile of A for the microkernel */
+    float *dq;      /* [mr][padded] */
 };
 
 struct item { /* one query of a tile */
@@ -45,8 +45,17 @@ static size_t head_floats(const struct tn_kern *kern, int32_t keys, int32_t rows
     size_t nr = (size_t)kern->nr, c = (size_t)C, padded = tn_round_up(c, nr);
     size_t n = tn_round_up((size_t)keys, nr) + nr;
     size_t parts[] = {
-        n * c, n * c, n * padded, (size_t)rows * padded, (size_t)rows * padded, TILE * padded,
-        TILE * padded, TILE * n, TILE * n, TN_MAX_MR * SP_MAX(n, c) + 64, TN_MAX_MR * padded,
+        n * c,
+        n * c,
+        n * padded,
+        (size_t)rows * padded,
+        (size_t)rows * padded,
+        TILE * padded,
+        TILE * padded,
+        TILE * n,
+        TILE * n,
+        TN_MAX_MR * SP_MAX(n, c) + 64,
+        TN_MAX_MR * padded,
     };
     size_t sum = 0;
     for (size_t i = 0; i < SP_COUNT(parts); i++) {
@@ -71,8 +80,10 @@ static void products(const struct head *h, const struct item *items, int32_t m, 
                      size_t n_padded)
 {
     size_t nr = (size_t)h->kern->nr;
-    const struct { const float *a, *keys; float *to; } pair[] = {{h->q, h->kt, h->p},
-                                                                 {h->dy, h->vt, h->ds}};
+    const struct {
+        const float *a, *keys;
+        float *to;
+    } pair[] = {{h->q, h->kt, h->p}, {h->dy, h->vt, h->ds}};
     for (size_t which = 0; which < 2; which++)
         for (int32_t first = 0; first < m; first += h->kern->mr) {
             int32_t rows = SP_MIN(h->kern->mr, m - first);
@@ -85,8 +96,8 @@ static void products(const struct head *h, const struct item *items, int32_t m, 
         }
 }
 
-static void tile_dq(const struct head *h, const struct item *items, int32_t m, size_t low,
-                    size_t n, size_t n_padded)
+static void tile_dq(const struct head *h, const struct item *items, int32_t m, size_t low, size_t n,
+                    size_t n_padded)
 {
     size_t nr = (size_t)h->kern->nr;
     for (int32_t first = 0; first < m; first += h->kern->mr) {
@@ -183,11 +194,15 @@ static void backward_task(void *context, int32_t task, int32_t worker)
     size_t parts[HEAD_PARTS];
     (void)head_floats(b->cpu->kern, g->prompt + SP_MAX(g->a, g->b), rows, b->C, parts);
     float *base = tn_own_scratch(b->cpu, worker, b->own_floats);
-    struct head h = {.b = b, .kern = b->cpu->kern, .head = task % b->G, .group = b->H / b->G,
-                     .c = (size_t)b->C, .stride = (size_t)(b->H + 2 * b->G) * (size_t)b->C};
+    struct head h = {.b = b,
+                     .kern = b->cpu->kern,
+                     .head = task % b->G,
+                     .group = b->H / b->G,
+                     .c = (size_t)b->C,
+                     .stride = (size_t)(b->H + 2 * b->G) * (size_t)b->C};
     h.padded = tn_round_up(h.c, (size_t)h.kern->nr);
-    float **buffers[] = {&h.kt, &h.vt, &h.kn, &h.dk, &h.dv, &h.q, &h.dy, &h.p, &h.ds, &h.part,
-                         &h.dq};
+    float **buffers[] = {&h.kt, &h.vt, &h.kn, &h.dk,   &h.dv, &h.q,
+                         &h.dy, &h.p,  &h.ds, &h.part, &h.dq};
     for (size_t i = 0; i < HEAD_PARTS; i++)
         *buffers[i] = base + parts[i];
     memset(h.dk, 0, (size_t)rows * h.padded * sizeof(float));
@@ -206,9 +221,18 @@ void tn_cpu_attention_bwd(struct tn_backend *backend, float *dqkv, const float *
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
                           int32_t G, int32_t C, float scale, int32_t window)
 {
-    struct backward b = {.cpu = tn_cpu_of(backend), .dqkv = dqkv, .dout = dout, .out = out,
-                         .lse = lse, .qkv = qkv, .segments = segments, .H = H, .G = G, .C = C,
-                         .window = window, .scale = scale};
+    struct backward b = {.cpu = tn_cpu_of(backend),
+                         .dqkv = dqkv,
+                         .dout = dout,
+                         .out = out,
+                         .lse = lse,
+                         .qkv = qkv,
+                         .segments = segments,
+                         .H = H,
+                         .G = G,
+                         .C = C,
+                         .window = window,
+                         .scale = scale};
     for (int32_t i = 0; i < n_segments; i++) {
         size_t parts[HEAD_PARTS];
         const struct tn_segment *g = &segments[i];

@@ -14,8 +14,8 @@ struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *backend, int32_t layers,
     int32_t nr = tn_cpu_of(backend)->kern->nr;
     struct tn_kv_cache *cache = sp_xalloc(sizeof(*cache));
     size_t unit = dtype == TN_BF16 ? 2 : 4, heads, bytes;
-    *cache = (struct tn_kv_cache){.layers = layers, .slots = slots, .G = G, .C = C, .nr = nr,
-                                  .dtype = dtype};
+    *cache = (struct tn_kv_cache){
+        .layers = layers, .slots = slots, .G = G, .C = C, .nr = nr, .dtype = dtype};
     cache->blocks = tn_ceil_div(max_positions, nr);
     cache->padded = (int32_t)tn_round_up((size_t)C, (size_t)nr);
     size_t positions = (size_t)cache->blocks * (size_t)nr;
@@ -169,8 +169,15 @@ void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float 
                             const struct tn_cache_row *rows, int32_t T, int32_t H, float scale,
                             int32_t window)
 {
-    struct cached a = {.cpu = tn_cpu_of(backend), .cache = cache, .out = out, .qkv = qkv,
-                       .rows = rows, .layer = layer, .T = T, .H = H, .window = window,
+    struct cached a = {.cpu = tn_cpu_of(backend),
+                       .cache = cache,
+                       .out = out,
+                       .qkv = qkv,
+                       .rows = rows,
+                       .layer = layer,
+                       .T = T,
+                       .H = H,
+                       .window = window,
                        .scale = scale};
     int32_t longest = 0;
     for (int32_t i = 0; i < T; i++)

@@ -130,8 +130,9 @@ void tn_cpu_gather_logprob(struct tn_backend *, float *logprob_host, const float
                            int32_t V);
 void tn_cpu_logits_bwd(struct tn_backend *, float *logits, const float *lse_host,
                        const struct tn_target *targets, int32_t n, int32_t R, int32_t V);
-void tn_cpu_sample(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R, int32_t V,
-                   const struct tn_sample_params *params, const struct tn_sample_key *keys);
+void tn_cpu_sample(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R,
+                   int32_t V, const struct tn_sample_params *params,
+                   const struct tn_sample_key *keys);
 
 struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *, int32_t layers, int32_t slots,
                                      int32_t max_positions, int32_t G, int32_t C,

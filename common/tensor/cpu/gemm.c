@@ -1,7 +1,7 @@
-/* gemm: matrix products in the manner of BLIS (Van Zee & van de Geijn 2015): both factors are packed
- * into panels as the microkernel reads them, in blocks that fit the caches. Blocks over k continue
- * each output's chain from C, so the block sizes, the microkernel's shape and the split of tasks
- * change no bit. */
+/* gemm: matrix products in the manner of BLIS (Van Zee & van de Geijn 2015): both factors are
+ * packed into panels as the microkernel reads them, in blocks that fit the caches. Blocks over k
+ * continue each output's chain from C, so the block sizes, the microkernel's shape and the split of
+ * tasks change no bit. */
 #include "common/tensor/cpu/cpu.h"
 
 #include <stdlib.h>
@@ -10,18 +10,18 @@
 #include "common/base/mem.h"
 #include "common/base/half.h"
 
-#define KC 384           /* k of one block: nr·KC floats of B stay in the first cache */
-#define NC 4096          /* columns of B packed at a time, shared by all workers */
-#define MC_BLOCKS 8      /* row blocks of one task: mr·MC_BLOCKS·KC floats of A in the second */
-#define M_MAX 1008       /* rows of A packed at a time */
+#define KC 384             /* k of one block: nr·KC floats of B stay in the first cache */
+#define NC 4096            /* columns of B packed at a time, shared by all workers */
+#define MC_BLOCKS 8        /* row blocks of one task: mr·MC_BLOCKS·KC floats of A in the second */
+#define M_MAX 1008         /* rows of A packed at a time */
 #define A_PACKED (1 << 20) /* floats of A packed at a time in products with packed weights */
-#define SMALL_WORK 60000 /* multiply-adds below which waking the workers costs more */
+#define SMALL_WORK 60000   /* multiply-adds below which waking the workers costs more */
 
 struct product {
     struct tn_cpu *cpu;
     const struct tn_gemm *g;
-    int32_t m0, m, k0, k, n0, n;  /* the block at hand */
-    int32_t row_blocks;           /* of at most mr rows, sizes as even as possible */
+    int32_t m0, m, k0, k, n0, n; /* the block at hand */
+    int32_t row_blocks;          /* of at most mr rows, sizes as even as possible */
     float *pack_a, *pack_b;
     int32_t a_tasks, row_groups, col_groups, panels;
     /* with weights packed before: all of k at once */
@@ -120,7 +120,7 @@ static void compute_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-/* With packed weights: all of k in blocks inside the task, so that there is one job for a product. */
+/* With packed weights: all of k in blocks inside the task: one job for a product. */
 static void compute_packed_task(void *context, int32_t task, int32_t worker)
 {
     const struct product *p = context;
@@ -134,7 +134,8 @@ static void compute_packed_task(void *context, int32_t task, int32_t worker)
     int32_t k_blocks = block1 - block0 == 1 ? 1 : tn_ceil_div(K, KC);
     for (int32_t panel = panel0; panel < panel1; panel++) {
         int32_t col = panel * nr, cols = SP_MIN(nr, p->n - col);
-        const uint8_t *b = (const uint8_t *)p->weights->panels + (size_t)panel * (size_t)K * k_bytes;
+        const uint8_t *b =
+            (const uint8_t *)p->weights->panels + (size_t)panel * (size_t)K * k_bytes;
         for (int32_t kb = 0; kb < k_blocks; kb++) {
             int32_t k0 = tn_split(K, k_blocks, kb), k1 = tn_split(K, k_blocks, kb + 1);
             for (int32_t block = block0; block < block1; block++) {
@@ -199,8 +200,8 @@ void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *g)
     int32_t m_parts = tn_ceil_div(g->M, M_MAX), k_parts = tn_ceil_div(g->K, KC);
     int32_t n_parts = tn_ceil_div(g->N, NC);
     size_t a_floats = pack_a_floats(SP_MIN(g->M, M_MAX), SP_MIN(g->K, KC));
-    p.pack_a = tn_shared_scratch(
-        cpu, a_floats + tn_round_up((size_t)SP_MIN(g->N, NC), (size_t)nr) * (size_t)SP_MIN(g->K, KC));
+    p.pack_a = tn_shared_scratch(cpu, a_floats + tn_round_up((size_t)SP_MIN(g->N, NC), (size_t)nr) *
+                                                     (size_t)SP_MIN(g->K, KC));
     p.pack_b = p.pack_a + a_floats;
     for (int32_t mp = 0; mp < m_parts; mp++) {
         p.m0 = tn_split(g->M, m_parts, mp);
@@ -224,24 +225,51 @@ void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *g)
 void tn_cpu_linear(struct tn_backend *backend, float *y, const float *x, const float *w, int32_t T,
                    int32_t N, int32_t K, bool accumulate)
 {
-    struct tn_gemm g = {.M = T, .N = N, .K = K, .a = x, .a_row = (size_t)K, .a_col = 1, .b = w,
-                        .b_row = 1, .b_col = (size_t)K, .c = y, .accumulate = accumulate};
+    struct tn_gemm g = {.M = T,
+                        .N = N,
+                        .K = K,
+                        .a = x,
+                        .a_row = (size_t)K,
+                        .a_col = 1,
+                        .b = w,
+                        .b_row = 1,
+                        .b_col = (size_t)K,
+                        .c = y,
+                        .accumulate = accumulate};
     tn_gemm_run(tn_cpu_of(backend), &g);
 }
 
 void tn_cpu_linear_bwd_x(struct tn_backend *backend, float *dx, const float *dy, const float *w,
                          int32_t T, int32_t N, int32_t K, bool accumulate)
 {
-    struct tn_gemm g = {.M = T, .N = K, .K = N, .a = dy, .a_row = (size_t)N, .a_col = 1, .b = w,
-                        .b_row = (size_t)K, .b_col = 1, .c = dx, .accumulate = accumulate};
+    struct tn_gemm g = {.M = T,
+                        .N = K,
+                        .K = N,
+                        .a = dy,
+                        .a_row = (size_t)N,
+                        .a_col = 1,
+                        .b = w,
+                        .b_row = (size_t)K,
+                        .b_col = 1,
+                        .c = dx,
+                        .accumulate = accumulate};
     tn_gemm_run(tn_cpu_of(backend), &g);
 }
 
 void tn_cpu_linear_bwd_w(struct tn_backend *backend, float *dw, const float *dy, const float *x,
                          int32_t T, int32_t N, int32_t K)
 {
-    struct tn_gemm g = {.M = N, .N = K, .K = T, .a = dy, .a_row = 1, .a_col = (size_t)N, .b = x,
-                        .b_row = (size_t)K, .b_col = 1, .c = dw, .accumulate = true};
+    struct tn_gemm g = {.M = N,
+                        .N = K,
+                        .K = T,
+                        .a = dy,
+                        .a_row = 1,
+                        .a_col = (size_t)N,
+                        .b = x,
+                        .b_row = (size_t)K,
+                        .b_col = 1,
+                        .c = dw,
+                        .accumulate = true};
     tn_gemm_run(tn_cpu_of(backend), &g);
 }
 
@@ -288,8 +316,8 @@ void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
     struct tn_cpu *cpu = tn_cpu_of(backend);
     if (T <= 0)
         return;
-    struct tn_gemm g = {.M = T, .N = w->N, .K = w->K, .a = x, .a_row = (size_t)w->K, .a_col = 1,
-                        .c = y};
+    struct tn_gemm g = {
+        .M = T, .N = w->N, .K = w->K, .a = x, .a_row = (size_t)w->K, .a_col = 1, .c = y};
     struct product p = {.cpu = cpu, .g = &g, .weights = w, .k = w->K, .n = w->N};
     int32_t parts = tn_ceil_div(T, packed_rows(cpu->kern, w->K));
     p.pack_a = tn_shared_scratch(cpu, pack_a_floats(tn_ceil_div(T, parts), w->K));

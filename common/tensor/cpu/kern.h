@@ -22,7 +22,8 @@ struct tn_kern {
      * k = 0 … depth-1, begun at 0 or at C. A[k][i] is a[k·lda + i], B[k][j] is b[k·ldb + j]. */
     void (*micro)(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
                   float *c, size_t ldc, bool load);
-    /* The same with B in bf16: word j of nr/2 words holds column j (low half) and j + nr/2 (high). */
+    /* The same with B in bf16: word j of nr/2 words holds column j (low half) and j + nr/2 (high).
+     */
     void (*micro_bf16)(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
                        size_t ldb, float *c, size_t ldc, bool load);
     /* to[c·ldto + r] = from[r·ldfrom + c]; nothing else is written. */

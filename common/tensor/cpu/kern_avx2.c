@@ -1,6 +1,6 @@
-/* kern_avx2: kernels for AVX2 with FMA. Microkernel of 6 × 16: 12 accumulators, two vectors of B and
- * a broadcast of A. Accumulators have names: as arrays gcc 12 keeps them in memory and falls to a
- * third of the speed. */
+/* kern_avx2: kernels for AVX2 with FMA. Microkernel of 6 × 16: 12 accumulators, two vectors of B
+ * and a broadcast of A. Accumulators have names: as arrays gcc 12 keeps them in memory and falls to
+ * a third of the speed. */
 #include "common/tensor/cpu/kern.h"
 #include "common/tensor/cpu/vec_avx2.h"
 #include "common/tensor/cpu/vmath.h"
@@ -67,7 +67,8 @@ MICRO(micro_b16, 4, uint32_t, B_BF16)
 MICRO(micro_b16, 5, uint32_t, B_BF16)
 MICRO(micro_b16, 6, uint32_t, B_BF16)
 
-typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t, bool);
+typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t,
+                          bool);
 typedef void micro_b16_fn(size_t, const float *, size_t, const uint32_t *, size_t, float *, size_t,
                           bool);
 

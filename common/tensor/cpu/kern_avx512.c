@@ -92,20 +92,21 @@ MICRO(micro_b16, 12, uint32_t, B_BF16)
 MICRO(micro_b16, 13, uint32_t, B_BF16)
 MICRO(micro_b16, 14, uint32_t, B_BF16)
 
-typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t, bool);
+typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t,
+                          bool);
 typedef void micro_b16_fn(size_t, const float *, size_t, const uint32_t *, size_t, float *, size_t,
                           bool);
 
 static micro_f32_fn *const micro_f32[] = {
-    NULL, micro_f32_1, micro_f32_2, micro_f32_3, micro_f32_4, micro_f32_5, micro_f32_6,
-    micro_f32_7, micro_f32_8, micro_f32_9, micro_f32_10, micro_f32_11, micro_f32_12, micro_f32_13,
-    micro_f32_14,
+    NULL,         micro_f32_1,  micro_f32_2,  micro_f32_3,  micro_f32_4,
+    micro_f32_5,  micro_f32_6,  micro_f32_7,  micro_f32_8,  micro_f32_9,
+    micro_f32_10, micro_f32_11, micro_f32_12, micro_f32_13, micro_f32_14,
 };
 
 static micro_b16_fn *const micro_b16[] = {
-    NULL, micro_b16_1, micro_b16_2, micro_b16_3, micro_b16_4, micro_b16_5, micro_b16_6,
-    micro_b16_7, micro_b16_8, micro_b16_9, micro_b16_10, micro_b16_11, micro_b16_12, micro_b16_13,
-    micro_b16_14,
+    NULL,         micro_b16_1,  micro_b16_2,  micro_b16_3,  micro_b16_4,
+    micro_b16_5,  micro_b16_6,  micro_b16_7,  micro_b16_8,  micro_b16_9,
+    micro_b16_10, micro_b16_11, micro_b16_12, micro_b16_13, micro_b16_14,
 };
 
 static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
@@ -127,7 +128,8 @@ static inline void transpose_block(float *to, size_t ldto, const float *from, si
     __m512 r[16], t[16];
     __mmask16 in = (__mmask16)((1u << cols) - 1), out = (__mmask16)((1u << rows) - 1);
     for (int i = 0; i < 16; i++)
-        r[i] = i < rows ? _mm512_maskz_loadu_ps(in, from + (size_t)i * ldfrom) : _mm512_setzero_ps();
+        r[i] =
+            i < rows ? _mm512_maskz_loadu_ps(in, from + (size_t)i * ldfrom) : _mm512_setzero_ps();
     for (int i = 0; i < 16; i += 2) { /* pairs of rows: a0 b0 a1 b1 | a2 b2 a3 b3 in each quarter */
         t[i] = _mm512_unpacklo_ps(r[i], r[i + 1]);
         t[i + 1] = _mm512_unpackhi_ps(r[i], r[i + 1]);

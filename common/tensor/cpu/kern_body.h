@@ -1,5 +1,6 @@
-/* kern_body: the kernels of one instruction set. A file kern_ISA.c includes its vec header, vmath.h,
- * defines K_ISA, K_MR, K_NR, k_micro, k_micro_bf16, k_transpose and k_copy, and includes this. */
+/* kern_body: the kernels of one instruction set. A file kern_ISA.c includes its vec header,
+ * vmath.h, defines K_ISA, K_MR, K_NR, k_micro, k_micro_bf16, k_transpose and k_copy, and includes
+ * this. */
 
 #include "common/tensor/cpu/kern_pointwise.h"
 #include "common/tensor/cpu/kern_rows.h"

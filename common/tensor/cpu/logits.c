@@ -91,7 +91,7 @@ static void bwd_task(void *context, int32_t task, int32_t worker)
 void tn_cpu_logits_bwd(struct tn_backend *backend, float *logits, const float *lse_host,
                        const struct tn_target *targets, int32_t n, int32_t R, int32_t V)
 {
-    struct logits l = {.logits = logits, .lse = lse_host, .targets = targets, .n = n, .R = R,
-                       .V = V};
+    struct logits l = {
+        .logits = logits, .lse = lse_host, .targets = targets, .n = n, .R = R, .V = V};
     run_rows(tn_cpu_of(backend), &l, bwd_task);
 }

@@ -5,9 +5,9 @@
 #include "common/base/mem.h"
 #include "common/tensor/cpu/cpu.h"
 
-#define CHUNK 65536     /* elements of one task; of one partial sum in sum_squares */
-#define SMALL 16384     /* elements below which waking the workers costs more */
-#define PARTIALS 1024   /* partial sums of sum_squares held at a time */
+#define CHUNK 65536   /* elements of one task; of one partial sum in sum_squares */
+#define SMALL 16384   /* elements below which waking the workers costs more */
+#define PARTIALS 1024 /* partial sums of sum_squares held at a time */
 
 struct rows { /* the arguments of an operation over rows, and how it is split */
     struct tn_cpu *cpu;
@@ -82,8 +82,8 @@ static void rmsnorm_task(void *context, int32_t task, int32_t worker)
     const struct rows *r = context;
     struct span s = part(r, task);
     size_t at = (size_t)s.from * (size_t)r->D;
-    r->cpu->kern->rmsnorm(r->y + at, r->y2 ? r->y2 + s.from : NULL, r->a + at, r->b,
-                          s.to - s.from, r->D, r->eps);
+    r->cpu->kern->rmsnorm(r->y + at, r->y2 ? r->y2 + s.from : NULL, r->a + at, r->b, s.to - s.from,
+                          r->D, r->eps);
 }
 
 void tn_cpu_rmsnorm(struct tn_backend *backend, float *y, float *rstd, const float *x,
@@ -116,8 +116,8 @@ void tn_cpu_rmsnorm_bwd(struct tn_backend *backend, float *dx, float *dw, const 
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct rows r = {.y = dx, .a = dy, .b = x, .c = w, .d = rstd};
     run_rows(cpu, &r, T, D, rmsnorm_dx_task);
-    struct rows columns = {.cpu = cpu, .T = tn_ceil_div(D, 16), .D = D, .C = T, .y = dw, .a = dy,
-                           .b = x, .d = rstd};
+    struct rows columns = {
+        .cpu = cpu, .T = tn_ceil_div(D, 16), .D = D, .C = T, .y = dw, .a = dy, .b = x, .d = rstd};
     columns.tasks = (size_t)T * (size_t)D < SMALL ? 1 : SP_MIN(columns.T, 2 * cpu->threads);
     tn_pool_run(cpu->pool, columns.tasks, rmsnorm_dw_task, &columns);
 }
@@ -134,8 +134,14 @@ void tn_cpu_rope(struct tn_backend *backend, float *x, int32_t T, int32_t heads,
                  int32_t stride, const int32_t *positions, const float *cos, const float *sin,
                  bool inverse)
 {
-    struct rows r = {.y = x, .a = cos, .b = sin, .ids = positions, .heads = heads, .C = C,
-                     .stride = stride, .inverse = inverse};
+    struct rows r = {.y = x,
+                     .a = cos,
+                     .b = sin,
+                     .ids = positions,
+                     .heads = heads,
+                     .C = C,
+                     .stride = stride,
+                     .inverse = inverse};
     run_rows(tn_cpu_of(backend), &r, T, heads * C, rope_task);
 }
 

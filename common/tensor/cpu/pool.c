@@ -13,7 +13,7 @@
 
 struct tn_pool {
     int32_t threads;
-    bool spins; /* no: more threads than cores */
+    bool spins;         /* no: more threads than cores */
     pthread_t *handles; /* threads - 1, of workers 1 … */
     int32_t started;
 
@@ -22,15 +22,15 @@ struct tn_pool {
     void *context;
     int32_t tasks;
 
-    _Alignas(64) atomic_uint job;      /* raised for every job */
+    _Alignas(64) atomic_uint job; /* raised for every job */
     _Alignas(64) atomic_int next_task;
-    _Alignas(64) atomic_uint working;  /* workers that haven't finished the job yet */
+    _Alignas(64) atomic_uint working; /* workers that haven't finished the job yet */
     atomic_bool stop;
 
     pthread_mutex_t lock; /* for sleeping only */
     pthread_cond_t wake, done;
-    int32_t sleeping;     /* workers in `wake`, under the lock */
-    bool caller_sleeps;   /* the caller is in `done`, under the lock */
+    int32_t sleeping;   /* workers in `wake`, under the lock */
+    bool caller_sleeps; /* the caller is in `done`, under the lock */
 };
 
 struct worker_start {

@@ -1,9 +1,9 @@
 /* sample: one draw a row. The uniform number comes from the counter-based generator by the draw's
  * name, probabilities from our exp, and every sum has one order:
  *
- * - Without top-k and top-p the distribution function is inverted over the vocabulary by id: sums of
- *   chunks of CHUNK ids (16 lanes and a tree) are added up in order, and the chunk that the draw falls
- *   in is walked id by id. Nothing is sorted.
+ * - Without top-k and top-p the distribution function is inverted over the vocabulary by id: sums
+ * of chunks of CHUNK ids (16 lanes and a tree) are added up in order, and the chunk that the draw
+ * falls in is walked id by id. Nothing is sorted.
  * - With either, candidates are taken in order of falling logit, lower id first among equals: top-k
  *   keeps the first k; top-p the shortest prefix whose share of what top-k left is at least p (at
  *   least one). Only as many as needed are sorted.
@@ -135,7 +135,8 @@ static int32_t sample_sorted(const struct sampling *s, const float *x, float max
         qsort(list, keep, sizeof(*list), compare_candidates);
     } else {
         for (size_t at = 0; at < V; at += CHUNK)
-            whole += (double)kern->row_sum_exp(x + at, SP_MIN((size_t)CHUNK, V - at), max, inverse_t);
+            whole +=
+                (double)kern->row_sum_exp(x + at, SP_MIN((size_t)CHUNK, V - at), max, inverse_t);
     }
     float *p = (float *)(list + V), *logit = p + V;
     size_t sorted = limited ? keep : 0, known = 0;
@@ -205,8 +206,13 @@ void tn_cpu_sample(struct tn_backend *backend, int32_t *ids_host, const float *l
                    int32_t V, const struct tn_sample_params *params,
                    const struct tn_sample_key *keys)
 {
-    struct sampling s = {.cpu = tn_cpu_of(backend), .ids = ids_host, .logits = logits, .R = R,
-                         .V = V, .params = params, .keys = keys};
+    struct sampling s = {.cpu = tn_cpu_of(backend),
+                         .ids = ids_host,
+                         .logits = logits,
+                         .R = R,
+                         .V = V,
+                         .params = params,
+                         .keys = keys};
     SP_ASSERT(V > 0 && V <= 1 << 20);
     tn_pool_run(s.cpu->pool, R, sample_task, &s);
 }

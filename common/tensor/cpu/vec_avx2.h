@@ -15,8 +15,8 @@ static inline __m256i v_lanes(ptrdiff_t from, ptrdiff_t to, int first)
 {
     from = from < 0 ? 0 : from > 16 ? 16 : from;
     to = to < 0 ? 0 : to > 16 ? 16 : to;
-    __m256i i = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7),
-                                 _mm256_set1_epi32(first));
+    __m256i i =
+        _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(first));
     return _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32((int)from), i),
                                _mm256_cmpgt_epi32(_mm256_set1_epi32((int)to), i));
 }
@@ -49,7 +49,8 @@ static inline vf v_zero(void)
 }
 static inline vf v_iota(void)
 {
-    return (vf){_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7), _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15)};
+    return (vf){_mm256_setr_ps(0, 1, 2, 3, 4, 5, 6, 7),
+                _mm256_setr_ps(8, 9, 10, 11, 12, 13, 14, 15)};
 }
 static inline vf v_add(vf a, vf b)
 {

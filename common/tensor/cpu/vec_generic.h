@@ -42,8 +42,8 @@ static inline void v_fma2(float *to, v_d2 a, v_d2 b, v_d2 c)
     v_u2 bits = (v_u2)s;
     /* NaN compares false on both sides: infinities and NaN pass as they are. */
     v_u2 inexact = (v_u2)((error > 0.0) | (error < 0.0));
-    v_u2 step = inexact & ~bits & 1;               /* 1 when the sum is inexact and even */
-    v_u2 inward = (bits ^ (v_u2)error) >> 63;      /* 1 when the error has the other sign */
+    v_u2 step = inexact & ~bits & 1;          /* 1 when the sum is inexact and even */
+    v_u2 inward = (bits ^ (v_u2)error) >> 63; /* 1 when the error has the other sign */
     bits += step - ((step & inward) << 1);
     v_f2 rounded = __builtin_convertvector((v_d2)bits, v_f2);
     memcpy(to, &rounded, sizeof(rounded));

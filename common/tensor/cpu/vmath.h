@@ -2,8 +2,9 @@
  * headers (include that first). Results of the project use these and not libm's, whose bits differ
  * from version to version.
  *
- * exp: x = n·ln2 + r, |r| ≤ ln2/2, polynomial of degree 7 (coefficients of Cephes expf, S. Moshier),
- * at most 2 ulp off; results that would be subnormal are 0, above 88.72 infinity, NaN stays NaN. */
+ * exp: x = n·ln2 + r, |r| ≤ ln2/2, polynomial of degree 7 (coefficients of Cephes expf, S.
+ * Moshier), at most 2 ulp off; results that would be subnormal are 0, above 88.72 infinity, NaN
+ * stays NaN. */
 #ifndef SPIN_TENSOR_VMATH_H
 #define SPIN_TENSOR_VMATH_H
 

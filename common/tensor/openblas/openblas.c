@@ -1,10 +1,11 @@
 /* openblas: the "openblas" backend: the "cpu" one with its matrix products done by OpenBLAS.
  *
- * OpenBLAS picks kernels by the shape of a product, so a row's bits would depend on how many rows it
- * shares a call with. Every call here has ROWS rows (the last block is filled up with zeros) and a
- * block of columns that depends on N alone, and OpenBLAS itself runs on one thread under our workers:
- * a row's bits depend on nothing but its values, N and K. Sums over rows (linear_bwd_w) are one call
- * for all rows, split over columns: they depend on the number of rows, which is the plan's. */
+ * OpenBLAS picks kernels by the shape of a product, so a row's bits would depend on how many rows
+ * it shares a call with. Every call here has ROWS rows (the last block is filled up with zeros) and
+ * a block of columns that depends on N alone, and OpenBLAS itself runs on one thread under our
+ * workers: a row's bits depend on nothing but its values, N and K. Sums over rows (linear_bwd_w)
+ * are one call for all rows, split over columns: they depend on the number of rows, which is the
+ * plan's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -64,7 +65,13 @@ static void product(struct tn_backend *backend, struct call *p)
 static void blas_linear(struct tn_backend *backend, float *y, const float *x, const float *w,
                         int32_t T, int32_t N, int32_t K, bool accumulate)
 {
-    struct call p = {.M = T, .N = N, .K = K, .a = x, .b = w, .c = y, .b_transposed = true,
+    struct call p = {.M = T,
+                     .N = N,
+                     .K = K,
+                     .a = x,
+                     .b = w,
+                     .c = y,
+                     .b_transposed = true,
                      .accumulate = accumulate};
     product(backend, &p);
 }

@@ -12,7 +12,8 @@ struct shape {
     int32_t H, G, C, window;
 };
 static const struct shape shapes[] = {
-    {4, 2, 16, 0}, {3, 1, 8, 0}, {2, 2, 64, 0}, {9, 3, 20, 0}, {4, 2, 16, 5}, {16, 1, 32, 7}, {6, 2, 40, 40},
+    {4, 2, 16, 0}, {3, 1, 8, 0},   {2, 2, 64, 0},  {9, 3, 20, 0},
+    {4, 2, 16, 5}, {16, 1, 32, 7}, {6, 2, 40, 40},
 };
 static const struct tn_segment segments[] = {
     {0, 5, 3, 7}, {15, 0, 1, 0}, {16, 33, 20, 18}, {87, 4, 0, 6}, {97, 1, 30, 0}, {128, 40, 2, 1},
@@ -91,8 +92,7 @@ START_TEST(forward_is_attention)
     struct tn_backend *b = open_backend("cpu", NULL, 2);
     size_t w = width(s), heads = ROWS * (size_t)s->H, c = (size_t)s->C;
     float *qkv = filled(ROWS * w, 1, 1.5f), *out = zeros(heads * c), *lse = zeros(heads);
-    double *exact = array(ROWS * w, 8), *want = array(heads * c, 8),
-           *want_lse = array(heads, 8);
+    double *exact = array(ROWS * w, 8), *want = array(heads * c, 8), *want_lse = array(heads, 8);
     for (size_t i = 0; i < ROWS * w; i++)
         exact[i] = qkv[i];
     attend_all(want, want_lse, exact, segments, SEGMENTS, s);
@@ -258,7 +258,8 @@ START_TEST(copied_prefixes_are_the_same)
     for (size_t p = 0; p < SP_COUNT(prefixes); p++) {
         int32_t n = prefixes[p];
         memcpy(mixed, first, (size_t)n * w * sizeof(float));
-        memcpy(mixed + (size_t)n * w, second + (size_t)n * w, (LENGTH - (size_t)n) * w * sizeof(float));
+        memcpy(mixed + (size_t)n * w, second + (size_t)n * w,
+               (LENGTH - (size_t)n) * w * sizeof(float));
         struct tn_cache_row rows[3][LENGTH];
         for (int32_t slot = 0; slot < 3; slot++)
             for (int32_t i = 0; i < LENGTH; i++)
@@ -297,16 +298,17 @@ START_TEST(attention_has_one_result)
 {
     shape_at_hand = &shapes[_i];
     check_same_bits(forward_and_backward,
-                    ROWS * ((size_t)shapes[_i].H * (size_t)(shapes[_i].C + 1) + width(&shapes[_i])));
+                    ROWS *
+                        ((size_t)shapes[_i].H * (size_t)(shapes[_i].C + 1) + width(&shapes[_i])));
 }
 END_TEST
 
 START_TEST(attention_agrees_with_openblas)
 {
     shape_at_hand = &shapes[0];
-    check_backends_agree(forward_and_backward,
-                         ROWS * ((size_t)shapes[0].H * (size_t)(shapes[0].C + 1) + width(&shapes[0])),
-                         1e-6);
+    check_backends_agree(
+        forward_and_backward,
+        ROWS * ((size_t)shapes[0].H * (size_t)(shapes[0].C + 1) + width(&shapes[0])), 1e-6);
 }
 END_TEST
 

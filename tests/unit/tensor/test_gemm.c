@@ -8,7 +8,8 @@
 #include "common/base/mem.h"
 #include "tests/unit/tensor/tensor_test.h"
 
-static const int32_t shapes[][3] = { /* T, N, K */
+static const int32_t shapes[][3] = {
+    /* T, N, K */
     {1, 1, 1},    {1, 33, 7},    {2, 16, 64},   {3, 31, 17},  {13, 32, 100}, {14, 64, 5},
     {15, 65, 33}, {29, 100, 48}, {57, 17, 401}, {7, 96, 785}, {130, 40, 24}, {1, 160, 770},
 };

@@ -50,7 +50,8 @@ END_TEST
 enum { GR = 6, GV = 50, GN = 7 };
 /* Row 0 has two targets (the last prompt row of a pair), row 2 and 5 none. */
 static const struct tn_target targets[GN] = {
-    {0, 3, 0.7f}, {0, 41, -1.3f}, {1, 0, 1.0f}, {3, 49, -0.2f}, {4, 7, 0.5f}, {4, 7, 0.25f}, {4, 8, 2.0f},
+    {0, 3, 0.7f}, {0, 41, -1.3f}, {1, 0, 1.0f}, {3, 49, -0.2f},
+    {4, 7, 0.5f}, {4, 7, 0.25f},  {4, 8, 2.0f},
 };
 
 static double logits_loss(const double *x, void *context)
@@ -243,8 +244,8 @@ START_TEST(samples_are_the_inverse_distribution)
         for (int32_t i = 0; i < V && list[i].id != ids[r]; i++)
             below += p[list[i].id];
         at = p[ids[r]];
-        ck_assert_msg(below - 1e-4 <= u && u <= below + at + 1e-4, "row %zu: %g not in %g + %g", r, u,
-                      below, at);
+        ck_assert_msg(below - 1e-4 <= u && u <= below + at + 1e-4, "row %zu: %g not in %g + %g", r,
+                      u, below, at);
         /* alone, it draws the same */
         b->ops->sample(b, again, x + r * V, 1, V, &params[r], &keys[r]);
         ck_assert_int_eq(again[0], ids[r]);

@@ -132,7 +132,8 @@ START_TEST(rope)
     ck_assert_double_lt(error_d(y, want, n), 1e-7);
     for (size_t t = 0; t < T; t++) /* what lies beside the heads stays */
         ck_assert_int_eq(memcmp(y + (t + 1) * (size_t)r.stride - 5,
-                                x + (t + 1) * (size_t)r.stride - 5, 5 * sizeof(float)), 0);
+                                x + (t + 1) * (size_t)r.stride - 5, 5 * sizeof(float)),
+                         0);
     memcpy(dx, dy, n * sizeof(float));
     b->ops->rope(b, dx, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, true);
     check_gradient(rope_loss, &r, x, dx, n, 1e-5);

@@ -1,4 +1,4 @@
-/* The worker pool: every task once, memory seen on both sides, many jobs, more threads than cores. */
+/* The worker pool: every task once, memory seen on both sides, jobs in a row, too many threads. */
 #include "tests/unit/check_main.h"
 
 #include <stdatomic.h>

@@ -75,7 +75,8 @@ START_TEST(log_is_close)
 {
     double worst = 0.0;
     for (int i = 0; i < 300000; i++) {
-        float x = i < 100000 ? 0.5f + (float)i * 1e-5f : ldexpf(1.0f + (float)i * 3e-6f, i % 270 - 140);
+        float x =
+            i < 100000 ? 0.5f + (float)i * 1e-5f : ldexpf(1.0f + (float)i * 3e-6f, i % 270 - 140);
         worst = fmax(worst, ulps(tn_logf(x), logl((long double)x)));
     }
     ck_assert_msg(worst < 0.51, "log is off by %.3f ulp", worst);
@@ -87,8 +88,9 @@ START_TEST(log_is_close)
 }
 END_TEST
 
-/* Sums that lie a hair beside the middle of two floats: rounding them to double first, as an emulation
- * might, gives the middle, and then the wrong neighbour. Through the microkernel, one step deep. */
+/* Sums that lie a hair beside the middle of two floats: rounding them to double first, as an
+ * emulation might, gives the middle, and then the wrong neighbour. Through the microkernel, one
+ * step deep. */
 START_TEST(fused_means_rounded_once)
 {
     const struct tn_kern *kern = kernels(_i);
@@ -102,7 +104,8 @@ START_TEST(fused_means_rounded_once)
         a[0] = 0x1p-12f * (1.0f + 0x1p-23f);
         for (uint32_t j = 0; j < TN_MAX_NR; j++) {
             b[j] = sign * 0x1p-12f * (1.0f - 0x1p-23f);
-            want[j] = c[j] = (1.0f + (float)pick(i, j, 1u << 23) * 0x1p-23f) * (i % 4 < 2 ? 1.0f : -1.0f);
+            want[j] = c[j] =
+                (1.0f + (float)pick(i, j, 1u << 23) * 0x1p-23f) * (i % 4 < 2 ? 1.0f : -1.0f);
             if (i % 5 == 0) { /* and any numbers at all, subnormal results included */
                 fill(&b[j], 1, i * 64 + j, ldexpf(1.0f, (int)pick(i + 1, j, 250) - 145));
                 want[j] = c[j] = ldexpf(c[j], (int)pick(i + 2, j, 200) - 145);
