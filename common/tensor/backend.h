@@ -12,12 +12,12 @@
  * and plain C give the same bits, decode gives the same bits as the training forward, and the
  * numerics class names no CPU. Gradients that sum over rows do so in row order, split over columns.
  *
- * All pointers in operations are memory of the backend (ops->alloc); on CPU backends that is ordinary
- * memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays always.
- * One compute thread at a time calls a backend; it has its own worker pool. Operations cannot fail:
- * sizes are checked where memory is planned. No operation allocates: scratch is taken at creation
- * or by ops->reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H query heads, G
- * key/value heads, C = head size. */
+ * All pointers in operations are memory of the backend (ops->alloc); on CPU backends that is
+ * ordinary memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays
+ * always. One compute thread at a time calls a backend; it has its own worker pool. Operations
+ * cannot fail: sizes are checked where memory is planned. No operation allocates: scratch is taken
+ * at creation or by ops->reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H
+ * query heads, G key/value heads, C = head size. */
 #ifndef SPIN_TENSOR_BACKEND_H
 #define SPIN_TENSOR_BACKEND_H
 
@@ -90,8 +90,9 @@ struct tn_ops {
     void (*upload)(struct tn_backend *, void *to, const void *from_host, size_t bytes);
     void (*download)(struct tn_backend *, void *to_host, const void *from, size_t bytes);
     void (*zero)(struct tn_backend *, void *memory, size_t bytes);
-    /* Grows scratch for attention over T rows in segments of at most `longest` rows, and for
-     * products; false when there is no memory. */
+    /* Grows scratch for up to max_rows rows in segments (or cached sequences) of at most `longest`
+     * positions, and matrices and vocabularies of at most max_width; false when there is no memory.
+     * An operation that needs more grows it by itself and aborts when there is no memory. */
     bool (*reserve)(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,
                     int32_t head_size, int32_t max_width);
 
@@ -138,7 +139,8 @@ struct tn_ops {
     /* --- attention over packed segments ---
      * qkv(T, (H+2G)·C): queries, keys, values of a row side by side, rotated already.
      * out(T, H·C); lse(T,H): log-sum-exp of the scaled scores, for the backward.
-     * window 0: full causal; else a row sees the last `window` logical positions, itself among them. */
+     * window 0: full causal; else a row sees the last `window` logical positions, itself among
+     * them. */
     void (*attention)(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
                       int32_t C, float scale, int32_t window);

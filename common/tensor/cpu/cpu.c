@@ -59,8 +59,8 @@ static void cpu_zero(struct tn_backend *backend, void *memory, size_t bytes)
     memset(memory, 0, bytes);
 }
 
-static bool cpu_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longest,
-                        int32_t heads, int32_t head_size, int32_t max_width)
+bool tn_cpu_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longest, int32_t heads,
+                    int32_t head_size, int32_t max_width)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     size_t shared, own, products = tn_gemm_scratch(cpu, max_rows, max_width);
@@ -79,7 +79,7 @@ static const struct tn_ops cpu_ops = {
     .upload = cpu_upload,
     .download = cpu_download,
     .zero = cpu_zero,
-    .reserve = cpu_reserve,
+    .reserve = tn_cpu_reserve,
     .linear = tn_cpu_linear,
     .linear_bwd_x = tn_cpu_linear_bwd_x,
     .linear_bwd_w = tn_cpu_linear_bwd_w,

@@ -83,6 +83,8 @@ void tn_attention_scratch(const struct tn_kern *kern, int32_t longest, int32_t h
 size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width);
 
 /* operations, by file */
+bool tn_cpu_reserve(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,
+                    int32_t head_size, int32_t max_width);
 void tn_cpu_linear(struct tn_backend *, float *y, const float *x, const float *w, int32_t T,
                    int32_t N, int32_t K, bool accumulate);
 void tn_cpu_linear_bwd_x(struct tn_backend *, float *dx, const float *dy, const float *w, int32_t T,

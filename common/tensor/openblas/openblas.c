@@ -27,6 +27,12 @@ struct call {
     int32_t column_blocks;
 };
 
+/* A block of rows filled up with zeros, and its result. */
+static size_t fill_floats(size_t k)
+{
+    return ROWS * k + ROWS * COLUMNS;
+}
+
 static void call_task(void *context, int32_t task, int32_t worker)
 {
     const struct call *p = context;
@@ -38,7 +44,7 @@ static void call_task(void *context, int32_t task, int32_t worker)
     float *c = p->c + (size_t)row * n + (size_t)col, *full_c = c;
     int ldc = p->N;
     if (rows < ROWS) {
-        float *full_a = tn_own_scratch(p->cpu, worker, ROWS * k + ROWS * COLUMNS);
+        float *full_a = tn_own_scratch(p->cpu, worker, fill_floats(k));
         full_c = full_a + ROWS * k;
         ldc = cols;
         memset(full_a, 0, ROWS * k * sizeof(float));
@@ -126,6 +132,16 @@ static void blas_linear_packed(struct tn_backend *backend, float *y, const float
     blas_linear(backend, y, x, w->panels, T, w->N, w->K, false);
 }
 
+static bool blas_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longest,
+                         int32_t heads, int32_t head_size, int32_t max_width)
+{
+    struct tn_cpu *cpu = tn_cpu_of(backend);
+    bool ok = tn_cpu_reserve(backend, max_rows, longest, heads, head_size, max_width);
+    for (int32_t i = 0; ok && i < cpu->threads; i++)
+        ok = tn_scratch_grow(&cpu->own[i], fill_floats((size_t)max_width) * sizeof(float));
+    return ok;
+}
+
 /* "OpenBLAS 0.3.21 DYNAMIC_ARCH …": the second word */
 void tn_openblas_class(char ret[TN_CLASS_BYTES])
 {
@@ -150,6 +166,7 @@ enum sp_err tn_openblas_open(const struct tn_backend_options *options, struct tn
     openblas_set_num_threads(1);
     struct tn_cpu *cpu = tn_cpu_of(backend);
     cpu->ops = *backend->ops;
+    cpu->ops.reserve = blas_reserve;
     cpu->ops.linear = blas_linear;
     cpu->ops.linear_bwd_x = blas_linear_bwd_x;
     cpu->ops.linear_bwd_w = blas_linear_bwd_w;

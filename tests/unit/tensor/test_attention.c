@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/tensor/cpu/cpu.h"
 #include "tests/unit/tensor/tensor_test.h"
 
 struct shape {
@@ -312,6 +313,47 @@ START_TEST(attention_agrees_with_openblas)
 }
 END_TEST
 
+/* After reserve no operation takes memory. */
+START_TEST(reserve_is_enough)
+{
+    struct tn_backend *b = open_backend(_i == 0 ? "cpu" : "openblas", NULL, 2);
+    const struct shape s = {6, 2, 40, 0};
+    enum { ROWS_ = 300, LONGEST = 150, WIDE = 5000 };
+    const struct tn_segment two[] = {{0, 50, 60, 40}, {150, 1, 140, 9}};
+    size_t w = width(&s), o = 240;
+    ck_assert(b->ops->reserve(b, ROWS_, LONGEST, s.H, s.C, WIDE));
+    struct tn_cpu *cpu = tn_cpu_of(b);
+    size_t shared = cpu->shared.bytes, own[] = {cpu->own[0].bytes, cpu->own[1].bytes};
+    float *qkv = filled(ROWS_ * w, 1, 1.0f), *out = zeros(ROWS_ * o), *lse = zeros(ROWS_ * 6);
+    float *x = filled(ROWS_ * WIDE, 2, 1.0f), *wide = filled(WIDE * 100, 3, 1.0f);
+    float *y = zeros(ROWS_ * WIDE);
+    b->ops->attention(b, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0);
+    b->ops->attention_bwd(b, y, out, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0);
+    b->ops->linear(b, y, x, wide, ROWS_, 100, WIDE, false);
+    b->ops->linear(b, y, x, wide, ROWS_, WIDE, 100, false);
+    b->ops->linear_bwd_x(b, y, x, wide, ROWS_, WIDE, 100, false);
+    b->ops->linear_bwd_w(b, wide, x, y, ROWS_, WIDE, 100);
+    struct tn_weights *packed = b->ops->weights_new(b, wide, 100, WIDE, TN_F32);
+    b->ops->linear_packed(b, y, x, packed, ROWS_);
+    b->ops->weights_free(b, packed);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 2, LONGEST, s.G, s.C, TN_F32);
+    struct tn_cache_row rows[LONGEST];
+    for (int32_t i = 0; i < LONGEST; i++)
+        rows[i] = (struct tn_cache_row){.slot = 1, .position = i};
+    b->ops->cache_put(b, cache, 0, qkv, rows, LONGEST, s.H);
+    b->ops->cache_attention(b, out, qkv, cache, 0, rows, LONGEST, s.H, 0.1f, 0);
+    b->ops->cache_free(b, cache);
+    struct tn_sample_params params[2] = {{1.0f, 0, 0.9f}, {1.0f, 40, 0.9f}};
+    struct tn_sample_key keys[2] = {{0}};
+    int32_t ids[2];
+    b->ops->sample(b, ids, x, 2, WIDE, params, keys);
+    ck_assert_uint_eq(cpu->shared.bytes, shared);
+    ck_assert_uint_eq(cpu->own[0].bytes, own[0]);
+    ck_assert_uint_eq(cpu->own[1].bytes, own[1]);
+    tn_close(b);
+}
+END_TEST
+
 /* Scores around ±200 make exp underflow and the largest dominate. */
 START_TEST(large_scores)
 {
@@ -347,6 +389,7 @@ static Suite *suite(void)
     tcase_add_loop_test(tcase, copied_prefixes_are_the_same, 0, 2);
     tcase_add_loop_test(tcase, attention_has_one_result, 0, n);
     tcase_add_test(tcase, attention_agrees_with_openblas);
+    tcase_add_loop_test(tcase, reserve_is_enough, 0, 2);
     tcase_add_test(tcase, large_scores);
     suite_add_tcase(suite, tcase);
     return suite;
