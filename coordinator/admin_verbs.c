@@ -57,6 +57,7 @@ static void start_new(const struct verb_call *call, uint32_t number)
         .reason = "",
         .opponent = run->accepted,
         .opponent_manifest = run->accepted_manifest,
+        .epoch = run->iteration ? run->iteration->epoch : 0,
         .seed = plan.seed,
         .prompts = plan.prompts,
         .samples_per_prompt = plan.samples_per_prompt,
@@ -82,6 +83,7 @@ void core_start_written(struct coord_core *core, struct coord_write *write)
         .resume = COORD_PLANNED,
         .opponent = write->row.opponent,
         .opponent_manifest = write->row.opponent_manifest,
+        .epoch = write->row.epoch,
     };
     leases_drop_run(core, run);
     iteration_free(run->iteration);

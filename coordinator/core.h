@@ -162,7 +162,6 @@ struct coord_iteration_info {
     uint64_t attempt;
     uint64_t epoch;          /* of the trainer's lease */
     char *trainer;           /* name of the worker that holds it, or held it last; may be NULL */
-    uint64_t trainer_instance;
     struct sp_digest opponent, opponent_manifest;
     struct sp_digest checkpoint, checkpoint_manifest; /* zero: not published */
     struct store_step_sums sums;

@@ -51,7 +51,6 @@ struct coord_iteration {
     uint64_t epoch;
     uint64_t holder;                  /* worker id; 0: nobody */
     char *holder_name;                /* of the current epoch, after a restart; owned or NULL */
-    uint64_t holder_instance;
     bool granting;                    /* an epoch is being written */
     bool adoptable;                   /* nobody holds it, but the epoch's holder may come back */
     int64_t adopt_until_ms;           /* until then no other trainer is granted the run */

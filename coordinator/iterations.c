@@ -61,7 +61,6 @@ struct coord_iteration *iteration_new(const struct coord_run *run,
     it->checkpoint_manifest = info->checkpoint_manifest;
     it->epoch = info->epoch;
     it->holder_name = info->trainer ? sp_xstrdup(info->trainer) : NULL;
-    it->holder_instance = info->trainer_instance;
     it->first_step = info->first_step;
     it->last_step = info->last_step;
     it->step = info->sums.last_step;

@@ -93,17 +93,13 @@ static enum sp_err load_steps(const struct load *l, uint32_t number, struct sp_e
     return SP_OK;
 }
 
-/* "instance name" of the trainer that holds the run, if one does. */
+/* Name of the trainer that holds the run, if one does. */
 static enum sp_err load_holder(const struct load *l, struct sp_error *err)
 {
-    const char *text;
-    SP_TRY(store_meta_get(l->run, "trainer", l->arena, &text, err));
-    char *end;
-    uint64_t instance = strtoull(text, &end, 10);
-    if (end == text || *end != ' ')
-        return SP_OK;
-    l->to->iteration.trainer = sp_xstrdup(end + 1);
-    l->to->iteration.trainer_instance = instance;
+    const char *name;
+    SP_TRY(store_meta_get(l->run, "trainer", l->arena, &name, err));
+    if (name[0] != '\0')
+        l->to->iteration.trainer = sp_xstrdup(name);
     return SP_OK;
 }
 

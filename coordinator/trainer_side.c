@@ -95,10 +95,9 @@ static bool wants_trainer(const struct coord_core *core, const struct coord_iter
         return false;
     if (!it->adoptable || core->now_ms >= it->adopt_until_ms)
         return true;
-    /* The holder from before the restart gets the time to come back; if this is its successor, a
-     * new process under its name, it will not. */
-    return it->holder_name && strcmp(it->holder_name, worker->name) == 0 &&
-           it->holder_instance != worker->instance;
+    /* The holder from before the restart gets the time to come back; but if this is the holder, or a
+     * new process under its name, it has dropped its work. */
+    return it->holder_name && strcmp(it->holder_name, worker->name) == 0;
 }
 
 bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker, const char *runs,
@@ -121,8 +120,7 @@ bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker
         struct coord_write *write = core_write(COORD_W_EPOCH, run);
         write->epoch = it->epoch + 1;
         write->attempt = it->attempt;
-        write->holder =
-            sp_xprintf("%llu %s", (unsigned long long)worker->instance, worker->name);
+        write->holder = sp_xstrdup(worker->name);
         write->worker_id = worker->id;
         write->handle = handle;
         core_write_event(write, worker->name, "trainer",
@@ -156,7 +154,6 @@ void core_epoch_written(struct coord_core *core, struct coord_write *write)
     }
     free(it->holder_name);
     it->holder_name = sp_xstrdup(worker->name);
-    it->holder_instance = worker->instance;
     it->holder = worker->id;
     it->holder_seen_ms = core->now_ms;
     send_grant(core, run, write->handle);

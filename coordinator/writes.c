@@ -102,6 +102,8 @@ static enum sp_err change_state(const struct apply *a, struct store_iteration *i
     it->state = (enum store_state)w->to;
     it->return_state = (enum store_state)w->resume;
     it->reason = w->reason;
+    if (w->to == COORD_FAILED || w->to == COORD_CANCELLED)
+        SP_TRY(store_meta_put(a->run, "trainer", NULL, err));
     if (w->to == COORD_RUNNING && it->started_ms == 0)
         it->started_ms = a->wall_ms;
     if (!w->fresh)
@@ -124,6 +126,7 @@ static enum sp_err publish(const struct apply *a, struct store_iteration *it, st
     it->pairs_chain = w->chain;
     it->summary = w->text;
     it->trained_ms = a->wall_ms;
+    SP_TRY(store_meta_put(a->run, "trainer", NULL, err));
     char owner[SP_DIGEST_HEX];
     sp_digest_hex(&w->checkpoint, owner);
     SP_TRY(store_blob_refs_add(a->run, owner, w->blobs, w->blob_count, err));

@@ -51,7 +51,7 @@ struct coord_write {
     enum coord_state to, resume;
     bool fresh;
     uint64_t epoch;
-    char *holder;               /* EPOCH: "name instance", NULL: released; owned */
+    char *holder;               /* EPOCH: name of the worker, NULL: released; owned */
     char *text;                 /* owned */
     char *reason;               /* owned */
     uint32_t *order;            /* owned */
