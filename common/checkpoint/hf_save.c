@@ -194,7 +194,7 @@ static enum sp_err make_temporary(const char *dir, char **ret, struct sp_error *
     mode_t mask = umask(0);
     umask(mask);
     if (chmod(path, 0777 & ~mask) != 0) {
-        enum sp_err rc = sp_fail_errno(err, errno, "%s", path);
+        enum sp_err rc = sp_fail_errno(err, errno, "%s", dir);
         rmdir(path);
         free(path);
         return rc;
