@@ -397,6 +397,40 @@ START_TEST(queue_and_reset)
 }
 END_TEST
 
+START_TEST(shows_what_was_sampled_so_far)
+{
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = 1, .queue = 1};
+    struct model_decoder_result result;
+    struct ids ids;
+    const int32_t *partial = NULL;
+    int32_t seen[12], n;
+    bool idle = false;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    struct model_decoder_request r = request(3, &ids);
+    memset(r.answers, 0, sizeof(r.answers));
+    r.n_eos = 0;
+    r.max_new_tokens = 12;
+    ck_ok(model_decoder_submit(d, &r, err));
+    ck_assert_int_eq(model_decoder_partial(d, r.user, &partial), 0); /* waits for its slot */
+    for (int32_t step = 1; step < 12; step++) {
+        ck_ok(model_decoder_step(d, &idle, err));
+        n = model_decoder_partial(d, r.user, &partial);
+        ck_assert_int_eq(n, step);
+        seen[n - 1] = partial[n - 1];
+        ck_assert_int_eq(model_decoder_partial(d, &o, &partial), 0);
+    }
+    ck_ok(model_decoder_step(d, &idle, err));
+    ck_assert(model_decoder_take_result(d, &result));
+    ck_assert_int_eq(result.n_ids, 12);
+    ck_assert(memcmp(result.ids, seen, 11 * sizeof(int32_t)) == 0);
+    ck_assert_int_eq(model_decoder_partial(d, r.user, &partial), 0);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
 START_TEST(bad_requests_and_options_are_refused)
 {
     struct model *m = new_model(false);
@@ -478,6 +512,7 @@ static Suite *suite(void)
     tcase_add_test(t, narrow_weights_and_cache_stay_close);
     tcase_add_test(t, greedy_agrees_with_transformers);
     tcase_add_test(t, queue_and_reset);
+    tcase_add_test(t, shows_what_was_sampled_so_far);
     tcase_add_test(t, bad_requests_and_options_are_refused);
     tcase_add_test(t, broken_weights_are_noticed);
     suite_add_tcase(s, t);

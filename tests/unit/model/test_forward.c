@@ -352,6 +352,34 @@ START_TEST(threads_do_not_change_bits)
 }
 END_TEST
 
+START_TEST(plan_is_what_it_says)
+{
+    struct model_config config = odd_config(false);
+    struct model_workspace_size size = {
+        .max_rows = 100, .longest = 50, .max_targets = 80, .backward = true, .extra_bytes = 12345};
+    struct model_memory_plan p, forward_only;
+    struct sp_buf text = SP_BUF_INIT;
+    ck_ok(model_memory_plan(&config, &size, &p, err));
+    ck_assert_uint_eq(p.total,
+                      p.weights + p.grads + p.extra + p.activations + p.logits + p.scratch);
+    ck_assert_uint_eq(p.weights, 4 * (size_t)config.n_params);
+    ck_assert_uint_eq(p.extra, 12345);
+    ck_assert_uint_eq(p.logits, 80 * 53 * 4);
+    size.backward = false;
+    ck_ok(model_memory_plan(&config, &size, &forward_only, err));
+    ck_assert_uint_eq(forward_only.grads, 0);
+    ck_assert_uint_lt(forward_only.activations, p.activations);
+    model_memory_plan_print(&p, &text);
+    ck_assert_ptr_nonnull(strstr(text.data, "activations of 3 of 3 layers"));
+    ck_assert_ptr_nonnull(strstr(text.data, "total"));
+    sp_buf_deinit(&text);
+    size.longest = 101;
+    ck_fails(SP_EINVAL, "segments of up to 101", model_memory_plan(&config, &size, &p, err));
+    size.longest = size.max_rows = INT32_MAX;
+    ck_fails(SP_ELIMIT, "rows", model_memory_plan(&config, &size, &p, err));
+}
+END_TEST
+
 START_TEST(bad_batches_are_refused)
 {
     struct model_config config = odd_config(false);
@@ -398,6 +426,7 @@ static Suite *suite(void)
     tcase_add_test(t, recomputing_gives_the_same_bits);
     tcase_add_test(t, logits_by_block_give_the_same_bits);
     tcase_add_test(t, threads_do_not_change_bits);
+    tcase_add_test(t, plan_is_what_it_says);
     tcase_add_test(t, bad_batches_are_refused);
     suite_add_tcase(s, t);
     return s;
