@@ -17,7 +17,9 @@ import task
 from cluster import Cluster, Failure
 
 HERE = pathlib.Path(__file__).resolve().parent
-LEARNING_RATES = [1e-4, 2e-4, 4e-4, 8e-4]
+SPIN_RATES = [5e-5, 1e-4, 2e-4, 4e-4]
+SFT_RATES = [2e-4, 4e-4, 8e-4, 1.6e-3]
+SPIN_EPOCHS = 2
 
 # Settings of both arms. The learning rate is chosen for each on the validation split.
 RUN = """# written by deploy/quickstart
@@ -44,8 +46,8 @@ max_new_tokens = 24
 [train]
 optimizer = adamw
 learning_rate = {learning_rate}
-beta = 0.5
-sft_weight = 1
+beta = 5
+sft_weight = 0
 epochs = {epochs}
 batch_pairs = 32
 micro_batch_tokens = 2048
@@ -65,7 +67,8 @@ class Sizes:
         self.holdout = 100 if fast else 1000
         self.validation = 200 if fast else 400
         self.eval = 1000 if fast else 2000
-        self.rates = [2e-4] if fast else LEARNING_RATES
+        self.spin_rates = [2e-4] if fast else SPIN_RATES
+        self.sft_rates = [8e-4] if fast else SFT_RATES
         self.min_pairs = 100 if fast else 1000
 
 
@@ -129,43 +132,35 @@ class Loop:
             self.cluster.spinctl(*command)
         return self.cluster.spinctl("iterations", name)["iterations"]
 
-    def choose_spin(self):
-        """The learning rate of self-play: one iteration at each, judged on the validation split."""
-        best = None
-        for rate in self.sizes.rates:
-            if len(self.sizes.rates) == 1:
-                return rate
-            rows = self.run(self.create(f"spin-try-{rate:g}", "spin", rate, 1, 1, "validation"))
-            score = rows[-1]["exact_match"] + rows[-1]["sampled_exact_match"]
-            say(f"  self-play, learning rate {rate:g}: validation exact match "
-                f"{rows[-1]['exact_match']:.1%}, sampled {rows[-1]['sampled_exact_match']:.1%}")
-            if best is None or score > best[0]:
-                best = (score, rate)
-        return best[1]
+    def choose(self, title, name, mode, rates, epochs):
+        """The rate whose one iteration does best on the validation split, greedy and sampled."""
+        if len(rates) == 1:
+            return rates[0]
+        scores = {}
+        for rate in rates:
+            run = self.create(f"{name}-try-{rate:g}", mode, rate, 1, epochs, "validation")
+            row = self.run(run)[-1]
+            scores[rate] = row["exact_match"] + row["sampled_exact_match"]
+            say(f"  {title}, learning rate {rate:g}: validation exact match "
+                f"{row['exact_match']:.1%}, sampled {row['sampled_exact_match']:.1%}")
+        return max(rates, key=lambda rate: scores[rate])
 
-    def spin(self, rate):
-        name = self.create("spin", "spin", rate, self.options.iterations, 1, "eval")
+    def spin(self):
+        rate = self.choose("self-play", "spin", "spin", self.sizes.spin_rates, SPIN_EPOCHS)
+        say(f"self-play: {self.options.iterations} iterations, learning rate {rate:g}")
+        name = self.create("spin", "spin", rate, self.options.iterations, SPIN_EPOCHS, "eval")
         if self.options.kill:
-            return chaos.run_with_kills(self, name)
-        return self.run(name, live=not self.options.quiet)
+            return rate, chaos.run_with_kills(self, name)
+        return rate, self.run(name, live=not self.options.quiet)
 
     def baseline(self, spin_tokens):
-        """Continued SFT with as many trained tokens; the rate chosen on the validation split."""
-        probe = self.run(self.create("sft-probe", "sft", self.sizes.rates[0], 1, 1, "validation"))
-        epochs = max(1, round(spin_tokens / max(1, probe[-1]["train_tokens"])))
-        best = None
-        for rate in self.sizes.rates:
-            if len(self.sizes.rates) == 1:
-                best = (0, rate)
-                break
-            rows = self.run(self.create(f"sft-try-{rate:g}", "sft", rate, 1, epochs, "validation"))
-            score = rows[-1]["exact_match"] + rows[-1]["sampled_exact_match"]
-            say(f"  continued SFT, learning rate {rate:g}: validation exact match "
-                f"{rows[-1]['exact_match']:.1%}, sampled {rows[-1]['sampled_exact_match']:.1%}")
-            if best is None or score > best[0]:
-                best = (score, rate)
-        rows = self.run(self.create("sft", "sft", best[1], 1, epochs, "eval"))
-        return dict(rows[-1], learning_rate=best[1], epochs=epochs)
+        """Continued SFT with as many trained tokens."""
+        say("baseline: continued SFT on the same answers")
+        one_pass = self.run(self.create("sft-probe", "sft", 1e-4, 1, 1, "validation"))[-1]
+        epochs = max(1, round(spin_tokens / max(1, one_pass["train_tokens"])))
+        rate = self.choose("continued SFT", "sft", "sft", self.sizes.sft_rates, epochs)
+        row = self.run(self.create("sft", "sft", rate, 1, epochs, "eval"))[-1]
+        return dict(row, learning_rate=rate, epochs=epochs)
 
 
 ITERATION_FIELDS = (
@@ -313,10 +308,7 @@ def run(options):
         say(f"one coordinator, {options.generators} generators and one trainer are running; "
             f"logs in {out}/logs")
         loop = Loop(cluster, options, sizes)
-        rate = loop.choose_spin()
-        say(f"self-play: {options.iterations} iterations, learning rate {rate:g}")
-        rows = loop.spin(rate)
-        say("baseline: continued SFT on the same answers")
+        rate, rows = loop.spin()
         sft = loop.baseline(sum(row["train_tokens"] or 0 for row in rows))
         summary = summarize(options, rows, sft, rate, started)
         cluster.spinctl("export", "spin", out / "checkpoint")
