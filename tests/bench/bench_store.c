@@ -1,0 +1,109 @@
+/* Results a second into the store, by the size of a transaction, and pairs a second out of it.
+ *     bench_store [DIRECTORY [SECONDS]]      a directory on the disk to measure; default: . and 2 */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "common/base/fs.h"
+#include "common/base/mem.h"
+#include "coordinator/store/store_run.h"
+
+#define PROMPTS 2000
+#define ANSWER_TOKENS 256
+#define PROMPT_TOKENS 128
+
+static struct sp_error error;
+
+static void must(enum sp_err rc)
+{
+    if (rc == SP_OK)
+        return;
+    fprintf(stderr, "bench_store: %s\n", error.text);
+    exit(1);
+}
+
+static void make_run(struct store *store, const char *dir)
+{
+    struct store_builder *builder = NULL;
+    int32_t ids[ANSWER_TOKENS] = {0};
+    must(store_builder_open(dir, "bench", NULL, &builder, &error));
+    int64_t start = sp_now_ns();
+    for (uint32_t i = 0; i < PROMPTS; i++) {
+        struct store_prompt prompt = {
+            .index = i, .prompt_ids = {ids, PROMPT_TOKENS}, .real_ids = {ids, ANSWER_TOKENS}};
+        must(store_builder_add(builder, STORE_SPLIT_TRAIN, &prompt, &error));
+    }
+    struct store_run_info info = {.name = "bench", .settings = "{}", .data = "{}"};
+    must(store_builder_finish(builder, &info, &error));
+    printf("create  %8.0f prompts/s\n", PROMPTS / ((double)(sp_now_ns() - start) / 1e9));
+    store_builder_free(builder);
+    store_begin(store);
+    must(store_run_adopt(store, "bench", &error));
+    must(store_commit(store, &error));
+}
+
+static void write_results(struct store *store, struct store_run *run, uint32_t iteration,
+                          uint32_t batch, double seconds)
+{
+    int32_t ids[ANSWER_TOKENS] = {0};
+    uint64_t n = 0;
+    int64_t start = sp_now_ns(), end = start + (int64_t)(seconds * 1e9);
+    while (sp_now_ns() < end) {
+        store_begin(store);
+        for (uint32_t i = 0; i < batch; i++, n++) {
+            enum store_put put;
+            struct store_result r = {.iteration = iteration,
+                                     .source_iteration = iteration,
+                                     .position = n,
+                                     .prompt = (uint32_t)(n % PROMPTS),
+                                     .ids = {ids, ANSWER_TOKENS},
+                                     .finish = PROTO_FINISH_STOP,
+                                     .worker = "generator-1"};
+            must(store_result_put(run, &r, &put, &error));
+        }
+        must(store_commit(store, &error));
+    }
+    printf("submit  %8.0f results/s of %d tokens, %u in a transaction\n",
+           (double)n / ((double)(sp_now_ns() - start) / 1e9), ANSWER_TOKENS, batch);
+}
+
+static void read_pairs(struct store_run *run, uint32_t iteration, double seconds)
+{
+    struct sp_arena *arena = sp_arena_new(1 << 20, 256u << 20);
+    struct proto_train_pair pair;
+    uint64_t n = 0;
+    int64_t start = sp_now_ns(), end = start + (int64_t)(seconds * 1e9);
+    for (; sp_now_ns() < end; n++) {
+        uint32_t at = (uint32_t)(n * 7919 % PROMPTS);
+        struct store_pair_key key = {at, iteration, at, 0};
+        must(store_pairs_read(run, iteration, PROTO_SET_TRAIN, STORE_SPLIT_TRAIN, &key, 1, arena,
+                              &pair, NULL, &error));
+        sp_arena_reset(arena);
+    }
+    printf("fetch   %8.0f pairs/s\n", (double)n / ((double)(sp_now_ns() - start) / 1e9));
+    sp_arena_free(arena);
+}
+
+int main(int argc, char **argv)
+{
+    char *dir = sp_xprintf("%s/bench-store-XXXXXX", argc > 1 ? argv[1] : ".");
+    double seconds = argc > 2 ? atof(argv[2]) : 2;
+    struct store *store = NULL;
+    struct store_run *run = NULL;
+    if (mkdtemp(dir) == NULL) {
+        perror(dir);
+        return 1;
+    }
+    must(store_open(dir, NULL, &store, &error));
+    make_run(store, dir);
+    must(store_run_open(store, "bench", &run, &error));
+    static const uint32_t batches[] = {1, 8, 32, 64, 256};
+    for (uint32_t i = 0; i < SP_COUNT(batches); i++)
+        write_results(store, run, i, batches[i], seconds);
+    read_pairs(run, SP_COUNT(batches) - 1, seconds);
+    store_close(store);
+    must(sp_remove_tree(dir, &error));
+    free(dir);
+    return 0;
+}
