@@ -2,8 +2,9 @@
 
 import html
 import json
+import math
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 560, 300, 56, 40, 14
+WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 520, 280, 56, 40, 10
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8">
@@ -20,9 +21,12 @@ h1 {{ font-size: 1.6rem; }} h2 {{ font-size: 1.2rem; margin-top: 2.2rem; }}
 .plots {{ display: flex; flex-wrap: wrap; gap: 1rem; }}
 figure {{ margin: 0; background: var(--soft); border-radius: 8px; padding: .8rem; }}
 figcaption {{ font-weight: 600; margin-bottom: .3rem; }}
+.legend span {{ margin-right: 1.2rem; font-size: .85rem; }}
+.legend i {{ display: inline-block; width: 14px; height: 4px; margin-right: .4rem;
+  vertical-align: middle; }}
 svg {{ max-width: 100%; height: auto; }} svg text {{ fill: var(--ink); font-size: 12px; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
-th, td {{ padding: .25rem .7rem; border-bottom: 1px solid var(--grid); text-align: right; }}
+th, td {{ padding: .25rem .5rem; font-size: .9rem; border-bottom: 1px solid var(--grid); text-align: right; }}
 th:first-child, td:first-child {{ text-align: left; }}
 .wide {{ overflow-x: auto; }} code {{ font-size: .85em; }}
 pre {{ background: var(--soft); padding: .8rem; border-radius: 8px; overflow-x: auto; }}
@@ -42,8 +46,13 @@ whoever died on the way.</p><div class="wide">{digests}</div>
 
 
 def ticks(low, high, count=5):
-    span = high - low or 1.0
-    return [low + span * i / (count - 1) for i in range(count)]
+    """Round numbers from low to high, about `count` of them."""
+    rough = (high - low) / count or 1.0
+    power = 10 ** math.floor(math.log10(rough))
+    step = next(m * power for m in (1, 2, 2.5, 5, 10) if m * power >= rough)
+    first = math.ceil(low / step - 1e-9)
+    last = math.floor(high / step + 1e-9)
+    return [i * step for i in range(first, last + 1)]
 
 
 def label(value):
@@ -102,8 +111,7 @@ class Plot:
                 f'y2="{self.y(value):.1f}" stroke="var(--grid)"/>'
                 f'<text x="{LEFT - 6}" y="{self.y(value) + 4:.1f}" text-anchor="end">{text}</text>'
             )
-        whole = self.x_range[1] - self.x_range[0]
-        for value in ticks(*self.x_range, count=int(whole) + 1 if whole <= 10 else 6):
+        for value in ticks(*self.x_range, count=min(6, max(1, self.x_range[1] - self.x_range[0]))):
             parts.append(
                 f'<text x="{self.x(value):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">'
                 f"{label(value)}</text>"
@@ -117,17 +125,16 @@ class Plot:
         return parts
 
     def svg(self):
-        parts = self.axes() + self.marks
-        for i, (colour, name) in enumerate(self.legend):
-            y = TOP + 12 + 16 * i
-            parts.append(
-                f'<rect x="{LEFT + 10}" y="{y - 8}" width="14" height="4" fill="var(--{colour})"/>'
-                f'<text x="{LEFT + 30}" y="{y - 2}">{html.escape(name)}</text>'
-            )
+        legend = "".join(
+            f'<span><i style="background: var(--{colour})"></i>{html.escape(name)}</span>'
+            for colour, name in self.legend
+        )
         return (
             f"<figure><figcaption>{html.escape(self.title)}</figcaption>"
+            f'<div class="legend">{legend}</div>'
             f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" role="img" '
-            f'aria-label="{html.escape(self.title)}">{"".join(parts)}</svg></figure>'
+            f'aria-label="{html.escape(self.title)}">{"".join(self.axes() + self.marks)}</svg>'
+            "</figure>"
         )
 
 
