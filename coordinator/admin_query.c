@@ -39,8 +39,9 @@ enum sp_err query_iteration(const struct query *q, struct store_iteration *ret,
     if (rc != SP_OK)
         return rc;
     if (count == 0)
-        return sp_fail(err, SP_ENOTFOUND, "run %s has no iteration yet: `spinctl start-iteration %s`",
-                       q->run_name, q->run_name);
+        return sp_fail(err, SP_ENOTFOUND,
+                       "run %s has no iteration yet: `spinctl start-iteration %s`", q->run_name,
+                       q->run_name);
     *ret = list[count - 1];
     return SP_OK;
 }
@@ -199,8 +200,8 @@ static enum sp_err query_events(struct query *q, json_t **ret, struct sp_error *
         json_t *row = json_pack("{s:I, s:I, s:o, s:o, s:o, s:o}", "id", (json_int_t)event->id,
                                 "at_ms", (json_int_t)event->at_ms, "iteration",
                                 event->iteration < 0 ? json_null() : json_integer(event->iteration),
-                                "actor", text_of(event->actor), "kind", text_of(event->kind), "text",
-                                text_of(event->text));
+                                "actor", text_of(event->actor), "kind", text_of(event->kind),
+                                "text", text_of(event->text));
         if (event->detail[0])
             json_object_set_new(row, "detail", query_parsed(event->detail));
         json_array_append_new(rows, row);
@@ -210,9 +211,9 @@ static enum sp_err query_events(struct query *q, json_t **ret, struct sp_error *
 }
 
 #define STEP_REALS(X)                                                                              \
-    X(learning_rate) X(loss) X(sft_loss) X(margin) X(margin_abs_max) X(accuracy) X(reward_real)    \
-    X(reward_generated) X(logp_real) X(logp_generated) X(logp_real_change) X(grad_norm)            \
-    X(first_sight_correct)
+    X(learning_rate)                                                                               \
+    X(loss) X(sft_loss) X(margin) X(margin_abs_max) X(accuracy) X(reward_real) X(reward_generated) \
+        X(logp_real) X(logp_generated) X(logp_real_change) X(grad_norm) X(first_sight_correct)
 #define STEP_INTEGERS(X)                                                                           \
     X(step) X(train_epoch) X(pairs) X(identical) X(tokens) X(milliseconds) X(first_sight_pairs)
 
@@ -263,12 +264,12 @@ static enum sp_err query_tokens(struct query *q, json_t **ret, struct sp_error *
     for (size_t i = 0; i < count; i++) {
         const struct store_token *token = &tokens[i];
         json_array_append_new(
-            rows, json_pack("{s:o, s:s, s:o, s:o, s:I, s:o, s:b, s:o}", "id", text_of(token->id),
-                            "role", coord_role_name(token->role), "name", text_of(token->name),
-                            "runs", text_of(token->runs), "created_ms",
-                            (json_int_t)token->created_ms, "expires_ms",
-                            query_time(token->expires_ms), "revoked", token->revoked_ms != 0,
-                            "revoked_ms", query_time(token->revoked_ms)));
+            rows,
+            json_pack("{s:o, s:s, s:o, s:o, s:I, s:o, s:b, s:o}", "id", text_of(token->id), "role",
+                      coord_role_name(token->role), "name", text_of(token->name), "runs",
+                      text_of(token->runs), "created_ms", (json_int_t)token->created_ms,
+                      "expires_ms", query_time(token->expires_ms), "revoked",
+                      token->revoked_ms != 0, "revoked_ms", query_time(token->revoked_ms)));
     }
     *ret = json_pack("{s:o}", "tokens", rows);
     return SP_OK;
@@ -284,13 +285,13 @@ static enum sp_err query_workers(struct query *q, json_t **ret, struct sp_error 
     json_t *rows = json_array();
     for (size_t i = 0; i < count; i++) {
         const struct store_worker *w = &workers[i];
-        json_array_append_new(
-            rows, json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:I, s:I}", "name", text_of(w->name),
-                            "role", coord_role_name(w->role), "host", text_of(w->host), "device",
-                            text_of(w->device), "version", text_of(w->version), "numerics_class",
-                            text_of(w->numerics_class), "first_seen_ms",
-                            (json_int_t)w->first_seen_ms, "last_seen_ms",
-                            (json_int_t)w->last_seen_ms));
+        json_array_append_new(rows, json_pack("{s:o, s:s, s:o, s:o, s:o, s:o, s:I, s:I}", "name",
+                                              text_of(w->name), "role", coord_role_name(w->role),
+                                              "host", text_of(w->host), "device",
+                                              text_of(w->device), "version", text_of(w->version),
+                                              "numerics_class", text_of(w->numerics_class),
+                                              "first_seen_ms", (json_int_t)w->first_seen_ms,
+                                              "last_seen_ms", (json_int_t)w->last_seen_ms));
     }
     *ret = json_pack("{s:o}", "workers", rows);
     return SP_OK;

@@ -9,10 +9,9 @@
  *   events       {"after", "limit"}                       of a run; run "": of the coordinator
  *   checkpoints  {}                                       of a run; run "": of all
  *   checkpoint   {"digest"} or {"iteration"}              one, with its provenance record; a digest
- *                                                         may be its first 8 or more characters, and
- *                                                         with neither it is the newest of the run
- *   token-list   {}
- *   workers      {}                                       everyone who ever said hello
+ *                                                         may be its first 8 or more characters,
+ * and with neither it is the newest of the run token-list   {} workers      {} everyone who ever
+ * said hello
  *
  * "iteration" may be absent: the newest. Listings are paged; a reply stays below SP_MAX_MESSAGE.
  * Numbers that are not finite, or not known yet, are null. One thread (the read thread). */

@@ -121,10 +121,10 @@ static enum sp_err copy_control(struct backup *b, struct store *store, struct sp
 
 static enum sp_err write_manifest(struct backup *b, int64_t now_ms, struct sp_error *err)
 {
-    json_t *manifest = json_pack("{s:s, s:i, s:I, s:s, s:O, s:O}", "format", FORMAT, "version",
-                                 FORMAT_VERSION, "created_ms", (json_int_t)now_ms, "made_by",
-                                 "spin-coordinator " SPIN_VERSION, "files", b->files, "blobs",
-                                 b->blobs);
+    json_t *manifest =
+        json_pack("{s:s, s:i, s:I, s:s, s:O, s:O}", "format", FORMAT, "version", FORMAT_VERSION,
+                  "created_ms", (json_int_t)now_ms, "made_by", "spin-coordinator " SPIN_VERSION,
+                  "files", b->files, "blobs", b->blobs);
     char *text = sp_json_canonical(manifest);
     char *path = sp_path_join(b->dir, "manifest.json");
     enum sp_err rc = sp_write_file_durable(path, text, strlen(text), 0600, err);
@@ -279,7 +279,8 @@ static enum sp_err restore_file(struct restore *r, const json_t *entry, bool con
     if (rc == SP_OK && !sp_digest_is_zero(&r->missing)) {
         char missing[SP_DIGEST_HEX];
         sp_digest_hex(&r->missing, missing);
-        rc = sp_fail(err, SP_ENOTFOUND, "run %s needs blob %s, which the backup lacks", run, missing);
+        rc = sp_fail(err, SP_ENOTFOUND, "run %s needs blob %s, which the backup lacks", run,
+                     missing);
     }
     if (rc == SP_OK)
         rc = sp_rename_durable(aside, to, err);

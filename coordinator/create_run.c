@@ -76,14 +76,14 @@ static enum sp_err finish(struct create_rows *rows, const json_t *report, struct
     return rc;
 }
 
-/* Everything between an open builder and a finished one. dir: empty, ours, removed by the caller. */
+/* Everything between an open builder and a finished one. dir: empty, ours, removed by the caller.
+ */
 static enum sp_err build(const struct coord_create_run *request, const struct create_args *args,
                          struct store_builder *builder, const char *dir, json_t **ret_report,
                          struct sp_error *err)
 {
     struct create_base base = {.manifest = CKPT_MANIFEST_INIT};
-    struct create_rows rows = {
-        .request = request, .args = args, .base = &base, .builder = builder};
+    struct create_rows rows = {.request = request, .args = args, .base = &base, .builder = builder};
     char *base_dir = sp_path_join(dir, "base");
     json_t *report = NULL;
     enum sp_err rc = create_base_load(request->blobs, args, base_dir, &base, err);

@@ -51,7 +51,8 @@ enum sp_err create_args_parse(const char *text, struct create_args *ret, struct 
     if (rc == SP_OK) {
         const json_t *settings = json_object_get(args.json, "settings");
         if (!json_is_object(settings))
-            rc = sp_fail(err, SP_EFORMAT, "create-run: field \"settings\": missing or not an object");
+            rc = sp_fail(err, SP_EFORMAT,
+                         "create-run: field \"settings\": missing or not an object");
         else
             rc = sp_config_from_json(&run_settings_spec, settings, &args.settings, err);
     }
@@ -111,7 +112,8 @@ static bool is_weights(const char *path)
     return strstr(path, ".safetensors") || (dot && strcmp(dot, ".bin") == 0);
 }
 
-/* Everything but weights. The file entries are borrowed, so the copy is only freed, not deinited. */
+/* Everything but weights. The file entries are borrowed, so the copy is only freed, not deinited.
+ */
 static enum sp_err put_small_files(struct ckpt_blobs *blobs, const struct ckpt_manifest *manifest,
                                    const char *dir, struct sp_error *err)
 {

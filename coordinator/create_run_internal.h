@@ -52,7 +52,8 @@ void create_base_deinit(struct create_base *base);
 /* ---- rows ---- */
 
 struct create_counts {
-    uint64_t rows, used, overlong, empty, limited; /* limited: behind train_limit, holdout_limit … */
+    uint64_t rows, used, overlong, empty,
+        limited;                   /* limited: behind train_limit, holdout_limit … */
     uint64_t answers_over_max_new; /* used rows whose answer is longer than max_new_tokens */
     uint64_t prompt_tokens, response_tokens, prompt_max, response_max;
     uint32_t *response_lengths; /* histogram [SP_MAX_SEQUENCE_TOKENS + 2]; owned */

@@ -90,8 +90,9 @@ static json_t *duplicates(const struct create_rows *rows, json_t *warnings)
         warn(warnings,
              "%llu of %llu evaluation prompts are training prompts, too: exact match is too good",
              (unsigned long long)in_eval, (unsigned long long)eval->used);
-    return json_pack("{s:I, s:I, s:I}", "train", (json_int_t)repeated_rows(train), "holdout_in_train",
-                     (json_int_t)in_holdout, "eval_in_train", (json_int_t)in_eval);
+    return json_pack("{s:I, s:I, s:I}", "train", (json_int_t)repeated_rows(train),
+                     "holdout_in_train", (json_int_t)in_holdout, "eval_in_train",
+                     (json_int_t)in_eval);
 }
 
 static void more_warnings(const struct create_rows *rows, json_t *warnings)
@@ -113,8 +114,9 @@ static void more_warnings(const struct create_rows *rows, json_t *warnings)
              (long long)rows->base->max_positions, (long long)s->max_sequence_tokens,
              (long long)rows->limit_tokens);
     if (s->mode != RUN_MODE_SFT && holdout->used < (uint64_t)s->verdict_min_pairs)
-        warn(warnings, "%llu held-out prompts, below [verdict] min_pairs = %lld: verdicts will be "
-                       "\"undecided\"",
+        warn(warnings,
+             "%llu held-out prompts, below [verdict] min_pairs = %lld: verdicts will be "
+             "\"undecided\"",
              (unsigned long long)holdout->used, (long long)s->verdict_min_pairs);
     if (s->mode == RUN_MODE_SPIN && s->samples_per_prompt > 1 && s->temperature <= 0)
         warn(warnings, "temperature 0: all samples of a prompt are equal");
@@ -143,7 +145,7 @@ json_t *create_report(const struct create_rows *rows)
     double share = train->used ? (double)train->answers_over_max_new / (double)train->used : 0;
     return json_pack("{s:o, s:o, s:o, s:f, s:s, s:s, s:i, s:i, s:o, s:o}", "splits", splits,
                      "warnings", warnings, "duplicates", same, "answers_over_max_new_share", share,
-                     "format", rows->format, "template",
-                     tok_template_name(base->renderer.template), "vocab", (int)base->vocab,
-                     "end_id", (int)base->stop_ids[0], "stop_ids", stop_ids, "files", files);
+                     "format", rows->format, "template", tok_template_name(base->renderer.template),
+                     "vocab", (int)base->vocab, "end_id", (int)base->stop_ids[0], "stop_ids",
+                     stop_ids, "files", files);
 }

@@ -204,8 +204,8 @@ static int compare_lots(const void *a, const void *b)
     return x->row < y->row ? -1 : x->row > y->row;
 }
 
-/* Each row draws a lot by its number in the file; the lowest `held` are held out. So the choice does
- * not depend on what is left out for its length. ret: a byte by row. */
+/* Each row draws a lot by its number in the file; the lowest `held` are held out. So the choice
+ * does not depend on what is left out for its length. ret: a byte by row. */
 static void draw_lots(uint64_t seed, uint32_t considered, uint32_t held, uint8_t *ret)
 {
     struct lot *lots = sp_xarray(considered, sizeof(*lots));

@@ -23,14 +23,13 @@ static enum sp_err made_by(struct store_run *run, const struct store_checkpoint 
 static json_t *checkpoint_json(struct store_run *run, const struct store_checkpoint *checkpoint,
                                const struct store_iteration *it)
 {
-    return json_pack("{s:o, s:o, s:s, s:i, s:I, s:I, s:o, s:o}", "digest",
-                     query_hex(&checkpoint->digest), "manifest", query_hex(&checkpoint->manifest),
-                     "run", store_run_name(run), "iteration", (int)checkpoint->iteration, "bytes",
-                     (json_int_t)checkpoint->bytes, "created_ms", (json_int_t)checkpoint->created_ms,
-                     "verdict",
-                     it && it->verdict[0] ? query_text(it->verdict, strlen(it->verdict))
-                                          : json_null(),
-                     "accepted", it ? json_boolean(it->accepted) : json_null());
+    return json_pack(
+        "{s:o, s:o, s:s, s:i, s:I, s:I, s:o, s:o}", "digest", query_hex(&checkpoint->digest),
+        "manifest", query_hex(&checkpoint->manifest), "run", store_run_name(run), "iteration",
+        (int)checkpoint->iteration, "bytes", (json_int_t)checkpoint->bytes, "created_ms",
+        (json_int_t)checkpoint->created_ms, "verdict",
+        it && it->verdict[0] ? query_text(it->verdict, strlen(it->verdict)) : json_null(),
+        "accepted", it ? json_boolean(it->accepted) : json_null());
 }
 
 static enum sp_err add_run(struct coord_query *all, struct store_run *run, json_t *rows,
@@ -106,8 +105,7 @@ static enum sp_err search_run(struct coord_query *all, struct store_run *run,
     for (size_t i = 0; i < count && rc == SP_OK; i++) {
         if (!fits(wanted, &list[i]))
             continue;
-        found->others +=
-            found->run && !sp_digest_equal(&found->checkpoint.digest, &list[i].digest);
+        found->others += found->run && !sp_digest_equal(&found->checkpoint.digest, &list[i].digest);
         found->run = run;
         found->checkpoint = list[i];
     }
@@ -211,8 +209,8 @@ enum sp_err query_checkpoint(struct query *q, json_t **ret, struct sp_error *err
     if (rc != SP_OK)
         return rc;
     json_t *reply = checkpoint_json(found.run, &found.checkpoint, have ? &it : NULL);
-    json_t *record = provenance(found.run, &info, &found.checkpoint, have ? &it : NULL, shares,
-                                share_count);
+    json_t *record =
+        provenance(found.run, &info, &found.checkpoint, have ? &it : NULL, shares, share_count);
     json_object_set_new(record, "numerics_class", query_text(numerics, strlen(numerics)));
     json_object_set_new(reply, "provenance", record);
     *ret = reply;

@@ -32,9 +32,9 @@ struct coord_query {
 /* One request. */
 struct query {
     struct coord_query *all;
-    const char *run_name; /* "" for none */
-    struct store_run *run; /* NULL for none */
-    const json_t *args;   /* an object */
+    const char *run_name;       /* "" for none */
+    struct store_run *run;      /* NULL for none */
+    const json_t *args;         /* an object */
     struct store_run_info info; /* where the verb works on a run */
 };
 
@@ -48,8 +48,8 @@ enum sp_err query_iteration(const struct query *q, struct store_iteration *ret,
 
 /* ---- JSON ---- */
 
-json_t *query_real(double value); /* null unless finite */
-json_t *query_hex(const struct sp_digest *digest); /* null for zero */
+json_t *query_real(double value);                    /* null unless finite */
+json_t *query_hex(const struct sp_digest *digest);   /* null for zero */
 json_t *query_text(const char *text, size_t length); /* whatever the bytes */
 json_t *query_parsed(const char *text); /* the document in a stored text; null when it is none */
 json_t *query_time(int64_t wall_ms);    /* null for 0 */

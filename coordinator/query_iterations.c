@@ -32,8 +32,8 @@ enum sp_err coord_query_holdout_accuracy(struct coord_query *query, struct store
     for (size_t got = HOLDOUT_PAGE; rc == SP_OK && got == HOLDOUT_PAGE;) {
         struct store_result *player = NULL, opponent;
         sp_arena_reset(arena);
-        rc = store_results_range(run, iteration, PROTO_SET_HOLDOUT_PLAYER, next, HOLDOUT_PAGE, arena,
-                                 &player, &got, err);
+        rc = store_results_range(run, iteration, PROTO_SET_HOLDOUT_PLAYER, next, HOLDOUT_PAGE,
+                                 arena, &player, &got, err);
         for (size_t i = 0; rc == SP_OK && i < got; i++) {
             next = player[i].position + 1;
             rc = store_results_get(run, iteration, PROTO_SET_HOLDOUT, &player[i].position, 1, arena,
@@ -65,8 +65,8 @@ static void match_key(const struct query *q, const struct store_iteration *it, u
     sp_buf_deinit(&text);
 }
 
-static enum sp_err exact_match(const struct query *q, const struct store_iteration *it, uint32_t set,
-                               struct query_match *ret, struct sp_error *err)
+static enum sp_err exact_match(const struct query *q, const struct store_iteration *it,
+                               uint32_t set, struct query_match *ret, struct sp_error *err)
 {
     struct coord_query *all = q->all;
     match_key(q, it, set, ret);
@@ -97,8 +97,8 @@ static enum sp_err add_matches(const struct query *q, const struct store_iterati
                                struct sp_error *err)
 {
     struct query_match greedy, sampled;
-    bool evaluated = q->info.prompts[STORE_SPLIT_EVAL] > 0 && q->all->blobs &&
-                     it->state == STORE_STATE_CLOSED;
+    bool evaluated =
+        q->info.prompts[STORE_SPLIT_EVAL] > 0 && q->all->blobs && it->state == STORE_STATE_CLOSED;
     if (!evaluated) {
         json_object_set_new(row, "eval_n", json_integer(0));
         json_object_set_new(row, "exact_match", json_null());
@@ -132,8 +132,8 @@ static enum sp_err step_at(const struct query *q, uint32_t iteration, uint64_t n
 {
     struct proto_step_metrics *steps = NULL;
     size_t count = 0;
-    enum sp_err rc = store_steps_list(q->run, iteration, number - 1, 1, q->all->arena, &steps,
-                                      &count, err);
+    enum sp_err rc =
+        store_steps_list(q->run, iteration, number - 1, 1, q->all->arena, &steps, &count, err);
     if (rc == SP_OK && count == 1)
         *ret = steps[0];
     return rc;
@@ -202,9 +202,9 @@ static enum sp_err iteration_row(const struct query *q, const struct store_itera
         "{s:I, s:s, s:o, s:o, s:b, s:I, s:I, s:I, s:I}", "iteration", (json_int_t)it->iteration,
         "state", store_state_name(it->state), "reason", query_text(it->reason, strlen(it->reason)),
         "verdict", it->verdict[0] ? query_text(it->verdict, strlen(it->verdict)) : json_null(),
-        "accepted", it->accepted, "pairs", (json_int_t)it->new_pairs + it->replay_pairs, "new_pairs",
-        (json_int_t)it->new_pairs, "replay_pairs", (json_int_t)it->replay_pairs, "attempt",
-        (json_int_t)it->attempt);
+        "accepted", it->accepted, "pairs", (json_int_t)it->new_pairs + it->replay_pairs,
+        "new_pairs", (json_int_t)it->new_pairs, "replay_pairs", (json_int_t)it->replay_pairs,
+        "attempt", (json_int_t)it->attempt);
     json_object_set_new(row, "opponent_sha256", query_hex(&it->opponent));
     json_object_set_new(row, "checkpoint_sha256", query_hex(&it->checkpoint));
     json_object_set_new(row, "plan_sha256", query_hex(&it->plan));

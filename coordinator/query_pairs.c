@@ -51,9 +51,8 @@ static bool by_plan(uint32_t set)
 static void key_at(const struct store_iteration *it, uint32_t set, uint64_t position,
                    struct store_pair_key *ret)
 {
-    *ret = (struct store_pair_key){.position = position,
-                                   .source_iteration = it->iteration,
-                                   .prompt = (uint32_t)position};
+    *ret = (struct store_pair_key){
+        .position = position, .source_iteration = it->iteration, .prompt = (uint32_t)position};
     if (!by_plan(set))
         return;
     struct plan plan = {
@@ -97,8 +96,8 @@ static json_t *pair_json(const struct tok_tokenizer *tokenizer, const struct pro
 {
     json_t *row = json_pack(
         "{s:I, s:I, s:I, s:I, s:o, s:o, s:o, s:s, s:I, s:b, s:b}", "position",
-        (json_int_t)pair->position, "source_iteration", (json_int_t)pair->source_iteration, "prompt",
-        (json_int_t)pair->prompt, "sample", (json_int_t)pair->sample, "prompt_ids",
+        (json_int_t)pair->position, "source_iteration", (json_int_t)pair->source_iteration,
+        "prompt", (json_int_t)pair->prompt, "sample", (json_int_t)pair->sample, "prompt_ids",
         ids_json(&pair->prompt_ids), "real_ids", ids_json(&pair->real_ids), "generated_ids",
         ids_json(&pair->generated_ids), "finish", finish_name(pair->finish), "finish_code",
         (json_int_t)pair->finish, "skipped", pair->skipped, "stored", stored);
@@ -110,8 +109,8 @@ static json_t *pair_json(const struct tok_tokenizer *tokenizer, const struct pro
     *bytes += 512 + 8 * ((size_t)pair->prompt_ids.count + pair->real_ids.count +
                          pair->generated_ids.count);
     /* Six bytes for a character in JSON at most: \u001b. */
-    *bytes += 6 * (json_string_length(prompt) + json_string_length(real) +
-                   json_string_length(generated));
+    *bytes +=
+        6 * (json_string_length(prompt) + json_string_length(real) + json_string_length(generated));
     json_object_set_new(row, "prompt_text", prompt);
     json_object_set_new(row, "real_text", real);
     json_object_set_new(row, "generated_text", generated);
@@ -123,8 +122,8 @@ static enum sp_err add_reference(const struct query *q, const struct store_pair_
                                  json_t *row, struct sp_error *err)
 {
     struct store_prompt prompt;
-    enum sp_err rc = store_prompts_get(q->run, STORE_SPLIT_EVAL, key->prompt, 1, q->all->arena,
-                                       &prompt, err);
+    enum sp_err rc =
+        store_prompts_get(q->run, STORE_SPLIT_EVAL, key->prompt, 1, q->all->arena, &prompt, err);
     if (rc == SP_OK)
         json_object_set_new(row, "reference", query_text(prompt.response, strlen(prompt.response)));
     return rc;
@@ -144,7 +143,8 @@ static enum sp_err page_of(const struct query *q, const struct store_iteration *
     const struct tok_tokenizer *tokenizer = NULL;
     enum sp_err rc = query_tokenizer(q->all, &q->info.base_manifest, &tokenizer, err);
     size_t bytes = 0;
-    for (uint64_t position = first; position < end && bytes < PAGE_BYTES && rc == SP_OK; position++) {
+    for (uint64_t position = first; position < end && bytes < PAGE_BYTES && rc == SP_OK;
+         position++) {
         struct store_pair_key key;
         struct proto_train_pair pair;
         bool stored = false;

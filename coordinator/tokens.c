@@ -49,8 +49,7 @@ static void hex_of(const uint8_t *bytes, size_t count, char *ret)
 /* base64url without padding (RFC 4648, section 5) */
 static void base64url(const uint8_t *bytes, size_t count, char *ret)
 {
-    static const char digits[] =
-        "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     uint32_t held = 0;
     int bits = 0;
     for (size_t i = 0; i < count; i++) {

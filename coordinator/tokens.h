@@ -21,7 +21,8 @@
 
 /* A new random token: ret_text is what its holder keeps ("id.secret", with a NUL); *ret is what the
  * store keeps, its id in ret_id, name and runs as given (borrowed). Checks the name (printable
- * ASCII, 1 to COORD_TOKEN_NAME_MAX), the role and the run names; expires_ms 0: never. Any thread. */
+ * ASCII, 1 to COORD_TOKEN_NAME_MAX), the role and the run names; expires_ms 0: never. Any thread.
+ */
 enum sp_err coord_token_mint(uint32_t role, const char *name, const char *runs, int64_t now_ms,
                              int64_t expires_ms, char ret_text[COORD_TOKEN_TEXT_BYTES],
                              char ret_id[COORD_TOKEN_ID_CHARS + 1], struct store_token *ret,

@@ -79,12 +79,12 @@ enum sp_err store_builder_add(struct store_builder *builder, enum store_split sp
     if (prompt->index >= SP_MAX_DATASET_ROWS)
         return sp_fail(err, SP_ELIMIT, "more than %d prompts", SP_MAX_DATASET_ROWS);
     const char *response = prompt->response ? prompt->response : "";
-    enum sp_err rc = sdb_run(builder->db,
-                             "INSERT INTO prompts(split, idx, prompt_ids, real_ids, rejected_ids,"
-                             " response) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                             NULL, err, "iinnnt", (int64_t)split, (int64_t)prompt->index,
-                             &prompt->prompt_ids, &prompt->real_ids, &prompt->rejected_ids,
-                             response);
+    enum sp_err rc =
+        sdb_run(builder->db,
+                "INSERT INTO prompts(split, idx, prompt_ids, real_ids, rejected_ids,"
+                " response) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                NULL, err, "iinnnt", (int64_t)split, (int64_t)prompt->index, &prompt->prompt_ids,
+                &prompt->real_ids, &prompt->rejected_ids, response);
     if (rc != SP_OK)
         return rc;
     uint32_t head[2] = {(uint32_t)split, prompt->index};
@@ -170,10 +170,11 @@ enum sp_err store_run_info(struct store_run *run, struct sp_arena *arena,
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT name, created_ms, settings, base, base_manifest, data,"
-                               " data_digest, train_prompts, holdout_prompts, eval_prompts FROM info",
-                               &statement, err, "");
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT name, created_ms, settings, base, base_manifest, data,"
+                  " data_digest, train_prompts, holdout_prompts, eval_prompts FROM info",
+                  &statement, err, "");
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
     if (rc == SP_OK && !have)
@@ -217,8 +218,8 @@ enum sp_err store_meta_get(struct store_run *run, const char *key, struct sp_are
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
-    enum sp_err rc = sdb_query(run->db, "SELECT value FROM meta WHERE key = ?1", &statement, err,
-                               "t", key);
+    enum sp_err rc =
+        sdb_query(run->db, "SELECT value FROM meta WHERE key = ?1", &statement, err, "t", key);
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
     const char *value = "";
@@ -238,19 +239,19 @@ enum sp_err store_prompts_get(struct store_run *run, enum store_split split, uin
                               struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT split, idx, prompt_ids, real_ids, rejected_ids, response"
-                               " FROM prompts WHERE split = ?1 AND idx >= ?2 ORDER BY idx LIMIT ?3",
-                               &statement, err, "iii", (int64_t)split, (int64_t)first,
-                               (int64_t)count);
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT split, idx, prompt_ids, real_ids, rejected_ids, response"
+                  " FROM prompts WHERE split = ?1 AND idx >= ?2 ORDER BY idx LIMIT ?3",
+                  &statement, err, "iii", (int64_t)split, (int64_t)first, (int64_t)count);
     for (uint32_t i = 0; i < count && rc == SP_OK; i++) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);
         if (rc != SP_OK)
             break;
         if (!have) {
-            rc = sp_fail(err, SP_ENOTFOUND, "run %s: no prompt %u in split %d", run->name, first + i,
-                         (int)split);
+            rc = sp_fail(err, SP_ENOTFOUND, "run %s: no prompt %u in split %d", run->name,
+                         first + i, (int)split);
             break;
         }
         struct sdb_row row = sdb_row(run->db, statement, arena, "prompts");

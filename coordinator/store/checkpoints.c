@@ -65,10 +65,9 @@ enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena
 {
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT " COLUMNS
-                               " FROM checkpoints ORDER BY iteration, created_ms, digest",
-                               &statement, err, "");
+    enum sp_err rc = sdb_query(
+        run->db, "SELECT " COLUMNS " FROM checkpoints ORDER BY iteration, created_ms, digest",
+        &statement, err, "");
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);

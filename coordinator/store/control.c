@@ -63,9 +63,8 @@ enum sp_err store_token_get(struct store *store, const char *id, struct sp_arena
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
-    enum sp_err rc = sdb_query(store->control,
-                               "SELECT " TOKEN_COLUMNS " FROM tokens WHERE id = ?1", &statement, err,
-                               "t", id);
+    enum sp_err rc = sdb_query(store->control, "SELECT " TOKEN_COLUMNS " FROM tokens WHERE id = ?1",
+                               &statement, err, "t", id);
     if (rc == SP_OK)
         rc = sdb_step(store->control, statement, &have, err);
     if (rc == SP_OK && !have)
@@ -78,15 +77,15 @@ enum sp_err store_token_get(struct store *store, const char *id, struct sp_arena
     return rc;
 }
 
-enum sp_err store_tokens_list(struct store *store, struct sp_arena *arena,
-                              struct store_token **ret, size_t *ret_count, struct sp_error *err)
+enum sp_err store_tokens_list(struct store *store, struct sp_arena *arena, struct store_token **ret,
+                              size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
     bool have = true;
-    enum sp_err rc = sdb_query(store->control,
-                               "SELECT " TOKEN_COLUMNS " FROM tokens ORDER BY created_ms, id",
-                               &statement, err, "");
+    enum sp_err rc =
+        sdb_query(store->control, "SELECT " TOKEN_COLUMNS " FROM tokens ORDER BY created_ms, id",
+                  &statement, err, "");
     while (rc == SP_OK) {
         rc = sdb_step(store->control, statement, &have, err);
         if (rc != SP_OK || !have)
@@ -110,17 +109,17 @@ enum sp_err store_worker_put(struct store *store, const struct store_worker *wor
     enum sp_err rc = sdb_write(store->control, err);
     if (rc != SP_OK)
         return rc;
-    return sdb_run(store->control,
-                   "INSERT INTO workers(name, role, host, device, version, numerics_class, token_id,"
-                   " first_seen_ms, last_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
-                   " ON CONFLICT(name) DO UPDATE SET role = excluded.role, host = excluded.host,"
-                   " device = excluded.device, version = excluded.version,"
-                   " numerics_class = excluded.numerics_class, token_id = excluded.token_id,"
-                   " last_seen_ms = excluded.last_seen_ms",
-                   NULL, err, "titttttii",
-                   worker->name, (int64_t)worker->role, worker->host, worker->device,
-                   worker->version, worker->numerics_class, worker->token_id,
-                   worker->first_seen_ms, worker->last_seen_ms);
+    return sdb_run(
+        store->control,
+        "INSERT INTO workers(name, role, host, device, version, numerics_class, token_id,"
+        " first_seen_ms, last_seen_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)"
+        " ON CONFLICT(name) DO UPDATE SET role = excluded.role, host = excluded.host,"
+        " device = excluded.device, version = excluded.version,"
+        " numerics_class = excluded.numerics_class, token_id = excluded.token_id,"
+        " last_seen_ms = excluded.last_seen_ms",
+        NULL, err, "titttttii", worker->name, (int64_t)worker->role, worker->host, worker->device,
+        worker->version, worker->numerics_class, worker->token_id, worker->first_seen_ms,
+        worker->last_seen_ms);
 }
 
 enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
@@ -207,11 +206,11 @@ enum sp_err store_events_list(struct store *store, struct store_run *run, uint64
     struct sdb *db = run ? run->db : store->control;
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
-    enum sp_err rc = sdb_query(db,
-                               "SELECT id, at_ms, iteration, actor, kind, text, detail FROM events"
-                               " WHERE id > ?1 ORDER BY id LIMIT ?2",
-                               &statement, err, "ui", after,
-                               (int64_t)SP_MIN(limit, (uint32_t)SP_MAX_LIST_ROWS));
+    enum sp_err rc =
+        sdb_query(db,
+                  "SELECT id, at_ms, iteration, actor, kind, text, detail FROM events"
+                  " WHERE id > ?1 ORDER BY id LIMIT ?2",
+                  &statement, err, "ui", after, (int64_t)SP_MIN(limit, (uint32_t)SP_MAX_LIST_ROWS));
     if (rc == SP_OK)
         rc = read_events(db, statement, arena, &list, err);
     sdb_done(statement);

@@ -97,9 +97,9 @@ uint64_t sdb_u64(struct sdb_row *row, uint64_t max);
 int64_t sdb_i64(struct sdb_row *row, int64_t min, int64_t max);
 uint32_t sdb_u32(struct sdb_row *row);
 bool sdb_bool(struct sdb_row *row);
-double sdb_f64(struct sdb_row *row);           /* NULL as NaN */
-float sdb_f32(struct sdb_row *row);            /* from fp32 bits; NULL as NaN */
-const char *sdb_text(struct sdb_row *row);     /* copied to the arena */
+double sdb_f64(struct sdb_row *row);       /* NULL as NaN */
+float sdb_f32(struct sdb_row *row);        /* from fp32 bits; NULL as NaN */
+const char *sdb_text(struct sdb_row *row); /* copied to the arena */
 void sdb_digest(struct sdb_row *row, struct sp_digest *ret);
 struct proto_ids sdb_ids(struct sdb_row *row); /* copied to the arena; ids ≥ 0 */
 /* SP_ECORRUPT with file, table, column and the row's first columns, or SP_ELIMIT. */

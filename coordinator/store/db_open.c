@@ -120,9 +120,9 @@ static enum sp_err compare_schema(struct sdb *db, const struct sdb_schema *schem
 {
     struct sp_buf have = SP_BUF_INIT, want = SP_BUF_INIT;
     struct sdb model = {.path = db->path};
-    int open_rc = sqlite3_open_v2(":memory:", &model.handle,
-                                  SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX,
-                                  NULL);
+    int open_rc =
+        sqlite3_open_v2(":memory:", &model.handle,
+                        SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_NOMUTEX, NULL);
     enum sp_err rc = SP_OK;
     if (open_rc != SQLITE_OK)
         rc = sdb_fail(&model, open_rc, "open a database in memory", err);
@@ -132,8 +132,8 @@ static enum sp_err compare_schema(struct sdb *db, const struct sdb_schema *schem
         rc = schema_text(&model, &want, err);
     if (rc == SP_OK)
         rc = schema_text(db, &have, err);
-    if (rc == SP_OK && (have.length != want.length ||
-                        memcmp(have.data, want.data, have.length) != 0))
+    if (rc == SP_OK &&
+        (have.length != want.length || memcmp(have.data, want.data, have.length) != 0))
         rc = sp_fail(err, SP_ECORRUPT,
                      "%s: its tables are not those of %s, schema %d: restore it from a backup",
                      db->path, schema->what, schema->count);
@@ -168,8 +168,8 @@ static enum sp_err check_pages(struct sdb *db, struct sp_error *err)
     } else {
         const char *text = (const char *)sqlite3_column_text(statement, 0);
         if (text == NULL || strcmp(text, "ok") != 0)
-            rc = sp_fail(err, SP_ECORRUPT, "%s: damaged: %.300s: restore it from a backup", db->path,
-                         text ? text : "out of memory");
+            rc = sp_fail(err, SP_ECORRUPT, "%s: damaged: %.300s: restore it from a backup",
+                         db->path, text ? text : "out of memory");
     }
     sqlite3_finalize(statement);
     return rc;
@@ -192,8 +192,8 @@ static enum sp_err identify(struct sdb *db, const struct sdb_schema *schema,
         return sp_fail(err, SP_ECORRUPT, "%s: empty, not %s: restore it from a backup", db->path,
                        schema->what);
     if (!empty && mark != schema->application_id)
-        return sp_fail(err, SP_EFORMAT, "%s: a database, but not %s (application id %lld)", db->path,
-                       schema->what, (long long)mark);
+        return sp_fail(err, SP_EFORMAT, "%s: a database, but not %s (application id %lld)",
+                       db->path, schema->what, (long long)mark);
     if (version > schema->count)
         return sp_fail(err, SP_EVERSION,
                        "%s: written by a newer version of this program (schema %lld, known: %d): "

@@ -17,8 +17,9 @@ const char *store_state_name(enum store_state state)
 }
 
 #define COLUMNS                                                                                    \
-    "iteration, state, return_state, reason, opponent, opponent_manifest, checkpoint,"            \
-    " checkpoint_manifest, seed, prompts, samples_per_prompt, new_pairs, replay_pairs, pass_order," \
+    "iteration, state, return_state, reason, opponent, opponent_manifest, checkpoint,"             \
+    " checkpoint_manifest, seed, prompts, samples_per_prompt, new_pairs, replay_pairs, "           \
+    "pass_order,"                                                                                  \
     " plan, epoch, attempt, steps_total, created_ms, started_ms, generated_ms, trained_ms,"        \
     " closed_ms, verdict, accepted, summary, pairs_sha256, pairs_chain"
 
@@ -144,8 +145,9 @@ enum sp_err store_gap_order_put(struct store_run *run, uint32_t iteration, const
     enum sp_err rc = sdb_write(run->db, err);
     if (rc != SP_OK)
         return rc;
-    return sdb_run(run->db, "INSERT OR REPLACE INTO gap_orders(iteration, positions) VALUES (?1, ?2)",
-                   NULL, err, "ib", (int64_t)iteration, order, (size_t)count * sizeof(*order));
+    return sdb_run(run->db,
+                   "INSERT OR REPLACE INTO gap_orders(iteration, positions) VALUES (?1, ?2)", NULL,
+                   err, "ib", (int64_t)iteration, order, (size_t)count * sizeof(*order));
 }
 
 /* Each position once: a list that is no permutation would train some pairs twice. */
@@ -207,9 +209,9 @@ enum sp_err store_skips_list(struct store_run *run, uint32_t iteration, struct s
 {
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT prompt FROM skips WHERE iteration = ?1 ORDER BY prompt",
-                               &statement, err, "i", (int64_t)iteration);
+    enum sp_err rc =
+        sdb_query(run->db, "SELECT prompt FROM skips WHERE iteration = ?1 ORDER BY prompt",
+                  &statement, err, "i", (int64_t)iteration);
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);

@@ -4,7 +4,7 @@
 #include "coordinator/store/internal.h"
 
 #define PAIR_SQL                                                                                   \
-    "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                            \
+    "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                             \
     " EXISTS (SELECT 1 FROM skips s WHERE s.iteration = ?1 AND s.prompt = p.idx),"                 \
     " r.position IS NOT NULL, coalesce(r.prompt, p.idx), coalesce(r.sample, ?6),"                  \
     " coalesce(r.source_iteration, ?7), coalesce(r.ids, zeroblob(0)), coalesce(r.finish, 0),"      \

@@ -10,7 +10,7 @@
 #define KEY_WHERE " WHERE iteration = ?1 AND work_set = ?2 AND position = ?3"
 /* What readers see: the trainer's references in place of the generator's, where there are any. */
 #define COLUMNS                                                                                    \
-    "iteration, work_set, position, prompt, sample, source_iteration, ids, finish,"               \
+    "iteration, work_set, position, prompt, sample, source_iteration, ids, finish,"                \
     " coalesce(trainer_real, ref_real), coalesce(trainer_generated, ref_generated), worker, at_ms"
 
 static enum sp_err check_put(const struct store_result *result, struct sp_error *err)
@@ -38,19 +38,21 @@ static enum sp_err compare_stored(struct store_run *run, const struct store_resu
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT iteration, work_set, position, prompt, sample,"
-                               " source_iteration, finish, ref_real, ref_generated, ids FROM results"
-                               KEY_WHERE,
-                               &statement, err, "iiu", (int64_t)result->iteration,
-                               (int64_t)result->set, result->position);
+    enum sp_err rc = sdb_query(
+        run->db,
+        "SELECT iteration, work_set, position, prompt, sample,"
+        " source_iteration, finish, ref_real, ref_generated, ids FROM results" KEY_WHERE,
+        &statement, err, "iiu", (int64_t)result->iteration, (int64_t)result->set, result->position);
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
     if (rc == SP_OK && !have)
         rc = sp_fail(err, SP_ECORRUPT, "%s: a stored result cannot be read back", run->db->path);
     if (rc == SP_OK) {
-        const int64_t want[] = {result->prompt, result->sample, result->source_iteration,
-                                result->finish, sdb_float_bits(result->ref_real),
+        const int64_t want[] = {result->prompt,
+                                result->sample,
+                                result->source_iteration,
+                                result->finish,
+                                sdb_float_bits(result->ref_real),
                                 sdb_float_bits(result->ref_generated)};
         bool same = true;
         for (size_t i = 0; i < SP_COUNT(want); i++)
@@ -114,10 +116,11 @@ enum sp_err store_refs_put(struct store_run *run, uint32_t iteration, uint32_t s
                      (int64_t)prompt, (int64_t)sample, (double)NAN, (double)ref_real,
                      (double)ref_generated);
     if (rc == SP_OK && changes == 0)
-        rc = sp_fail(err, SP_EINVAL,
-                     "references for position %llu name prompt %u, sample %u, but the stored result "
-                     "is another one",
-                     (unsigned long long)position, prompt, sample);
+        rc =
+            sp_fail(err, SP_EINVAL,
+                    "references for position %llu name prompt %u, sample %u, but the stored result "
+                    "is another one",
+                    (unsigned long long)position, prompt, sample);
     return rc;
 }
 
@@ -172,11 +175,11 @@ enum sp_err store_results_range(struct store_run *run, uint32_t iteration, uint3
 {
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT " COLUMNS " FROM results WHERE iteration = ?1"
-                               " AND work_set = ?2 AND position >= ?3 ORDER BY position LIMIT ?4",
-                               &statement, err, "iiui", (int64_t)iteration, (int64_t)set, first,
-                               (int64_t)limit);
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT " COLUMNS " FROM results WHERE iteration = ?1"
+                  " AND work_set = ?2 AND position >= ?3 ORDER BY position LIMIT ?4",
+                  &statement, err, "iiui", (int64_t)iteration, (int64_t)set, first, (int64_t)limit);
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);
@@ -199,11 +202,11 @@ enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint
 {
     sqlite3_stmt *statement = NULL;
     uint64_t count = 0;
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
-                               " AND (?3 = 0 OR trainer_real IS NOT NULL)",
-                               &statement, err, "iii", (int64_t)iteration, (int64_t)set,
-                               (int64_t)with_refs);
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
+                  " AND (?3 = 0 OR trainer_real IS NOT NULL)",
+                  &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)with_refs);
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);
@@ -234,8 +237,8 @@ enum sp_err store_result_revoke(struct store_run *run, uint32_t iteration, uint3
         rc = sdb_run(run->db, "DELETE FROM results" KEY_WHERE, &changes, err, "iiu",
                      (int64_t)iteration, (int64_t)set, position);
     if (rc == SP_OK && changes == 0)
-        rc = sp_fail(err, SP_ENOTFOUND, "run %s, iteration %u, set %u: no result at %llu", run->name,
-                     iteration, set, (unsigned long long)position);
+        rc = sp_fail(err, SP_ENOTFOUND, "run %s, iteration %u, set %u: no result at %llu",
+                     run->name, iteration, set, (unsigned long long)position);
     return rc;
 }
 
@@ -245,8 +248,8 @@ enum sp_err store_results_clear(struct store_run *run, uint32_t iteration, uint3
     enum sp_err rc = sdb_write(run->db, err);
     for (uint32_t set = 0; set <= PROTO_SET_TRAINED && rc == SP_OK; set++) {
         if (sets & (1u << set))
-            rc = sdb_run(run->db, "DELETE FROM results WHERE iteration = ?1 AND work_set = ?2", NULL,
-                         err, "ii", (int64_t)iteration, (int64_t)set);
+            rc = sdb_run(run->db, "DELETE FROM results WHERE iteration = ?1 AND work_set = ?2",
+                         NULL, err, "ii", (int64_t)iteration, (int64_t)set);
     }
     return rc;
 }
@@ -257,13 +260,13 @@ enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set
 {
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
-    enum sp_err rc = sdb_query(run->db,
-                               "SELECT worker, count(*), coalesce(sum(length(ids) / 4), 0)"
-                               " FROM results WHERE iteration = ?1 AND work_set = ?2"
-                               " AND (?3 = 0 OR source_iteration = iteration)"
-                               " GROUP BY worker ORDER BY worker",
-                               &statement, err, "iii", (int64_t)iteration, (int64_t)set,
-                               (int64_t)new_only);
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT worker, count(*), coalesce(sum(length(ids) / 4), 0)"
+                  " FROM results WHERE iteration = ?1 AND work_set = ?2"
+                  " AND (?3 = 0 OR source_iteration = iteration)"
+                  " GROUP BY worker ORDER BY worker",
+                  &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)new_only);
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);

@@ -12,14 +12,15 @@ static const char *const control_migrations[] = {
     "CREATE TABLE runs("
     " id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, created_ms INTEGER NOT NULL) STRICT;"
     "CREATE TABLE tokens("
-    " id TEXT PRIMARY KEY NOT NULL, secret_sha BLOB NOT NULL, role INTEGER NOT NULL, name TEXT NOT NULL,"
+    " id TEXT PRIMARY KEY NOT NULL, secret_sha BLOB NOT NULL, role INTEGER NOT NULL, name TEXT NOT "
+    "NULL,"
     " runs TEXT NOT NULL, created_ms INTEGER NOT NULL, expires_ms INTEGER NOT NULL,"
     " revoked_ms INTEGER NOT NULL) STRICT;"
     "CREATE TABLE workers("
     " name TEXT PRIMARY KEY, role INTEGER NOT NULL, host TEXT NOT NULL, device TEXT NOT NULL,"
     " version TEXT NOT NULL, numerics_class TEXT NOT NULL, token_id TEXT NOT NULL,"
-    " first_seen_ms INTEGER NOT NULL, last_seen_ms INTEGER NOT NULL) STRICT, WITHOUT ROWID;"
-    EVENTS_TABLE,
+    " first_seen_ms INTEGER NOT NULL, last_seen_ms INTEGER NOT NULL) STRICT, WITHOUT "
+    "ROWID;" EVENTS_TABLE,
 };
 
 /* Token ids are little-endian int32 blobs; log-probabilities are the bits of an fp32, because a
@@ -72,8 +73,7 @@ static const char *const run_migrations[] = {
     " STRICT, WITHOUT ROWID;"
     "CREATE TABLE blob_refs("
     " owner TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (owner, digest))"
-    " STRICT, WITHOUT ROWID;"
-    EVENTS_TABLE,
+    " STRICT, WITHOUT ROWID;" EVENTS_TABLE,
 };
 
 const struct sdb_schema sdb_control_schema = {

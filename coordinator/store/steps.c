@@ -6,7 +6,7 @@
 #include "coordinator/store/internal.h"
 
 #define COLUMNS                                                                                    \
-    "iteration, step, train_epoch, learning_rate, loss, sft_loss, margin, margin_abs_max,"        \
+    "iteration, step, train_epoch, learning_rate, loss, sft_loss, margin, margin_abs_max,"         \
     " accuracy, reward_real, reward_generated, logp_real, logp_generated, logp_real_change,"       \
     " grad_norm, pairs, identical, tokens, milliseconds, first_sight_correct, first_sight_pairs,"  \
     " skipped"

@@ -246,8 +246,8 @@ enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const c
     sqlite3_stmt *statement = NULL;
     struct sdb_list list = {0};
     bool have = true;
-    enum sp_err rc = sdb_query(store->control, "SELECT name FROM runs ORDER BY id", &statement, err,
-                               "");
+    enum sp_err rc =
+        sdb_query(store->control, "SELECT name FROM runs ORDER BY id", &statement, err, "");
     while (rc == SP_OK) {
         rc = sdb_step(store->control, statement, &have, err);
         if (rc != SP_OK || !have)
@@ -294,8 +294,9 @@ static enum sp_err check_run_name(struct store_run *run, struct sp_error *err)
     if (rc == SP_OK) {
         const char *name = (const char *)sqlite3_column_text(statement, 0);
         if (name == NULL || strcmp(name, run->name) != 0)
-            rc = sp_fail(err, SP_ECORRUPT, "%s: holds run \"%.80s\", not \"%s\": files were renamed",
-                         run->db->path, name ? name : "", run->name);
+            rc =
+                sp_fail(err, SP_ECORRUPT, "%s: holds run \"%.80s\", not \"%s\": files were renamed",
+                        run->db->path, name ? name : "", run->name);
     }
     sdb_done(statement);
     return rc;

@@ -49,10 +49,12 @@ struct store_options {
 
 /* Creates STATE_DIR (0700), its folders and control.db where needed, takes the lock (SP_ESTATE when
  * another coordinator has it), refuses network file systems (SP_EUNSUPPORTED), removes left-overs
- * of unfinished create-runs, adopts run files that have no row in control.db. options may be NULL. */
+ * of unfinished create-runs, adopts run files that have no row in control.db. options may be NULL.
+ */
 enum sp_err store_open(const char *state_dir, const struct store_options *options,
                        struct store **ret, struct sp_error *err) SP_MUST_USE;
-/* Read-only connections; after store_open in the same process. Run files are opened at first use. */
+/* Read-only connections; after store_open in the same process. Run files are opened at first use.
+ */
 enum sp_err store_open_reader(const char *state_dir, const struct store_options *options,
                               struct store **ret, struct sp_error *err) SP_MUST_USE;
 void store_close(struct store *store); /* rolls back what is open; closes runs; NULL is fine */
@@ -94,11 +96,11 @@ bool store_run_name_is_good(const char *name);
 /* ---- tokens (tokens.h has the rules) ---- */
 
 struct store_token {
-    const char *id;              /* public half, 16 hex characters */
-    struct sp_digest secret_sha; /* SHA-256 of the secret half */
-    uint32_t role;               /* enum proto_role */
-    const char *name;            /* for people: gen-1 */
-    const char *runs;            /* names separated by commas; "": every run */
+    const char *id;                             /* public half, 16 hex characters */
+    struct sp_digest secret_sha;                /* SHA-256 of the secret half */
+    uint32_t role;                              /* enum proto_role */
+    const char *name;                           /* for people: gen-1 */
+    const char *runs;                           /* names separated by commas; "": every run */
     int64_t created_ms, expires_ms, revoked_ms; /* wall clock; 0: never */
 };
 enum sp_err store_token_put(struct store *store, const struct store_token *token,
@@ -107,9 +109,8 @@ enum sp_err store_token_revoke(struct store *store, const char *id, int64_t now_
                                struct sp_error *err) SP_MUST_USE; /* again: no change, SP_OK */
 enum sp_err store_token_get(struct store *store, const char *id, struct sp_arena *arena,
                             struct store_token *ret, struct sp_error *err) SP_MUST_USE;
-enum sp_err store_tokens_list(struct store *store, struct sp_arena *arena,
-                              struct store_token **ret, size_t *ret_count,
-                              struct sp_error *err) SP_MUST_USE;
+enum sp_err store_tokens_list(struct store *store, struct sp_arena *arena, struct store_token **ret,
+                              size_t *ret_count, struct sp_error *err) SP_MUST_USE;
 
 /* ---- workers: who has ever said hello; for listings ---- */
 
@@ -128,12 +129,12 @@ enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
 /* ---- events: of a run (in its file) or of the coordinator (run NULL: control.db) ---- */
 
 struct store_event {
-    uint64_t id;       /* set by the store, rising within its file */
-    int64_t at_ms;     /* wall clock */
-    int32_t iteration; /* -1: none */
-    const char *actor; /* worker or token name, "coordinator" */
-    const char *kind;  /* "state", "verdict", "alarm", "audit", … */
-    const char *text;  /* one sentence for people */
+    uint64_t id;        /* set by the store, rising within its file */
+    int64_t at_ms;      /* wall clock */
+    int32_t iteration;  /* -1: none */
+    const char *actor;  /* worker or token name, "coordinator" */
+    const char *kind;   /* "state", "verdict", "alarm", "audit", … */
+    const char *text;   /* one sentence for people */
     const char *detail; /* JSON object, or "" */
 };
 enum sp_err store_event_append(struct store *store, struct store_run *run,

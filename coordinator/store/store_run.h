@@ -39,8 +39,7 @@ enum sp_err store_builder_open(const char *state_dir, const char *name,
                                struct sp_error *err) SP_MUST_USE;
 /* Indices of a split must come as 0, 1, 2, … */
 enum sp_err store_builder_add(struct store_builder *builder, enum store_split split,
-                              const struct store_prompt *prompt,
-                              struct sp_error *err) SP_MUST_USE;
+                              const struct store_prompt *prompt, struct sp_error *err) SP_MUST_USE;
 /* The run refers to these blobs (owner: "base", "data"). */
 enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
                                const struct sp_digest *digests, size_t count,
@@ -49,9 +48,11 @@ enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
  * iteration -1, the base checkpoint's; makes everything durable and closes the file. */
 enum sp_err store_builder_finish(struct store_builder *builder, const struct store_run_info *info,
                                  struct sp_error *err) SP_MUST_USE;
-void store_builder_free(struct store_builder *builder); /* NULL is fine; after finish it keeps the file */
+/* NULL is fine; after finish the file stays. */
+void store_builder_free(struct store_builder *builder);
 /* Store thread, write: the finished file becomes the run. SP_EEXIST; SP_ENOTFOUND: not finished. */
-enum sp_err store_run_adopt(struct store *store, const char *name, struct sp_error *err) SP_MUST_USE;
+enum sp_err store_run_adopt(struct store *store, const char *name,
+                            struct sp_error *err) SP_MUST_USE;
 
 /* ---- the run itself ---- */
 
@@ -90,25 +91,26 @@ enum store_state { STORE_STATE_LIST(STORE_STATE_ENUM) STORE_STATE_COUNT };
 const char *store_state_name(enum store_state state); /* "running"; static */
 
 struct store_iteration {
-    uint32_t iteration;             /* key */
+    uint32_t iteration; /* key */
     enum store_state state;
-    enum store_state return_state;  /* where resume or retry goes; equal to state when unused */
-    const char *reason;             /* of paused, failed, cancelled; "" */
+    enum store_state return_state; /* where resume or retry goes; equal to state when unused */
+    const char *reason;            /* of paused, failed, cancelled; "" */
     struct sp_digest opponent, opponent_manifest;     /* starting weights; manifest's SHA-256 */
     struct sp_digest checkpoint, checkpoint_manifest; /* published; zero: not yet */
-    uint64_t seed;                  /* plan fields: struct plan */
+    uint64_t seed;                                    /* plan fields: struct plan */
     uint32_t prompts, samples_per_prompt, new_pairs, replay_pairs;
-    uint32_t order;                 /* enum run_order */
-    struct sp_digest plan;          /* plan_digest */
-    uint64_t epoch;                 /* fencing number of the newest trainer grant of the run */
-    uint64_t attempt;               /* how often it was started afresh */
-    uint64_t steps_total;           /* 0: not known yet */
-    int64_t created_ms, started_ms, generated_ms, trained_ms, closed_ms; /* wall clock; 0: not yet */
-    const char *verdict;            /* "", or improved, plateau, … */
-    bool accepted;                  /* its checkpoint is the next opponent */
-    const char *summary;            /* JSON: the trainer's words and the coordinator's statistics; "" */
-    struct sp_digest pairs_sha256;  /* proto/pairs_digest.h; zero: not yet */
-    struct sp_digest pairs_chain;   /* the trainer's, in the order consumed; zero: not yet */
+    uint32_t order;        /* enum run_order */
+    struct sp_digest plan; /* plan_digest */
+    uint64_t epoch;        /* fencing number of the newest trainer grant of the run */
+    uint64_t attempt;      /* how often it was started afresh */
+    uint64_t steps_total;  /* 0: not known yet */
+    /* wall clock; 0: not yet */
+    int64_t created_ms, started_ms, generated_ms, trained_ms, closed_ms;
+    const char *verdict; /* "", or improved, plateau, … */
+    bool accepted;       /* its checkpoint is the next opponent */
+    const char *summary; /* JSON: the trainer's words and the coordinator's statistics; "" */
+    struct sp_digest pairs_sha256; /* proto/pairs_digest.h; zero: not yet */
+    struct sp_digest pairs_chain;  /* the trainer's, in the order consumed; zero: not yet */
 };
 /* Inserts or replaces the row. Write. */
 enum sp_err store_iteration_put(struct store_run *run, const struct store_iteration *iteration,
@@ -238,8 +240,8 @@ struct store_checkpoint {
     struct sp_digest manifest; /* SHA-256 of its manifest */
     int32_t iteration;         /* that made it; -1: the base */
     int64_t created_ms;
-    uint64_t bytes;            /* of all files */
-    const char *provenance;    /* JSON: what made it */
+    uint64_t bytes;         /* of all files */
+    const char *provenance; /* JSON: what made it */
 };
 /* Again with the same digest: no change. Write. */
 enum sp_err store_checkpoint_put(struct store_run *run, const struct store_checkpoint *checkpoint,
@@ -251,8 +253,8 @@ enum sp_err store_checkpoint_get(struct store_run *run, const struct sp_digest *
 enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena,
                                    struct store_checkpoint **ret, size_t *ret_count,
                                    struct sp_error *err) SP_MUST_USE;
-/* Blobs that must not be deleted while the run is there: the manifest and its chunks. owner: "base",
- * "data", or a checkpoint's digest in hex. Idempotent. Write. */
+/* Blobs that must not be deleted while the run is there: the manifest and its chunks. owner:
+ * "base", "data", or a checkpoint's digest in hex. Idempotent. Write. */
 enum sp_err store_blob_refs_add(struct store_run *run, const char *owner,
                                 const struct sp_digest *digests, size_t count,
                                 struct sp_error *err) SP_MUST_USE;

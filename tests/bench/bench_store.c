@@ -1,5 +1,6 @@
 /* Results a second into the store, by the size of a transaction, and pairs a second out of it.
- *     bench_store [DIRECTORY [SECONDS]]      a directory on the disk to measure; default: . and 2 */
+ *     bench_store [DIRECTORY [SECONDS]]      a directory on the disk to measure; default: . and 2
+ */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

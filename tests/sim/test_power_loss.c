@@ -1,6 +1,6 @@
-/* Power losses under the store and the blob store: whatever was acknowledged is there afterwards, once
- * and with its bits; what was not is there whole or not at all. 100 seeds, several losses each; a
- * failing seed is printed. */
+/* Power losses under the store and the blob store: whatever was acknowledged is there afterwards,
+ * once and with its bits; what was not is there whole or not at all. 100 seeds, several losses
+ * each; a failing seed is printed. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,19 +14,19 @@
 
 #define SEEDS 100
 #define RESULTS 3000 /* positions */
-#define TOKENS 300    /* of an answer, at most: rows of a few hundred bytes fill pages quickly */
+#define TOKENS 300   /* of an answer, at most: rows of a few hundred bytes fill pages quickly */
 #define CHUNKS 64
 #define LOSSES 4
 
 /* What the outside was told, and what it tried. */
 struct history {
-    uint8_t acked[RESULTS]; /* results */
+    uint8_t acked[RESULTS];  /* results */
     uint32_t batch[RESULTS]; /* transaction that first tried it since the last restart, 0: none */
     uint8_t blob[CHUNKS];    /* put returned SP_OK */
     uint8_t checkpoint[CHUNKS]; /* its row's commit returned SP_OK */
-    bool second_run;         /* adoption was acknowledged */
-    uint32_t attempts;       /* state of the iteration: attempt of the newest acknowledged put */
-    uint32_t tried;          /* and of the newest tried one */
+    bool second_run;            /* adoption was acknowledged */
+    uint32_t attempts;          /* state of the iteration: attempt of the newest acknowledged put */
+    uint32_t tried;             /* and of the newest tried one */
 };
 
 struct sim {
@@ -228,7 +228,8 @@ static int inspect_results(struct sim *sim, const uint32_t *batch)
         CHECK(there[p] || !h->acked[p], "position %u was acknowledged and is lost", p);
         /* Rows of one transaction are there together or not at all. */
         int8_t now = there[p] ? 1 : -1, *before = &whole[batch[p]];
-        CHECK(batch[p] == 0 || *before == 0 || *before == now, "half a transaction: position %u", p);
+        CHECK(batch[p] == 0 || *before == 0 || *before == now, "half a transaction: position %u",
+              p);
         *before = now;
     }
     free(whole);

@@ -27,7 +27,8 @@ struct entry {
     struct entry *next;
     char *path;
     int refs; /* open handles */
-    bool log; /* a write-ahead log or a journal: its sync makes the names of its directory certain */
+    bool
+        log; /* a write-ahead log or a journal: its sync makes the names of its directory certain */
     bool new_name;
     struct sp_buf now; /* what programs see; empty while refs is 0 and nothing is uncertain */
     struct op *ops;

@@ -1,10 +1,10 @@
 /* vfs: an SQLite VFS whose disk can lose power.
  *
- * Real files hold what is certain; what was written since a file's last sync is kept in memory. At a
- * power loss each write that was not synced is kept, lost, or torn into pieces of 512 bytes of which
- * some are there; a file whose directory was never synced may be gone, and one that was deleted
- * without such a sync may be back. All of it is drawn from the seed. Locks and shared memory are the
- * real VFS's. One thread. */
+ * Real files hold what is certain; what was written since a file's last sync is kept in memory. At
+ * a power loss each write that was not synced is kept, lost, or torn into pieces of 512 bytes of
+ * which some are there; a file whose directory was never synced may be gone, and one that was
+ * deleted without such a sync may be back. All of it is drawn from the seed. Locks and shared
+ * memory are the real VFS's. One thread. */
 #ifndef SPIN_TESTS_SIM_VFS_H
 #define SPIN_TESTS_SIM_VFS_H
 

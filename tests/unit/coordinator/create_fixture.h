@@ -32,7 +32,7 @@ __attribute__((unused)) static void cf_write_model(const char *dir)
     json_t *vocab = json_object();
     json_object_set_new(vocab, "<s>", json_integer(0));
     json_object_set_new(vocab, "</s>", json_integer(1));
-    json_object_set_new(vocab, "\xc4\xa0", json_integer(CF_ID(' '))); /* Ġ is the space */
+    json_object_set_new(vocab, "\xc4\xa0", json_integer(CF_ID(' ')));  /* Ġ is the space */
     json_object_set_new(vocab, "\xc4\x8a", json_integer(CF_ID('\n'))); /* Ċ */
     for (char c = '!'; c <= '~'; c++) {
         char text[2] = {c, 0};

@@ -81,8 +81,9 @@ static void put_iteration(struct fx fx)
     fx_digest(&it.checkpoint_manifest, "m0");
     fx_digest(&it.pairs_sha256, "p0");
     OK(store_iteration_put(fx.run, &it, &fx.err));
-    struct store_checkpoint checkpoint = {
-        .digest = it.checkpoint, .manifest = it.checkpoint_manifest, .provenance = "{\"who\":\"t\"}"};
+    struct store_checkpoint checkpoint = {.digest = it.checkpoint,
+                                          .manifest = it.checkpoint_manifest,
+                                          .provenance = "{\"who\":\"t\"}"};
     OK(store_checkpoint_put(fx.run, &checkpoint, &fx.err));
     for (uint64_t i = 1; i <= 3; i++) {
         struct proto_step_metrics step = {.step = i,
@@ -104,10 +105,11 @@ static void put_iteration(struct fx fx)
 static struct aq aq_new(void)
 {
     struct aq aq = {.cf = cf_new()};
-    cf_data(&aq.cf, "eval", "{\"prompt\":\"2+2=\",\"response\":\" 4\"}\n"
-                            "{\"prompt\":\"3*3=\",\"response\":\"9\"}\n"
-                            "{\"prompt\":\"4*4=\",\"response\":\"16\"}\n"
-                            "{\"prompt\":\"?\",\"response\":\"x y\"}\n");
+    cf_data(&aq.cf, "eval",
+            "{\"prompt\":\"2+2=\",\"response\":\" 4\"}\n"
+            "{\"prompt\":\"3*3=\",\"response\":\"9\"}\n"
+            "{\"prompt\":\"4*4=\",\"response\":\"16\"}\n"
+            "{\"prompt\":\"?\",\"response\":\"x y\"}\n");
     cf_make(&aq.cf);
     struct fx fx = aq.cf.fx;
     store_begin(fx.store);
@@ -148,7 +150,8 @@ static const json_t *at(const json_t *value, const char *path)
     }
     return value;
 }
-#define NUMBER(reply, path, want) ck_assert_double_eq_tol(json_number_value(at(reply, path)), want, 1e-9)
+#define NUMBER(reply, path, want)                                                                  \
+    ck_assert_double_eq_tol(json_number_value(at(reply, path)), want, 1e-9)
 #define TEXT(reply, path, want) ck_assert_str_eq(json_string_value(at(reply, path)), want)
 #define NOTHING(reply, path) ck_assert(json_is_null(at(reply, path)))
 

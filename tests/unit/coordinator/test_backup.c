@@ -172,7 +172,11 @@ END_TEST
 START_TEST(test_damaged_manifest)
 {
     struct bk bk = bk_new();
-    static const char *const texts[] = {"", "{", "[]", "{}", "{\"format\":\"x\",\"version\":1}",
+    static const char *const texts[] = {"",
+                                        "{",
+                                        "[]",
+                                        "{}",
+                                        "{\"format\":\"x\",\"version\":1}",
                                         "{\"format\":\"spin-backup\",\"version\":1}"};
     json_t *good = manifest_of(&bk);
     for (size_t i = 0; i < SP_COUNT(texts); i++) {
@@ -187,7 +191,7 @@ START_TEST(test_damaged_manifest)
     rewrite(&bk, manifest);
     expect_refused(&bk, SP_EVERSION, "version 2");
     static const char *const paths[] = {"/etc/passwd", "../x.db", "runs/../control.db", "runs/.db",
-                                        "runs/a b.db", "lock", "admin.token"};
+                                        "runs/a b.db", "lock",    "admin.token"};
     for (size_t i = 0; i < SP_COUNT(paths); i++) {
         manifest = json_deep_copy(good);
         json_t *entry = json_array_get(json_object_get(manifest, "files"), 0);

@@ -142,8 +142,9 @@ START_TEST(test_long_and_double)
     sp_buf_printf(&rows, "{\"prompt\":\"%050d\",\"response\":\"%090d\"}\n", 1, 1);
     cf_data(&cf, "train", rows.data);
     sp_buf_deinit(&rows);
-    cf_data(&cf, "holdout", "{\"prompt\":\"p4\",\"response\":\"x\"}\n"
-                            "{\"prompt\":\"new\",\"response\":\"x\"}\n");
+    cf_data(&cf, "holdout",
+            "{\"prompt\":\"p4\",\"response\":\"x\"}\n"
+            "{\"prompt\":\"new\",\"response\":\"x\"}\n");
     json_t *report = NULL;
     OK(cf_create(&cf, &report, &fx.err));
     ck_assert_int_eq(number(split_of(report, 0), "rows"), 23);
@@ -283,8 +284,14 @@ static void expect_refused(struct cf *cf, enum sp_err code, const char *words)
 START_TEST(test_bad_arguments)
 {
     struct fx fx = {0};
-    static const char *const bad[] = {"", "[]", "{", "{}", "{\"settings\":{}}", "{\"settings\":3}",
-                                      "{\"settings\":{\"run.name\":\"x\"}}", "null"};
+    static const char *const bad[] = {"",
+                                      "[]",
+                                      "{",
+                                      "{}",
+                                      "{\"settings\":{}}",
+                                      "{\"settings\":3}",
+                                      "{\"settings\":{\"run.name\":\"x\"}}",
+                                      "null"};
     for (size_t i = 0; i < SP_COUNT(bad); i++) {
         char *name = NULL;
         ck_assert_msg(coord_create_run_name(bad[i], &name, &fx.err) != SP_OK, "case %zu", i);
@@ -349,7 +356,8 @@ START_TEST(test_bad_base)
     rewritten_base("config.json", "{\"vocab_size\":0}", SP_EFORMAT, "vocab_size");
     rewritten_base("config.json", "{\"vocab_size\":50}", SP_EFORMAT, "vocabulary");
     rewritten_base("generation_config.json", "{\"eos_token_id\":98}", SP_EFORMAT, "eos_token_id");
-    rewritten_base("generation_config.json", "{\"eos_token_id\":\"x\"}", SP_EFORMAT, "eos_token_id");
+    rewritten_base("generation_config.json", "{\"eos_token_id\":\"x\"}", SP_EFORMAT,
+                   "eos_token_id");
     rewritten_base("generation_config.json", "{\"eos_token_id\":[1,\"x\"]}", SP_EFORMAT, "eos");
     rewritten_base("generation_config.json", "{}", SP_EFORMAT, "no end token");
     rewritten_base("tokenizer.json", "{}", SP_EFORMAT, "tokenizer.json");

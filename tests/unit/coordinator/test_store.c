@@ -115,7 +115,8 @@ START_TEST(test_rollback_and_commit)
     int32_t ids[4];
     enum store_put put;
     struct store_result result = fx_result(3, ids);
-    struct store_event event = {.at_ms = 1, .iteration = -1, .actor = "a", .kind = "k", .text = "t"};
+    struct store_event event = {
+        .at_ms = 1, .iteration = -1, .actor = "a", .kind = "k", .text = "t"};
     store_begin(fx.store);
     ck_assert(store_in_transaction(fx.store));
     OK(store_result_put(fx.run, &result, &put, &fx.err));
@@ -139,7 +140,8 @@ START_TEST(test_rollback_and_commit)
 }
 END_TEST
 
-/* A process that is killed with a transaction open has stored nothing; what it committed is there. */
+/* A process that is killed with a transaction open has stored nothing; what it committed is there.
+ */
 START_TEST(test_killed_writer)
 {
     struct fx fx = fx_new("one");
@@ -273,8 +275,12 @@ START_TEST(test_events)
     for (int i = 0; i < 30; i++) {
         char text[32];
         snprintf(text, sizeof(text), "event %d", i);
-        struct store_event event = {
-            .at_ms = i, .iteration = i - 1, .actor = "a", .kind = "k", .text = text, .detail = "{}"};
+        struct store_event event = {.at_ms = i,
+                                    .iteration = i - 1,
+                                    .actor = "a",
+                                    .kind = "k",
+                                    .text = text,
+                                    .detail = "{}"};
         OK(store_event_append(fx.store, fx.run, &event, &fx.err));
     }
     OK(store_commit(fx.store, &fx.err));

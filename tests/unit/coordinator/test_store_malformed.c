@@ -1,5 +1,5 @@
-/* Databases that are damaged, foreign, newer, or hold values that cannot be: a clear error each, never
- * a crash, and the file stays as it was. */
+/* Databases that are damaged, foreign, newer, or hold values that cannot be: a clear error each,
+ * never a crash, and the file stays as it was. */
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -402,7 +402,7 @@ START_TEST(test_migration)
     ck_assert_int_eq(ask(db, "PRAGMA user_version"), 3);
     sdb_close(db);
     FAILS(SP_EVERSION, sdb_open(path, &v1, &open, &db, &fx.err)); /* the old program refuses it */
-    OK(sdb_open(copy, &v1, &open, &db, &fx.err)); /* and can go on with the copy */
+    OK(sdb_open(copy, &v1, &open, &db, &fx.err));                 /* and can go on with the copy */
     ck_assert_int_eq(ask(db, "SELECT x FROM a"), 5);
     sdb_close(db);
     free(path);

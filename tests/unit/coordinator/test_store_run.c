@@ -297,7 +297,8 @@ START_TEST(test_trainer_references)
     struct store_pair_key keys[4] = {{2, 0, 2, 0}, {3, 0, 3, 0}, {4, 0, 4, 0}, {5, 0, 5, 0}};
     struct proto_train_pair pairs[4];
     bool stored[4];
-    OK(store_pairs_read(fx.run, 0, 0, STORE_SPLIT_TRAIN, keys, 4, fx.arena, pairs, stored, &fx.err));
+    OK(store_pairs_read(fx.run, 0, 0, STORE_SPLIT_TRAIN, keys, 4, fx.arena, pairs, stored,
+                        &fx.err));
     ck_assert(pairs[0].ref_real == -7.0f && pairs[0].ref_generated == -8.0f);
     ck_assert_int_eq(pairs[0].generated_ids.ids[0], 20);
     ck_assert(pairs[1].ref_real == -9.0f && stored[1]);
@@ -374,7 +375,7 @@ START_TEST(test_shares)
     OK(store_shares(fx.run, 1, 0, true, fx.arena, &shares, &count, &fx.err));
     ck_assert_uint_eq(count, 2);
     ck_assert_str_eq(shares[0].worker, "gen-1");
-    ck_assert_uint_eq(shares[0].results, 3);   /* 1, 3, 5 */
+    ck_assert_uint_eq(shares[0].results, 3); /* 1, 3, 5 */
     ck_assert_uint_eq(shares[0].tokens, 2 + 4 + 2);
     OK(store_shares(fx.run, 1, 0, false, fx.arena, &shares, &count, &fx.err));
     ck_assert_uint_eq(shares[0].results + shares[1].results, 10);

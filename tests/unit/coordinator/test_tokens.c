@@ -43,8 +43,8 @@ START_TEST(test_mint_refuses)
         const char *name, *runs;
         int64_t expires_ms;
     } bad[] = {
-        {0, "x", "", 0},      {9, "x", "", 0},        {1, "", "", 0},     {1, "a\nb", "", 0},
-        {1, "x", "a/b", 0},   {1, "x", "a,,b", 0},    {1, "x", "a,", 0},  {1, "x", "", 999},
+        {0, "x", "", 0},    {9, "x", "", 0},     {1, "", "", 0},    {1, "a\nb", "", 0},
+        {1, "x", "a/b", 0}, {1, "x", "a,,b", 0}, {1, "x", "a,", 0}, {1, "x", "", 999},
     };
     for (size_t i = 0; i < SP_COUNT(bad); i++)
         FAILS(SP_EINVAL, coord_token_mint(bad[i].role, bad[i].name, bad[i].runs, 1000,
@@ -120,9 +120,9 @@ END_TEST
 
 START_TEST(test_roles)
 {
-    static const enum proto_type trainer_only[] = {
-        PROTO_TRAINER_LEASE, PROTO_PAIRS_FETCH,  PROTO_STEPS_REPORT,
-        PROTO_REFS_SUBMIT,   PROTO_PUBLISH_BEGIN, PROTO_PUBLISH_COMMIT};
+    static const enum proto_type trainer_only[] = {PROTO_TRAINER_LEASE, PROTO_PAIRS_FETCH,
+                                                   PROTO_STEPS_REPORT,  PROTO_REFS_SUBMIT,
+                                                   PROTO_PUBLISH_BEGIN, PROTO_PUBLISH_COMMIT};
     for (size_t i = 0; i < SP_COUNT(trainer_only); i++) {
         ck_assert(coord_role_may_send(PROTO_ROLE_TRAINER, trainer_only[i]));
         ck_assert(!coord_role_may_send(PROTO_ROLE_GENERATOR, trainer_only[i]));
@@ -136,8 +136,8 @@ START_TEST(test_roles)
     ck_assert(!coord_role_may_send(PROTO_ROLE_ADMIN, PROTO_LEASE_REPLY));
     ck_assert(coord_role_may_verb(PROTO_ROLE_ADMIN, "cancel"));
     ck_assert(coord_role_may_verb(PROTO_ROLE_READONLY, "status"));
-    static const char *const changing[] = {"create-run", "start-iteration", "start", "cancel",
-                                           "token-create", "token-list", "backup", "skip"};
+    static const char *const changing[] = {"create-run",   "start-iteration", "start",  "cancel",
+                                           "token-create", "token-list",      "backup", "skip"};
     for (size_t i = 0; i < SP_COUNT(changing); i++) {
         ck_assert(!coord_role_may_verb(PROTO_ROLE_READONLY, changing[i]));
         ck_assert(!coord_role_may_verb(PROTO_ROLE_GENERATOR, changing[i]));
