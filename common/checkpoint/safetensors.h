@@ -76,12 +76,20 @@ const char *ckpt_st_meta(const struct ckpt_st *st, const char *key);      /* or 
 
 /* ---- writing ---- */
 
-/* A named fp32 array in the caller's memory. */
+struct ckpt_array;
+/* Writes all numbers of the array to `to`. */
+typedef enum sp_err (*ckpt_fill_fn)(void *context, const struct ckpt_array *array, float *to,
+                                    struct sp_error *err);
+
+/* A named fp32 array: in the caller's memory, or made when it is its turn to be written, so that no
+ * more than the largest is in memory at once. */
 struct ckpt_array {
     const char *name;
     int32_t dims;
     int64_t shape[SP_MAX_TENSOR_DIMS];
-    const float *data; /* row-major, as many as the product of shape */
+    const float *data; /* row-major, as many as the product of shape; not used where fill is set */
+    ckpt_fill_fn fill; /* or NULL */
+    void *fill_context;
 };
 
 /* Same arrays (in any order), dtype and metadata → same bytes: tensors are stored sorted by name,

@@ -10,6 +10,7 @@
 #include "common/base/half.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
+#include "common/checkpoint/array_internal.h"
 #include "common/checkpoint/safetensors.h"
 
 #define DATA_ALIGN 64
@@ -25,12 +26,10 @@ static int by_name(const void *a, const void *b)
 static enum sp_err array_bytes(const struct ckpt_array *array, enum ckpt_dtype dtype,
                                size_t *ret_count, size_t *ret_bytes, struct sp_error *err)
 {
-    size_t count = 1, bytes;
-    if (array->dims < 0 || array->dims > SP_MAX_TENSOR_DIMS)
-        return sp_fail(err, SP_EINVAL, "tensor %s: %d dimensions", array->name, array->dims);
-    for (int32_t i = 0; i < array->dims; i++)
-        if (array->shape[i] < 0 || !sp_mul_size(count, (size_t)array->shape[i], &count))
-            return sp_fail(err, SP_EINVAL, "tensor %s: bad shape", array->name);
+    size_t count = 0, bytes;
+    enum sp_err rc = ckpt_array_count(array, &count, err);
+    if (rc != SP_OK)
+        return rc;
     if (!sp_mul_size(count, ckpt_dtype_bytes(dtype), &bytes))
         return sp_fail(err, SP_EINVAL, "tensor %s: its size overflows", array->name);
     *ret_count = count;
@@ -66,7 +65,7 @@ static enum sp_err make_header(const struct ckpt_array **sorted, size_t count,
     }
     size_t place = 0;
     for (size_t i = 0; rc == SP_OK && i < count; i++) {
-        size_t elements, bytes, end;
+        size_t elements = 0, bytes = 0, end;
         rc = array_bytes(sorted[i], dtype, &elements, &bytes, err);
         if (rc != SP_OK)
             break;
@@ -95,34 +94,18 @@ out:
     return rc;
 }
 
-static enum sp_err write_all(int fd, const char *path, const void *data, size_t length,
-                             struct sp_error *err)
-{
-    const char *p = data;
-    while (length > 0) {
-        ssize_t n = write(fd, p, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return sp_fail_errno(err, errno, "%s: write", path);
-        p += n;
-        length -= (size_t)n;
-    }
-    return SP_OK;
-}
-
 static enum sp_err write_data(int fd, const char *path, const float *data, size_t count,
                               enum ckpt_dtype dtype, uint16_t *block, struct sp_error *err)
 {
     if (dtype == CKPT_F32)
-        return write_all(fd, path, data, count * sizeof(*data), err);
+        return ckpt_write_all(fd, path, data, count * sizeof(*data), err);
     for (size_t i = 0; i < count;) {
         size_t n = SP_MIN(count - i, BLOCK_ELEMENTS);
         if (dtype == CKPT_BF16)
             sp_f32_row_to_bf16(block, data + i, n);
         else
             sp_f32_row_to_f16(block, data + i, n);
-        enum sp_err rc = write_all(fd, path, block, n * sizeof(*block), err);
+        enum sp_err rc = ckpt_write_all(fd, path, block, n * sizeof(*block), err);
         if (rc != SP_OK)
             return rc;
         i += n;
@@ -138,6 +121,7 @@ enum sp_err ckpt_st_write(const char *path, const struct ckpt_array *arrays, siz
         return sp_fail(err, SP_EINVAL, "%s: cannot store %s (F32, F16 or BF16)", path,
                        ckpt_dtype_name(dtype));
     struct sp_buf header = SP_BUF_INIT;
+    struct ckpt_scratch scratch = {0};
     uint16_t *block = sp_xarray(BLOCK_ELEMENTS, sizeof(*block));
     const struct ckpt_array **sorted = sp_xarray(count, sizeof(*sorted));
     int fd = -1;
@@ -155,12 +139,15 @@ enum sp_err ckpt_st_write(const char *path, const struct ckpt_array *arrays, siz
         rc = sp_fail_errno(err, errno, "%s", path);
         goto out;
     }
-    rc = write_all(fd, path, header.data, header.length, err);
+    rc = ckpt_write_all(fd, path, header.data, header.length, err);
     for (size_t i = 0; rc == SP_OK && i < count; i++) {
-        size_t elements, bytes;
+        size_t elements = 0, bytes = 0;
+        const float *numbers = NULL;
         rc = array_bytes(sorted[i], dtype, &elements, &bytes, err);
         if (rc == SP_OK)
-            rc = write_data(fd, path, sorted[i]->data, elements, dtype, block, err);
+            rc = ckpt_array_numbers(sorted[i], elements, &scratch, &numbers, err);
+        if (rc == SP_OK)
+            rc = write_data(fd, path, numbers, elements, dtype, block, err);
     }
     if (rc == SP_OK && fsync(fd) != 0)
         rc = sp_fail_errno(err, errno, "%s: fsync", path);
@@ -169,6 +156,7 @@ enum sp_err ckpt_st_write(const char *path, const struct ckpt_array *arrays, siz
     if (rc != SP_OK)
         unlink(path);
 out:
+    ckpt_scratch_deinit(&scratch);
     free(sorted);
     free(block);
     sp_buf_deinit(&header);
