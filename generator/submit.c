@@ -209,12 +209,13 @@ static void report(struct submitter *s, int64_t now_ms)
 static void finish(struct submitter *s)
 {
     int64_t end_ms = sp_now_ms() + s->gen->settings->stop_ms;
+    int64_t flush_end_ms = end_ms - s->gen->settings->stop_ms / 3; /* the rest is for the leases */
     struct gen_out *out;
     s->retry_ms = 0;
     for (;;) {
         while (s->count < PENDING_MAX && (out = sp_mailbox_take(s->gen->outbox, 0)) != NULL)
             s->pending[s->count++] = out;
-        int64_t left_ms = end_ms - sp_now_ms();
+        int64_t left_ms = flush_end_ms - sp_now_ms();
         if (s->count == 0 || left_ms <= 0)
             break;
         flush_head(s, left_ms);

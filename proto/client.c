@@ -20,6 +20,7 @@
 #define RECONNECT_MIN_MS 100
 #define RECONNECT_MAX_MS 1000
 #define CANCEL_CHECK_MS 200
+#define LATE_ANSWER_MS 60000
 #define COMPLAIN_EVERY_MS 30000
 #define ARENA_FIRST_CHUNK 65536
 
@@ -32,7 +33,8 @@ struct proto_client {
     nng_aio *aio; /* one operation at a time, waited for */
     nng_dialer dialer;
     bool dialing;
-    atomic_int pipes; /* connections, counted on nng's threads */
+    atomic_int *pipes;     /* connections, counted on nng's threads; owned with the socket */
+    int64_t late_until_ms; /* until then an answer that nobody waits for may be coming in */
     struct sp_arena *arena;
     struct sp_buf wire;
     uint64_t next_request_id;
@@ -45,8 +47,8 @@ struct proto_client {
 
 static void pipe_changed(nng_pipe pipe, nng_pipe_ev event, void *context)
 {
-    struct proto_client *client = context;
-    atomic_fetch_add(&client->pipes, event == NNG_PIPE_EV_ADD_POST ? 1 : -1);
+    atomic_int *pipes = context;
+    atomic_fetch_add(pipes, event == NNG_PIPE_EV_ADD_POST ? 1 : -1);
 }
 
 static int64_t or_default(int64_t value, int64_t fallback)
@@ -89,8 +91,48 @@ static enum sp_err prepare_tls(struct proto_client *client, const struct proto_t
     return proto_tls_config(tls, false, name, &client->tls, err);
 }
 
+/* nng 1.5.2 never ends the closing of a connection on which a message is coming in at that moment
+ * (fixed upstream in 2024: "aio: run callback from aio_begin if stopped"), and its threads hang
+ * with it. So a socket whose answer may still come is closed later, when it has come or never will.
+ */
+struct grave {
+    nng_socket socket;
+    atomic_int *pipes;
+};
+
+static void *close_later(void *argument)
+{
+    struct grave *grave = argument;
+    sp_sleep_ms(LATE_ANSWER_MS);
+    nng_close(grave->socket);
+    free(grave->pipes);
+    free(grave);
+    return NULL;
+}
+
+static void close_socket(struct proto_client *client)
+{
+    if (nng_socket_id(client->socket) <= 0) {
+        free(client->pipes);
+    } else if (sp_now_ms() >= client->late_until_ms) {
+        nng_close(client->socket);
+        free(client->pipes);
+    } else {
+        pthread_t thread;
+        struct grave *grave = sp_xalloc(sizeof(*grave));
+        *grave = (struct grave){.socket = client->socket, .pipes = client->pipes};
+        SP_ASSERT(pthread_create(&thread, NULL, close_later, grave) == 0);
+        pthread_detach(thread);
+    }
+    client->pipes = NULL;
+    client->dialing = false;
+    client->socket = (nng_socket)NNG_SOCKET_INITIALIZER;
+}
+
 static enum sp_err open_socket(struct proto_client *client, struct sp_error *err)
 {
+    client->pipes = sp_xalloc(sizeof(*client->pipes));
+    client->late_until_ms = 0;
     int code = nng_req0_open(&client->socket);
     if (code != 0) {
         client->socket = (nng_socket)NNG_SOCKET_INITIALIZER;
@@ -100,10 +142,11 @@ static enum sp_err open_socket(struct proto_client *client, struct sp_error *err
     if ((code = nng_socket_set_ms(client->socket, NNG_OPT_REQ_RESENDTIME, NNG_DURATION_INFINITE)) !=
             0 ||
         (code = nng_socket_set_size(client->socket, NNG_OPT_RECVMAXSZ, PROTO_WIRE_BYTES)) != 0 ||
-        (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_ADD_POST, pipe_changed, client)) != 0 ||
-        (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_REM_POST, pipe_changed, client)) != 0 ||
-        (code = nng_ctx_open(&client->ctx, client->socket)) != 0 ||
-        (code = nng_aio_alloc(&client->aio, NULL, NULL)) != 0)
+        (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_ADD_POST, pipe_changed,
+                                client->pipes)) != 0 ||
+        (code = nng_pipe_notify(client->socket, NNG_PIPE_EV_REM_POST, pipe_changed,
+                                client->pipes)) != 0 ||
+        (code = nng_ctx_open(&client->ctx, client->socket)) != 0)
         return proto_fail_nng(err, code, "set up a socket");
     return SP_OK;
 }
@@ -124,6 +167,8 @@ enum sp_err proto_client_open(const struct proto_client_options *options, struct
     client->arena = sp_arena_new(ARENA_FIRST_CHUNK, SP_MAX_DECODED_MESSAGE);
     copy_options(client, options);
     rc = prepare_tls(client, &options->tls, err);
+    if (rc == SP_OK && nng_aio_alloc(&client->aio, NULL, NULL) != 0)
+        rc = sp_fail(err, SP_ENOMEM, "no memory for a connection");
     if (rc == SP_OK)
         rc = open_socket(client, err);
     if (rc == SP_OK)
@@ -137,8 +182,7 @@ void proto_client_free(struct proto_client *client)
 {
     if (client == NULL)
         return;
-    if (nng_socket_id(client->socket) > 0)
-        nng_close(client->socket);
+    close_socket(client);
     nng_aio_free(client->aio);
     if (client->tls != NULL)
         nng_tls_config_free(client->tls);
@@ -263,7 +307,7 @@ static void disconnect(struct proto_client *client)
 
 static enum sp_err connect_now(struct proto_client *client, struct sp_error *err)
 {
-    if (client->dialing && atomic_load(&client->pipes) > 0)
+    if (client->dialing && atomic_load(client->pipes) > 0)
         return SP_OK;
     enum sp_err rc = probe(client, err);
     if (rc != SP_OK)
@@ -295,6 +339,7 @@ static enum sp_err send_request(struct proto_client *client, enum proto_type typ
     int code = perform(client, &send, client->options.connect_ms);
     if (code == 0)
         return SP_OK;
+    client->late_until_ms = sp_now_ms() + LATE_ANSWER_MS;
     nng_msg_free(message);
     nng_aio_set_msg(client->aio, NULL);
     return proto_fail_nng(err, code, "%s: %s", client->options.url, proto_type_name(type));
@@ -306,9 +351,14 @@ static enum sp_err receive_reply(struct proto_client *client, enum proto_type ty
 {
     const struct operation receive = {.kind = OP_RECEIVE};
     int code = perform(client, &receive, timeout_ms);
+    if (code == NNG_ECANCELED || code == NNG_ETIMEDOUT)
+        client->late_until_ms = sp_now_ms() + LATE_ANSWER_MS;
     if (code == NNG_ETIMEDOUT) {
         /* The connection may lead to a machine that is gone: the next try makes a new one. */
-        disconnect(client);
+        close_socket(client);
+        enum sp_err rc = open_socket(client, err);
+        if (rc != SP_OK)
+            return rc;
         return sp_fail(err, SP_ETIMEOUT, "%s: %s: no reply within %lld ms", client->options.url,
                        proto_type_name(type), (long long)timeout_ms);
     }

@@ -2,6 +2,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/sysinfo.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
@@ -14,14 +15,16 @@ static bool keep_going(void *context, uint64_t done, uint64_t total)
     return train_session_poll(context) == TRAIN_END_NONE;
 }
 
-/* MemAvailable of /proc/meminfo; 0 when it can't be read. */
+/* MemAvailable of /proc/meminfo; where that is hidden, what the kernel calls free. */
 static size_t memory_available(void)
 {
     char line[256];
     unsigned long long kib = 0;
     FILE *file = fopen("/proc/meminfo", "re");
-    if (file == NULL)
-        return 0;
+    if (file == NULL) {
+        struct sysinfo info;
+        return sysinfo(&info) == 0 ? (size_t)(info.freeram + info.bufferram) * info.mem_unit : 0;
+    }
     while (fgets(line, sizeof(line), file) != NULL)
         if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
             break;
