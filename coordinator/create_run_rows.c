@@ -74,7 +74,7 @@ static const char *too_long(const struct create_rows *rows, enum store_split spl
     size_t prompt = scratch->prompt.count;
     size_t answer = SP_MAX(scratch->real.count, scratch->rejected.count);
     bool sampled = s->mode == RUN_MODE_SPIN || split == STORE_SPLIT_EVAL;
-    if (prompt > (size_t)s->max_prompt_tokens)
+    if (prompt > (size_t)run_settings_prompt_limit(s))
         return "max_prompt_tokens";
     if (prompt + answer > (size_t)rows->limit_tokens)
         return "max_sequence_tokens";

@@ -139,7 +139,8 @@ static void admin_verb(struct shell *shell, struct proto_request *request,
     const struct proto_admin *admin = proto_request_body(request);
     json_t *args = NULL;
     if (!coord_role_may_verb(token->role, admin->verb)) {
-        proto_reply_error(request, SP_EDENIED, 0, "%.40s: the token's role may not", admin->verb);
+        proto_reply_error(request, SP_EDENIED, 0, "%.40s: a token of role %s may not do this",
+                          admin->verb, coord_role_name(token->role));
     } else if (!coord_token_allows_run(token, admin->run)) {
         proto_reply_error(request, SP_EDENIED, 0, "the token is not for run %.64s", admin->run);
     } else if (coord_admin_is_live(admin->verb)) {
@@ -184,8 +185,10 @@ void shell_on_request(struct proto_request *request, void *context)
         return;
     }
     if (!coord_role_may_send(token->role, envelope->type)) {
-        proto_reply_error(request, SP_EDENIED, 0, "%s: the token's role may not",
-                          proto_type_name(envelope->type));
+        proto_reply_error(request, SP_EDENIED, 0,
+                          "%s: a token of role %s may not do this: `spinctl token create` makes "
+                          "one of another role",
+                          proto_type_name(envelope->type), coord_role_name(token->role));
         return;
     }
     if (shell->disk_low && needs_disk(envelope->type)) {

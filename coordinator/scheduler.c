@@ -194,7 +194,7 @@ static uint32_t held_keys(const struct coord_core *core, const struct coord_work
 /* As many items as surely fit into one message: prompt, human answer, other answer. */
 static uint32_t items_of_a_message(const struct run_settings *settings)
 {
-    int64_t tokens = settings->max_prompt_tokens + 2 * settings->max_sequence_tokens;
+    int64_t tokens = run_settings_prompt_limit(settings) + 2 * settings->max_sequence_tokens;
     int64_t items = (SP_MAX_MESSAGE - 65536) / (4 * tokens + 256);
     return items < 1 ? 1 : (uint32_t)SP_MIN(items, (int64_t)SP_MAX_LEASE_ITEMS);
 }

@@ -74,8 +74,8 @@ static const struct sp_setting table[] = {
     STR("data", "template", template_name, "auto",
         "Chat template: auto (the model's own), none, or a name that `spinctl create-run --help` "
         "lists."),
-    I64("data", "max_prompt_tokens", max_prompt_tokens, "1024", 1, SP_MAX_SEQUENCE_TOKENS, "tokens",
-        "Longer prompts are left out and counted."),
+    I64("data", "max_prompt_tokens", max_prompt_tokens, "0", 0, SP_MAX_SEQUENCE_TOKENS, "tokens",
+        "Longer prompts are left out and counted; 0: what max_sequence_tokens allows."),
     I64("data", "max_sequence_tokens", max_sequence_tokens, "2048", 2, SP_MAX_SEQUENCE_TOKENS,
         "tokens", "Prompt and answer together; longer rows are left out and counted."),
 
@@ -164,6 +164,12 @@ static bool name_is_good(const char *name)
             return false;
     }
     return true;
+}
+
+int64_t run_settings_prompt_limit(const struct run_settings *settings)
+{
+    return settings->max_prompt_tokens > 0 ? settings->max_prompt_tokens
+                                           : settings->max_sequence_tokens - 1;
 }
 
 enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)

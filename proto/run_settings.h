@@ -71,6 +71,9 @@ struct run_settings {
 
 extern const struct sp_config_spec run_settings_spec;
 
+/* max_prompt_tokens, or what max_sequence_tokens leaves when that is 0. */
+int64_t run_settings_prompt_limit(const struct run_settings *settings);
+
 /* What the table cannot say: fields that need each other (max_new_tokens below the sequence, a name
  * of letters, digits, "-", "_", ".", a mode that needs generated answers, …). */
 enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
