@@ -46,7 +46,7 @@ static void fill_row(const struct coord_iteration *it, const struct proto_work_r
         .prompt = item->prompt,
         .sample = item->sample,
         .source_iteration = item->source_iteration,
-        .finish = result->finish,
+        .finish = item->kind == PROTO_WORK_SAMPLE ? result->finish : PROTO_FINISH_NONE,
         .ref_real = item->score_real ? result->logprob_a : NAN,
         .ref_generated = NAN,
     };

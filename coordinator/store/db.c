@@ -145,9 +145,7 @@ static int bind_one(sqlite3_stmt *statement, int at, char type, va_list *args)
         return sqlite3_bind_int64(statement, at, va_arg(*args, int64_t));
     case 'u': {
         uint64_t value = va_arg(*args, uint64_t);
-        if (value > INT64_MAX)
-            return SQLITE_RANGE;
-        return sqlite3_bind_int64(statement, at, (int64_t)value);
+        return sqlite3_bind_int64(statement, at, value > INT64_MAX ? INT64_MAX : (int64_t)value);
     }
     case 'd':
         return sqlite3_bind_double(statement, at, va_arg(*args, double));
@@ -180,9 +178,6 @@ static enum sp_err bind_all(struct sdb *db, sqlite3_stmt *statement, const char 
     SP_ASSERT((int)strlen(types) == sqlite3_bind_parameter_count(statement));
     for (int i = 0; types[i]; i++) {
         int rc = bind_one(statement, i + 1, types[i], args);
-        if (rc == SQLITE_RANGE)
-            return sp_fail(err, SP_EINVAL, "%s: value %d of \"%.40s\" is above 2^63 - 1", db->path,
-                           i + 1, sqlite3_sql(statement));
         if (rc != SQLITE_OK)
             return sdb_fail(db, rc, "bind", err);
     }

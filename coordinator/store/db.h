@@ -65,9 +65,15 @@ enum sp_err sdb_copy_to(struct sdb *db, const char *path, struct sp_error *err) 
 /* ---- statements ---- */
 
 /* The cached statement for the literal `sql` with its parameters bound from `types`:
- *   i int64_t · u uint64_t (SP_EINVAL above INT64_MAX) · d double (NaN as NULL) · t const char *
- *   (NULL as "") · b const void *, size_t · g const struct sp_digest * · n struct proto_ids by
- *   pointer · f double holding a float, as its fp32 bits, with one NaN
+ *   i int64_t
+ *   u uint64_t; what is above INT64_MAX is stored as INT64_MAX: a peer's count that cannot be must
+ *     not stop the store
+ *   d double (NaN as NULL)
+ *   f double holding a float, as its fp32 bits, with one NaN
+ *   t const char * (NULL as "")
+ *   b const void *, size_t
+ *   g const struct sp_digest *
+ *   n const struct proto_ids *
  * Reset it with sdb_done whatever happens. */
 enum sp_err sdb_query(struct sdb *db, const char *sql, sqlite3_stmt **ret, struct sp_error *err,
                       const char *types, ...) SP_MUST_USE;
