@@ -18,6 +18,7 @@ struct submitter {
     struct gen *gen;
     struct gen_out *pending[PENDING_MAX]; /* in the order in which they came */
     uint32_t count;
+    uint32_t notices;  /* of them, no results: what is before them goes at once */
     int64_t renew_ms;  /* when the next renewal is due */
     int64_t retry_ms;  /* no submission before this */
     int64_t report_ms; /* when the next line of progress is due */
@@ -39,10 +40,18 @@ void gen_on_leases_lost(void *context, const uint64_t *leases, uint32_t count)
     }
 }
 
+static void hold(struct submitter *s, struct gen_out *out)
+{
+    s->notices += out->kind != GEN_OUT_RESULT;
+    s->pending[s->count++] = out;
+}
+
 static void forget(struct submitter *s, uint32_t n)
 {
-    for (uint32_t i = 0; i < n; i++)
+    for (uint32_t i = 0; i < n; i++) {
+        s->notices -= s->pending[i]->kind != GEN_OUT_RESULT;
         free(s->pending[i]);
+    }
     memmove(s->pending, s->pending + n, (s->count - n) * sizeof(*s->pending));
     s->count -= n;
 }
@@ -141,7 +150,8 @@ static bool flush_is_due(const struct submitter *s, int64_t now_ms)
     if (s->count == 0 || now_ms < s->retry_ms)
         return false;
     const struct gen_settings *settings = s->gen->settings;
-    return s->pending[0]->kind != GEN_OUT_RESULT || s->count >= settings->submit_items ||
+    /* A lease that is complete waits for no others. */
+    return s->notices > 0 || s->count >= settings->submit_items ||
            now_ms - s->pending[0]->since_ms >= settings->submit_ms;
 }
 
@@ -214,7 +224,7 @@ static void finish(struct submitter *s)
     s->retry_ms = 0;
     for (;;) {
         while (s->count < PENDING_MAX && (out = sp_mailbox_take(s->gen->outbox, 0)) != NULL)
-            s->pending[s->count++] = out;
+            hold(s, out);
         int64_t left_ms = flush_end_ms - sp_now_ms();
         if (s->count == 0 || left_ms <= 0)
             break;
@@ -252,7 +262,7 @@ void *gen_submit_thread(void *argument)
                                                                         gen->settings->submit_ms))
                                   : NULL;
         if (out != NULL)
-            s->pending[s->count++] = out;
+            hold(s, out);
         else if (s->count == PENDING_MAX)
             sp_sleep_ms(WAIT_STEP_MS);
     }

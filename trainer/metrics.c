@@ -154,7 +154,8 @@ enum sp_err train_metrics_from_json(const json_t *object, struct proto_step_metr
 
 #define TOTALS(COUNT, REAL)                                                                        \
     COUNT(tokens)                                                                                  \
-    COUNT(milliseconds) COUNT(pairs) COUNT(identical) COUNT(nonfinite) COUNT(first_sight_pairs)    \
+    COUNT(milliseconds)                                                                            \
+    COUNT(pairs) COUNT(identical) COUNT(nonfinite) COUNT(first_sight_pairs)                        \
         REAL(first_sight_correct) REAL(loss_first) REAL(loss_last) REAL(margin_abs_max_first)
 
 json_t *train_totals_to_json(const struct train_totals *totals)

@@ -118,6 +118,7 @@ static enum train_end put_missing(struct train_session *session, const char *dir
 /* Every step's metrics are in before the iteration is over. */
 static enum train_end drain_metrics(struct train_session *session)
 {
+    train_reporter_flush(session->reporter);
     while (session->unreported_count > 0 &&
            train_reporter_acknowledged(session->reporter) < session->done) {
         enum train_end end = train_session_poll(session);

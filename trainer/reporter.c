@@ -38,7 +38,7 @@ struct train_reporter {
 };
 
 struct item {
-    bool is_step;
+    bool is_step, is_flush; /* neither: an activity */
     struct proto_step_metrics metrics;
     char activity[ACTIVITY_BYTES];
 };
@@ -129,6 +129,8 @@ static void take(struct train_reporter *r, struct item *item)
             r->oldest_ms = sp_now_ms();
         r->pending[r->count++] = item->metrics;
         r->step = item->metrics.step;
+    } else if (item->is_flush) {
+        r->oldest_ms = INT64_MIN / 2;
     } else {
         memcpy(r->activity, item->activity, sizeof(r->activity));
     }
@@ -229,6 +231,14 @@ void train_reporter_activity(struct train_reporter *r, const char *format, ...)
     va_end(args);
     if (!sp_mailbox_try_put(r->box, item))
         free(item); /* for people only */
+}
+
+void train_reporter_flush(struct train_reporter *r)
+{
+    struct item *item = sp_xalloc(sizeof(*item));
+    item->is_flush = true;
+    if (!sp_mailbox_try_put(r->box, item))
+        free(item); /* so much is waiting that it goes anyway */
 }
 
 uint64_t train_reporter_acknowledged(const struct train_reporter *r)

@@ -43,6 +43,8 @@ const char *train_reporter_reason(const struct train_reporter *reporter);
 void train_reporter_step(struct train_reporter *reporter, const struct proto_step_metrics *metrics);
 void train_reporter_activity(struct train_reporter *reporter, const char *format, ...)
     __attribute__((format(printf, 2, 3)));
+/* What is there goes in now, without waiting for company. */
+void train_reporter_flush(struct train_reporter *reporter);
 /* The newest step that the coordinator has acknowledged. */
 uint64_t train_reporter_acknowledged(const struct train_reporter *reporter);
 /* Tries once more to hand in what is there, for at most flush_ms; joins. NULL is fine. */
