@@ -1,5 +1,6 @@
 #include "common/base/daemon.h"
 
+#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -20,6 +21,7 @@
 #define EXIT_SECOND_SIGNAL 130
 
 static atomic_bool stopping;
+static pthread_t waiter; /* the signal thread */
 
 static sigset_t daemon_signals(void)
 {
@@ -52,6 +54,15 @@ static void *signal_thread(void *argument)
     return NULL;
 }
 
+/* A library that starts threads before main (OpenBLAS does) leaves the signals open in them; what
+ * such a thread gets goes to the one that waits for it. */
+static void forward(int signal_number)
+{
+    int saved = errno;
+    pthread_kill(waiter, signal_number);
+    errno = saved;
+}
+
 void sp_daemon_init(const struct sp_daemon_hooks *hooks)
 {
     static struct sp_daemon_hooks copy; /* read by the signal thread for the life of the process */
@@ -59,9 +70,12 @@ void sp_daemon_init(const struct sp_daemon_hooks *hooks)
     signal(SIGPIPE, SIG_IGN);
     sigset_t set = daemon_signals();
     SP_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
-    pthread_t thread;
-    SP_ASSERT(pthread_create(&thread, NULL, signal_thread, &copy) == 0);
-    pthread_detach(thread);
+    SP_ASSERT(pthread_create(&waiter, NULL, signal_thread, &copy) == 0);
+    pthread_detach(waiter);
+    struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
 }
 
 bool sp_daemon_stopping(void)
