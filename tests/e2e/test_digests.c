@@ -1,0 +1,114 @@
+/* A run is a function: digests of pairs and checkpoints don't depend on how many generators there
+ * were, on their slots, or on who was killed when; they do depend on the seed. */
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "common/base/clock.h"
+#include "tests/e2e/harness.h"
+#include "tests/unit/check_main.h"
+
+#define ITERATIONS 2
+#define PROMPTS 160
+#define PAIRS 144 /* 160 less a tenth held out */
+#define SECONDS 60
+
+struct digests {
+    char pairs[ITERATIONS][65], checkpoint[ITERATIONS][65];
+};
+
+static void note(struct cluster *cluster, int iteration, struct digests *digests)
+{
+    json_t *row = cluster_iteration(cluster, "r", iteration);
+    snprintf(digests->pairs[iteration], 65, "%s", cluster_text(row, "pairs_sha256"));
+    snprintf(digests->checkpoint[iteration], 65, "%s", cluster_text(row, "checkpoint_sha256"));
+    ck_assert_double_eq_tol(cluster_number(row, "loss_first_step"), 0.693147, 1e-3);
+    ck_assert(cluster_number(row, "margin_abs_max_first_step") < 1e-3);
+    ck_assert_double_eq(cluster_number(row, "pairs"), iteration == 0 ? PAIRS : 2 * PAIRS);
+    json_decref(row);
+}
+
+static void prepare(struct cluster *cluster, uint64_t seed)
+{
+    cluster_open(cluster);
+    cluster_write_rows(cluster, "train.jsonl", 0, PROMPTS);
+    cluster_create_run(cluster, "r", seed, "");
+}
+
+static void undisturbed(uint64_t seed, int generators, int slots, struct digests *digests)
+{
+    struct cluster cluster;
+    prepare(&cluster, seed);
+    cluster.slots = slots;
+    for (int i = 0; i < generators; i++)
+        cluster_start_generator(&cluster, i);
+    cluster_start_trainer(&cluster, 0);
+    for (int k = 0; k < ITERATIONS; k++) {
+        cluster_iterate(&cluster, "r", SECONDS);
+        note(&cluster, k, digests);
+    }
+    cluster_close(&cluster);
+}
+
+/* Each daemon is killed in the middle of every iteration and started again. */
+static void disturbed(uint64_t seed, struct digests *digests)
+{
+    struct cluster cluster;
+    prepare(&cluster, seed);
+    cluster.slots = 2;
+    for (int k = 0; k < ITERATIONS; k++) {
+        cluster_start_iteration(&cluster, "r");
+        if (cluster.generators[0] == 0)
+            cluster_start_generator(&cluster, 0);
+        cluster_wait_pairs(&cluster, "r", 4, SECONDS);
+        cluster_end(&cluster.generators[0], SIGKILL);
+        ck_assert_msg(cluster_pairs_done(&cluster, "r") < PAIRS,
+                      "killed too late to mean anything");
+        cluster_start_generator(&cluster, 0);
+        cluster_wait_pairs(&cluster, "r", 20, SECONDS);
+        cluster_end(&cluster.coordinator, SIGKILL);
+        cluster_start_coordinator(&cluster);
+        ck_assert_str_eq(cluster_state(&cluster, "r"), "running");
+        if (cluster.trainers[0] == 0)
+            cluster_start_trainer(&cluster, 0);
+        cluster_wait_steps(&cluster, "r", 5, SECONDS);
+        cluster_end(&cluster.trainers[0], SIGKILL);
+        cluster_end(&cluster.coordinator, SIGKILL);
+        cluster_start_coordinator(&cluster);
+        ck_assert_str_ne(cluster_state(&cluster, "r"), "closed");
+        cluster_start_trainer(&cluster, 0);
+        cluster_wait_state(&cluster, "r", "closed", SECONDS);
+        note(&cluster, k, digests);
+    }
+    cluster_close(&cluster);
+}
+
+START_TEST(test_generators_and_kills_change_no_digest)
+{
+    struct digests one, three, killed, other;
+    undisturbed(7, 1, 16, &one);
+    undisturbed(7, 3, 5, &three);
+    disturbed(7, &killed);
+    undisturbed(8, 2, 8, &other);
+    for (int k = 0; k < ITERATIONS; k++) {
+        ck_assert_str_eq(one.pairs[k], three.pairs[k]);
+        ck_assert_str_eq(one.checkpoint[k], three.checkpoint[k]);
+        ck_assert_str_eq(one.pairs[k], killed.pairs[k]);
+        ck_assert_str_eq(one.checkpoint[k], killed.checkpoint[k]);
+        ck_assert_str_ne(one.pairs[k], other.pairs[k]);
+        ck_assert_str_ne(one.checkpoint[k], other.checkpoint[k]);
+    }
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *s = suite_create("e2e/digests");
+    TCase *c = tcase_create("digests");
+    tcase_set_timeout(c, 200);
+    tcase_add_test(c, test_generators_and_kills_change_no_digest);
+    suite_add_tcase(s, c);
+    return s;
+}
+
+SPIN_CHECK_MAIN(suite())
