@@ -224,7 +224,7 @@ static char *run_of_path(const char *path)
 }
 
 static enum sp_err copy_verified(const char *from, const char *to, const struct sp_digest *sha256,
-                                 struct sp_error *err)
+                                 uint64_t *bytes, struct sp_error *err)
 {
     struct sp_map map = {0};
     struct sp_digest digest;
@@ -236,6 +236,7 @@ static enum sp_err copy_verified(const char *from, const char *to, const struct 
         rc = sp_fail(err, SP_ECORRUPT, "%s: not the bytes that were backed up", from);
     else
         rc = sp_write_file_durable(to, map.data, map.length, 0600, err);
+    *bytes += map.length;
     sp_unmap(&map);
     return rc;
 }
@@ -272,7 +273,7 @@ static enum sp_err restore_file(struct restore *r, const json_t *entry, bool con
     }
     char *from = sp_path_join(r->dir, path), *to = sp_path_join(r->state_dir, path);
     char *aside = sp_xprintf("%s.new", to);
-    rc = copy_verified(from, aside, &sha256, err);
+    rc = copy_verified(from, aside, &sha256, &r->report.bytes, err);
     r->missing = (struct sp_digest){{0}};
     if (rc == SP_OK)
         rc = store_check_copy(aside, control ? NULL : run, blob_is_there, r, err);

@@ -1,6 +1,7 @@
 /* Making a run's file aside, and reading what it fixed: the run's row, its prompts. */
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -134,8 +135,19 @@ enum sp_err store_builder_finish(struct store_builder *builder, const struct sto
         .bytes = info->base_bytes,
         .provenance = "{\"base\":true}",
     };
+    char text[160];
+    snprintf(text, sizeof(text), "created with %u training, %u held-out and %u evaluation prompts",
+             builder->prompts[STORE_SPLIT_TRAIN], builder->prompts[STORE_SPLIT_HOLDOUT],
+             builder->prompts[STORE_SPLIT_EVAL]);
+    struct store_event created = {.at_ms = info->created_ms,
+                                  .iteration = -1,
+                                  .actor = "coordinator",
+                                  .kind = "audit",
+                                  .text = text};
     if (rc == SP_OK)
         rc = store_checkpoint_put(&run, &base, err);
+    if (rc == SP_OK)
+        rc = store_db_event_append(builder->db, &created, err);
     if (rc == SP_OK)
         rc = sdb_commit(builder->db, err);
     if (rc != SP_OK)

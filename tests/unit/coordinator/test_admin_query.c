@@ -302,8 +302,9 @@ START_TEST(test_listings)
     NOTHING(reply, "steps.0.grad_norm");
     json_decref(reply);
     reply = ask(&aq, "events", "demo", "{}");
-    NUMBER(reply, "events.0.at_ms", 7);
-    TEXT(reply, "events.0.actor", "a?"); /* bytes that are not UTF-8 */
+    TEXT(reply, "events.0.kind", "audit"); /* of its making */
+    NUMBER(reply, "events.1.at_ms", 7);
+    TEXT(reply, "events.1.actor", "a?"); /* bytes that are not UTF-8 */
     json_decref(reply);
     reply = ask(&aq, "events", "", "{\"after\":5}");
     ck_assert_uint_eq(json_array_size(at(reply, "events")), 0);

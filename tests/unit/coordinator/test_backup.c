@@ -8,6 +8,7 @@
 struct bk {
     struct cf cf;
     char dir[96], state[96];
+    uint64_t bytes; /* of the backup */
 };
 
 static struct bk bk_new(void)
@@ -32,6 +33,7 @@ static struct bk bk_new(void)
     ck_assert_uint_eq(report.runs, 1);
     ck_assert_uint_eq(report.blobs, 7); /* four files of the base, the dataset, two manifests */
     ck_assert(report.bytes > 1000);
+    bk.bytes = report.bytes;
     return bk;
 }
 
@@ -46,6 +48,7 @@ START_TEST(test_there_and_back)
     struct fx fx = bk.cf.fx;
     struct coord_backup_report report;
     OK(coord_restore(bk.dir, bk.state, &report, &fx.err));
+    ck_assert_uint_eq(report.bytes, bk.bytes);
     ck_assert_uint_eq(report.runs, 1);
     ck_assert_uint_eq(report.blobs, 7);
     struct store *store = NULL;
