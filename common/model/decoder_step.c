@@ -115,10 +115,10 @@ static void run_layer(struct model_decoder *d, int32_t l)
     ops->rmsnorm(be, d->norm, d->rstd, d->x, layer->norm1, rows, c->hidden, eps);
     ops->linear_packed(be, d->qkv, d->norm, layer->qkv, rows);
     ops->rope(be, d->qkv, rows, c->heads + c->kv_heads, c->head_size, width, d->positions, d->cos,
-              d->sin, false);
+              d->sin, false, 0);
     ops->cache_put(be, d->cache, l, d->qkv, d->cache_rows, rows, c->heads);
     ops->cache_attention(be, d->att, d->qkv, d->cache, l, d->cache_rows, rows, c->heads, scale,
-                         c->window);
+                         c->window, 0);
     ops->linear_packed(be, d->mid, d->att, layer->out, rows);
     ops->add(be, d->mid, d->x, n);
     ops->rmsnorm(be, d->norm, d->rstd, d->mid, layer->norm2, rows, c->hidden, eps);

@@ -76,9 +76,9 @@ static void layer_to_gate(struct model *m, struct model_workspace *work,
     ops->linear(be, a->qkv, work->norm, m->params + layer->qkv, rows, width, d, false);
     /* Keys follow the queries, so one call rotates both. */
     ops->rope(be, a->qkv, rows, c->heads + c->kv_heads, c->head_size, width, batch->positions,
-              work->cos, work->sin, false);
+              work->cos, work->sin, false, 0);
     ops->attention(be, a->att, a->lse, a->qkv, rows, batch->segments, batch->n_segments, c->heads,
-                   c->kv_heads, c->head_size, attention_scale(c), c->window);
+                   c->kv_heads, c->head_size, attention_scale(c), c->window, 0);
     ops->linear(be, a->mid, a->att, m->params + layer->out, rows, d, hc, false);
     ops->add(be, a->mid, work->x[l], (size_t)rows * (size_t)d);
     ops->rmsnorm(be, work->norm, a->rstd2, a->mid, m->params + layer->norm2, rows, d,
@@ -147,9 +147,9 @@ static void attention_backward(struct model *m, struct model_workspace *work,
     ops->linear_bwd_x(be, work->half, work->dx, w + layer->out, rows, d, hc, false);
     ops->attention_bwd(be, work->wide, work->half, a->att, a->lse, a->qkv, rows, batch->segments,
                        batch->n_segments, c->heads, c->kv_heads, c->head_size, attention_scale(c),
-                       c->window);
+                       c->window, 0);
     ops->rope(be, work->wide, rows, c->heads + c->kv_heads, c->head_size, width, batch->positions,
-              work->cos, work->sin, true);
+              work->cos, work->sin, true, 0);
     ops->rmsnorm(be, work->norm, a->rstd1, x, w + layer->norm1, rows, d, (float)c->rms_eps);
     ops->linear_bwd_w(be, g + layer->qkv, work->wide, work->norm, rows, width, d);
     ops->linear_bwd_x(be, work->norm, work->wide, w + layer->qkv, rows, width, d, false);

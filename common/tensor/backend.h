@@ -126,31 +126,65 @@ struct tn_ops {
     /* dx += …, dw += … */
     void (*rmsnorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
                         const float *w, const float *rstd, int32_t T, int32_t D);
-    /* Rotates pairs (i, i + C/2) of each head of x(T, heads, C), rows `stride` floats apart, by the
-     * angle tables cos, sin (positions, C/2); inverse for the backward. Su et al. (arXiv
-     * 2104.09864), in the half-split form of Hugging Face's Llama. */
+    /* Rotates pairs (i, i + R/2) of each head of x(T, heads, C), rows `stride` floats apart, by the
+     * angle tables cos, sin (positions, R/2); inverse for the backward. R = rotary, or C when that
+     * is 0; dimensions from R on stay. Su et al. (arXiv 2104.09864), in the half-split form of
+     * Hugging Face's Llama. */
     void (*rope)(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
-                 const int32_t *positions, const float *cos, const float *sin, bool inverse);
+                 const int32_t *positions, const float *cos, const float *sin, bool inverse,
+                 int32_t rotary);
+    /* y = x·scale + shift, rounded once; y may be x */
+    void (*affine)(struct tn_backend *, float *y, const float *x, float scale, float shift,
+                   size_t n);
+    /* y(T,N) += b(N), and its gradient: db += Σ over rows of dy, in row order */
+    void (*bias)(struct tn_backend *, float *y, const float *b, int32_t T, int32_t N);
+    void (*bias_bwd)(struct tn_backend *, float *db, const float *dy, int32_t T, int32_t N);
+    /* y = (x − mean) · rstd · w + b; stats(T,2): mean and rstd, for the backward. Ba et al. 2016
+     * (arXiv 1607.06450). */
+    void (*layernorm)(struct tn_backend *, float *y, float *stats, const float *x, const float *w,
+                      const float *b, int32_t T, int32_t D, float eps);
+    /* dx += …, dw += … (db is bias_bwd of dy) */
+    void (*layernorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy,
+                          const float *x, const float *w, const float *stats, int32_t T, int32_t D);
+    /* RMSNorm of each head of x(T, heads, C), rows `stride` floats apart, into y of the same
+     * layout; one w(C) for all heads; rstd(T, heads). */
+    void (*head_norm)(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+                      int32_t T, int32_t heads, int32_t C, int32_t stride, float eps);
+    /* dy becomes dx in place; dw += …, by row, then head. heads·C at most the widest reserved. */
+    void (*head_norm_bwd)(struct tn_backend *, float *dy, float *dw, const float *x, const float *w,
+                          const float *rstd, int32_t T, int32_t heads, int32_t C, int32_t stride);
     /* y(T,F) = silu(g) · u, where gu(T,2F) holds g in columns [0,F) and u in [F,2F) */
     void (*swiglu)(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
     void (*swiglu_bwd)(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
                        int32_t F);
 
+    /* The same with gelu(g), tanh form (GeGLU). */
+    void (*geglu)(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
+    void (*geglu_bwd)(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+                      int32_t F);
+    /* y = gelu(x): x·Φ(x), or with `tanh` its approximation; dx = gradient (overwritten; dx may be
+     * dy). Hendrycks & Gimpel (arXiv 1606.08415). */
+    void (*gelu)(struct tn_backend *, float *y, const float *x, size_t n, bool tanh);
+    void (*gelu_bwd)(struct tn_backend *, float *dx, const float *dy, const float *x, size_t n,
+                     bool tanh);
+
     /* --- attention over packed segments ---
      * qkv(T, (H+2G)·C): queries, keys, values of a row side by side, rotated already.
      * out(T, H·C); lse(T,H): log-sum-exp of the scaled scores, for the backward.
      * window 0: full causal; else a row sees the last `window` logical positions, itself among
-     * them. */
+     * them. softcap 0: none; else a scaled score s becomes softcap·tanh(s / softcap). */
     void (*attention)(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
-                      int32_t C, float scale, int32_t window);
+                      int32_t C, float scale, int32_t window, float softcap);
     /* dqkv = gradient (overwritten). Probabilities are recomputed from lse. */
     void (*attention_bwd)(struct tn_backend *, float *dqkv, const float *dout, const float *out,
                           const float *lse, const float *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
-                          int32_t G, int32_t C, float scale, int32_t window);
+                          int32_t G, int32_t C, float scale, int32_t window, float softcap);
 
     /* --- logits --- */
+    /* x = cap·tanh(x / cap) in place. */
+    void (*softcap)(struct tn_backend *, float *x, float cap, size_t n);
     /* lse(R) of logits(R,V); argmax may be NULL (host array). */
     void (*row_lse)(struct tn_backend *, float *lse_host, int32_t *argmax_host, const float *logits,
                     int32_t R, int32_t V);
@@ -162,6 +196,11 @@ struct tn_ops {
      * Σ coefficient·log p. Targets sorted by row. */
     void (*logits_bwd)(struct tn_backend *, float *logits, const float *lse_host,
                        const struct tn_target *targets, int32_t n, int32_t R, int32_t V);
+    /* The same of logits that went through softcap: the gradient before it. At most 4·V targets a
+     * row. */
+    void (*logits_bwd_capped)(struct tn_backend *, float *logits, const float *lse_host,
+                              const struct tn_target *targets, int32_t n, int32_t R, int32_t V,
+                              float cap);
     /* ids_host(R): one draw a row. Order of ties, top-k and top-p: higher logit first, then lower
      * id. V up to 2^20. */
     void (*sample)(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R,
@@ -180,7 +219,7 @@ struct tn_ops {
      * fp32 cache. */
     void (*cache_attention)(struct tn_backend *, float *out, const float *qkv, struct tn_kv_cache *,
                             int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
-                            float scale, int32_t window);
+                            float scale, int32_t window, float softcap);
     /* Copies positions [0, n) of slot `from` to slot `to` in every layer (shared prefixes). */
     void (*cache_copy)(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,
                        int32_t n);

@@ -159,9 +159,9 @@ static void attention(struct bench *bench, int32_t segments, int32_t prompt, int
     double times[2][64];
     for (int repeat = 0; repeat < bench->repeats; repeat++) {
         double start = now();
-        b->ops->attention(b, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0);
+        b->ops->attention(b, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0, 0);
         double middle = now();
-        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0);
+        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0, 0);
         times[0][repeat] = middle - start;
         times[1][repeat] = now() - middle;
     }
@@ -201,7 +201,7 @@ static void decode_attention(struct bench *bench, int32_t batch, int32_t context
     for (int repeat = 0; repeat < bench->repeats; repeat++) {
         double start = now();
         for (int32_t layer = 0; layer < LAYERS; layer++)
-            b->ops->cache_attention(b, out, qkv, cache, layer, rows, batch, H, 0.125f, 0);
+            b->ops->cache_attention(b, out, qkv, cache, layer, rows, batch, H, 0.125f, 0, 0);
         times[repeat] = (now() - start) / LAYERS;
     }
     qsort(times, (size_t)bench->repeats, sizeof(double), by_value);

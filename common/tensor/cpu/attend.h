@@ -53,7 +53,8 @@ struct tn_query {
 
 /* Attention of at most mr queries to one head's keys. scratch: tn_attend_floats. */
 void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32_t m, int32_t C,
-               const struct tn_attend_keys *keys, float scale, int32_t window, float *scratch);
+               const struct tn_attend_keys *keys, float scale, int32_t window, float softcap,
+               float *scratch);
 size_t tn_attend_floats(const struct tn_kern *kern, int32_t keys, int32_t C);
 
 /* Copies rows [0, keys) of one head, `from` being its first column of row 0, by logical position:

@@ -26,7 +26,8 @@ size_t tn_attend_floats(const struct tn_kern *kern, int32_t keys, int32_t C)
 }
 
 void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32_t m, int32_t C,
-               const struct tn_attend_keys *keys, float scale, int32_t window, float *scratch)
+               const struct tn_attend_keys *keys, float scale, int32_t window, float softcap,
+               float *scratch)
 {
     size_t nr = (size_t)kern->nr, mm = (size_t)m, c = (size_t)C, padded = tn_round_up(c, nr);
     size_t unit = keys->bf16 ? 2 : 4;
@@ -53,6 +54,10 @@ void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32
         else
             kern->micro(m, c, b.q, mm, (const float *)(const void *)block, nr,
                         b.scores + (at - low), n_padded, false);
+    }
+    if (softcap > 0) {
+        kern->softcap(b.scores, mm * n_padded, scale, softcap);
+        scale = 1.0f;
     }
     float max[TN_MAX_MR], sum[TN_MAX_MR];
     for (int32_t i = 0; i < m; i++)
@@ -114,7 +119,7 @@ struct forward {
     float *out, *lse;
     const float *qkv;
     int32_t H, G, C, window;
-    float scale;
+    float scale, softcap;
     struct tn_sequence sequences[BATCH];
     size_t at[BATCH];              /* of the packed keys in scratch, in floats */
     int32_t first_tile[BATCH + 1]; /* tiles of all sequences are numbered through */
@@ -179,7 +184,7 @@ static void forward_task(void *context, int32_t task, int32_t worker)
             queries[m].lse = f->lse ? f->lse + row * (size_t)f->H + (size_t)h : NULL;
             queries[m].position = position;
         }
-        tn_attend(kern, queries, m, f->C, &keys, f->scale, f->window, scratch);
+        tn_attend(kern, queries, m, f->C, &keys, f->scale, f->window, f->softcap, scratch);
     }
 }
 
@@ -210,7 +215,7 @@ static void add_sequence(struct forward *f, const struct tn_sequence *s)
 
 void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const float *qkv,
                       int32_t T, const struct tn_segment *segments, int32_t n_segments, int32_t H,
-                      int32_t G, int32_t C, float scale, int32_t window)
+                      int32_t G, int32_t C, float scale, int32_t window, float softcap)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct forward f = {.cpu = cpu,
@@ -221,7 +226,8 @@ void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const 
                         .G = G,
                         .C = C,
                         .window = window,
-                        .scale = scale};
+                        .scale = scale,
+                        .softcap = softcap};
     f.tile_rows = SP_MAX(1, cpu->kern->mr / (H / G));
     for (int32_t i = 0; i < n_segments; i++) {
         struct tn_sequence sequences[2];

@@ -14,7 +14,7 @@ struct backward {
     const float *dout, *out, *lse, *qkv;
     const struct tn_segment *segments;
     int32_t H, G, C, window;
-    float scale;
+    float scale, softcap;
     size_t own_floats;
 };
 
@@ -149,9 +149,14 @@ static void tile(const struct head *h, const struct item *items, int32_t m)
     for (int32_t i = 0; i < m; i++) {
         size_t at = items[i].row * (size_t)b->H + (size_t)items[i].h;
         float dsum = h->kern->dot(b->dout + at * h->c, b->out + at * h->c, h->c);
-        h->kern->softmax_bwd(h->p + (size_t)i * n_padded, h->ds + (size_t)i * n_padded, low,
-                             n_padded, (size_t)tn_window_start(items[i].position, b->window),
-                             (size_t)items[i].position + 1, b->scale, b->lse[at], dsum);
+        float *p = h->p + (size_t)i * n_padded, *ds = h->ds + (size_t)i * n_padded;
+        size_t from = (size_t)tn_window_start(items[i].position, b->window);
+        size_t to = (size_t)items[i].position + 1;
+        if (b->softcap > 0)
+            h->kern->softmax_bwd_capped(p, ds, low, n_padded, from, to, b->scale, b->softcap,
+                                        b->lse[at], dsum);
+        else
+            h->kern->softmax_bwd(p, ds, low, n_padded, from, to, b->scale, b->lse[at], dsum);
     }
     tile_dq(h, items, m, low, high - low, n_padded);
     size_t prompt = SP_MIN((size_t)h->s->prompt, high), from = SP_MAX(low, prompt);
@@ -219,7 +224,7 @@ static void backward_task(void *context, int32_t task, int32_t worker)
 void tn_cpu_attention_bwd(struct tn_backend *backend, float *dqkv, const float *dout,
                           const float *out, const float *lse, const float *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
-                          int32_t G, int32_t C, float scale, int32_t window)
+                          int32_t G, int32_t C, float scale, int32_t window, float softcap)
 {
     struct backward b = {.cpu = tn_cpu_of(backend),
                          .dqkv = dqkv,
@@ -232,7 +237,8 @@ void tn_cpu_attention_bwd(struct tn_backend *backend, float *dqkv, const float *
                          .G = G,
                          .C = C,
                          .window = window,
-                         .scale = scale};
+                         .scale = scale,
+                         .softcap = softcap};
     for (int32_t i = 0; i < n_segments; i++) {
         size_t parts[HEAD_PARTS];
         const struct tn_segment *g = &segments[i];

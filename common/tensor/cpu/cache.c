@@ -123,7 +123,7 @@ struct cached {
     const float *qkv;
     const struct tn_cache_row *rows;
     int32_t layer, T, H, window, per_task;
-    float scale;
+    float scale, softcap;
     size_t own_floats;
 };
 
@@ -158,7 +158,7 @@ static void cached_task(void *context, int32_t task, int32_t worker)
                 queries[m].lse = NULL;
                 queries[m].position = a->rows[r].position;
             }
-            tn_attend(kern, queries, m, cache->C, &keys, a->scale, a->window, scratch);
+            tn_attend(kern, queries, m, cache->C, &keys, a->scale, a->window, a->softcap, scratch);
         }
         row += run;
     }
@@ -167,7 +167,7 @@ static void cached_task(void *context, int32_t task, int32_t worker)
 void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float *qkv,
                             struct tn_kv_cache *cache, int32_t layer,
                             const struct tn_cache_row *rows, int32_t T, int32_t H, float scale,
-                            int32_t window)
+                            int32_t window, float softcap)
 {
     struct cached a = {.cpu = tn_cpu_of(backend),
                        .cache = cache,
@@ -178,7 +178,8 @@ void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float 
                        .T = T,
                        .H = H,
                        .window = window,
-                       .scale = scale};
+                       .scale = scale,
+                       .softcap = softcap};
     int32_t longest = 0;
     for (int32_t i = 0; i < T; i++)
         longest = SP_MAX(longest, rows[i].position + 1);

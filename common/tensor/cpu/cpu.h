@@ -107,7 +107,27 @@ void tn_cpu_rmsnorm(struct tn_backend *, float *y, float *rstd, const float *x, 
 void tn_cpu_rmsnorm_bwd(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
                         const float *w, const float *rstd, int32_t T, int32_t D);
 void tn_cpu_rope(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
-                 const int32_t *positions, const float *cos, const float *sin, bool inverse);
+                 const int32_t *positions, const float *cos, const float *sin, bool inverse,
+                 int32_t rotary);
+void tn_cpu_affine(struct tn_backend *, float *y, const float *x, float scale, float shift,
+                   size_t n);
+void tn_cpu_bias(struct tn_backend *, float *y, const float *b, int32_t T, int32_t N);
+void tn_cpu_bias_bwd(struct tn_backend *, float *db, const float *dy, int32_t T, int32_t N);
+void tn_cpu_layernorm(struct tn_backend *, float *y, float *stats, const float *x, const float *w,
+                      const float *b, int32_t T, int32_t D, float eps);
+void tn_cpu_layernorm_bwd(struct tn_backend *, float *dx, float *dw, const float *dy,
+                          const float *x, const float *w, const float *stats, int32_t T, int32_t D);
+void tn_cpu_head_norm(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+                      int32_t T, int32_t heads, int32_t C, int32_t stride, float eps);
+void tn_cpu_head_norm_bwd(struct tn_backend *, float *dy, float *dw, const float *x, const float *w,
+                          const float *rstd, int32_t T, int32_t heads, int32_t C, int32_t stride);
+void tn_cpu_geglu(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
+void tn_cpu_geglu_bwd(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+                      int32_t F);
+void tn_cpu_gelu(struct tn_backend *, float *y, const float *x, size_t n, bool tanh);
+void tn_cpu_gelu_bwd(struct tn_backend *, float *dx, const float *dy, const float *x, size_t n,
+                     bool tanh);
+void tn_cpu_softcap(struct tn_backend *, float *x, float cap, size_t n);
 void tn_cpu_swiglu(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
 void tn_cpu_swiglu_bwd(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
                        int32_t F);
@@ -119,11 +139,11 @@ void tn_cpu_adamw(struct tn_backend *, float *w, const float *g, float *m, float
 
 void tn_cpu_attention(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
-                      int32_t C, float scale, int32_t window);
+                      int32_t C, float scale, int32_t window, float softcap);
 void tn_cpu_attention_bwd(struct tn_backend *, float *dqkv, const float *dout, const float *out,
                           const float *lse, const float *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
-                          int32_t G, int32_t C, float scale, int32_t window);
+                          int32_t G, int32_t C, float scale, int32_t window, float softcap);
 
 void tn_cpu_row_lse(struct tn_backend *, float *lse_host, int32_t *argmax_host, const float *logits,
                     int32_t R, int32_t V);
@@ -132,6 +152,9 @@ void tn_cpu_gather_logprob(struct tn_backend *, float *logprob_host, const float
                            int32_t V);
 void tn_cpu_logits_bwd(struct tn_backend *, float *logits, const float *lse_host,
                        const struct tn_target *targets, int32_t n, int32_t R, int32_t V);
+void tn_cpu_logits_bwd_capped(struct tn_backend *, float *logits, const float *lse_host,
+                              const struct tn_target *targets, int32_t n, int32_t R, int32_t V,
+                              float cap);
 void tn_cpu_sample(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R,
                    int32_t V, const struct tn_sample_params *params,
                    const struct tn_sample_key *keys);
@@ -144,7 +167,7 @@ void tn_cpu_cache_put(struct tn_backend *, struct tn_kv_cache *, int32_t layer, 
                       const struct tn_cache_row *rows, int32_t T, int32_t H);
 void tn_cpu_cache_attention(struct tn_backend *, float *out, const float *qkv, struct tn_kv_cache *,
                             int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
-                            float scale, int32_t window);
+                            float scale, int32_t window, float softcap);
 void tn_cpu_cache_copy(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,
                        int32_t n);
 

@@ -44,8 +44,22 @@ struct tn_kern {
     /* columns [from, to) of dw, rows in order */
     void (*rmsnorm_dw)(float *dw, const float *dy, const float *x, const float *rstd, int32_t T,
                        int32_t D, int32_t from, int32_t to);
+    void (*affine)(float *y, const float *x, float scale, float shift, size_t n);
+    /* stats: mean and rstd of each row */
+    void (*layernorm)(float *y, float *stats, const float *x, const float *w, const float *b,
+                      int32_t T, int32_t D, float eps);
+    void (*layernorm_dx)(float *dx, const float *dy, const float *x, const float *w,
+                         const float *stats, int32_t T, int32_t D);
+    void (*layernorm_dw)(float *dw, const float *dy, const float *x, const float *stats, int32_t T,
+                         int32_t D, int32_t from, int32_t to);
+    /* rotary: dimensions of a head that turn, even */
     void (*rope)(float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
-                 const int32_t *positions, const float *cos, const float *sin, bool inverse);
+                 const int32_t *positions, const float *cos, const float *sin, bool inverse,
+                 int32_t rotary);
+    void (*geglu)(float *y, const float *gu, int32_t T, int32_t F);
+    void (*geglu_bwd)(float *dgu, const float *dy, const float *gu, int32_t T, int32_t F);
+    void (*gelu)(float *y, const float *x, size_t n, bool tanh);
+    void (*gelu_bwd)(float *dx, const float *dy, const float *x, size_t n, bool tanh);
     void (*swiglu)(float *y, const float *gu, int32_t T, int32_t F);
     void (*swiglu_bwd)(float *dgu, const float *dy, const float *gu, int32_t T, int32_t F);
 
@@ -57,6 +71,12 @@ struct tn_kern {
     void (*softmax_bwd)(float *s, float *dp, size_t base, size_t n, size_t from, size_t to,
                         float scale, float lse, float dsum);
 
+    /* x = cap·tanh(scale·x / cap) */
+    void (*softcap)(float *x, size_t n, float scale, float cap);
+    /* softmax_bwd for scores that were capped: lse is that of capped scores */
+    void (*softmax_bwd_capped)(float *s, float *dp, size_t base, size_t n, size_t from, size_t to,
+                               float scale, float cap, float lse, float dsum);
+
     /* maximum; the lowest index of it in *ret_index unless NULL */
     float (*row_max)(const float *x, size_t n, int32_t *ret_index);
     /* Σ exp(scale·(x_i − shift)), n any; element i in lane i % 16 */
@@ -65,6 +85,9 @@ struct tn_kern {
     void (*row_exp)(float *y, const float *x, size_t n, float shift, float scale);
     /* x_i = factor · exp(x_i − lse), in place */
     void (*row_softmax_scaled)(float *x, size_t n, float lse, float factor);
+
+    /* The same times 1 − (x_i / cap)², the slope of softcap where it gave x_i. */
+    void (*row_softmax_scaled_capped)(float *x, size_t n, float lse, float factor, float cap);
 
     double (*sum_squares)(const float *x, size_t n); /* element i in lane i % 16, in double */
     void (*rmsprop)(float *w, const float *g, float *v, size_t n, const struct tn_rmsprop *);

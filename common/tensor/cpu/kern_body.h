@@ -3,6 +3,7 @@
  * this. */
 
 #include "common/tensor/cpu/kern_pointwise.h"
+#include "common/tensor/cpu/kern_gelu.h"
 #include "common/tensor/cpu/kern_rows.h"
 
 #define K_JOIN2(a, b) a##b
@@ -25,6 +26,17 @@ const struct tn_kern K_JOIN(tn_kern_, K_ISA) = {
     .rmsnorm_dx = k_rmsnorm_dx,
     .rmsnorm_dw = k_rmsnorm_dw,
     .rope = k_rope,
+    .affine = k_affine,
+    .layernorm = k_layernorm,
+    .layernorm_dx = k_layernorm_dx,
+    .layernorm_dw = k_layernorm_dw,
+    .geglu = k_geglu,
+    .geglu_bwd = k_geglu_bwd,
+    .gelu = k_gelu,
+    .gelu_bwd = k_gelu_bwd,
+    .softcap = k_softcap,
+    .softmax_bwd_capped = k_softmax_bwd_capped,
+    .row_softmax_scaled_capped = k_row_softmax_scaled_capped,
     .swiglu = k_swiglu,
     .swiglu_bwd = k_swiglu_bwd,
     .softmax = k_softmax,

@@ -98,9 +98,10 @@ static inline void rope_lanes(float *lo, float *hi, const float *cos, const floa
 }
 
 static void k_rope(float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
-                   const int32_t *positions, const float *cos, const float *sin, bool inverse)
+                   const int32_t *positions, const float *cos, const float *sin, bool inverse,
+                   int32_t rotary)
 {
-    size_t half = (size_t)C / 2;
+    size_t half = (size_t)rotary / 2;
     vf sign = v_set1(inverse ? -1.0f : 1.0f);
     for (int32_t t = 0; t < T; t++) {
         const float *c = cos + (size_t)positions[t] * half, *s = sin + (size_t)positions[t] * half;

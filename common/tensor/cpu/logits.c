@@ -14,6 +14,7 @@ struct logits {
     int32_t *argmax;
     const struct tn_target *targets;
     int32_t n, R, V, tasks;
+    float cap; /* 0: none */
 };
 
 static void run_rows(struct tn_cpu *cpu, struct logits *l, tn_task_fn *task)
@@ -68,6 +69,21 @@ static int32_t first_target(const struct logits *l, int32_t row)
     return low;
 }
 
+/* How fast the capped logits of a row's targets follow those before the cap; asked before the row
+ * is overwritten. NULL: there is no cap. */
+static const float *target_slopes(const struct logits *l, const float *x, int32_t first,
+                                  int32_t count, int32_t worker)
+{
+    if (l->cap <= 0)
+        return NULL;
+    float *slopes = tn_own_scratch(l->cpu, worker, (size_t)count);
+    for (int32_t i = 0; i < count; i++) {
+        float share = x[l->targets[first + i].id] / l->cap;
+        slopes[i] = 1.0f - share * share;
+    }
+    return slopes;
+}
+
 static void bwd_task(void *context, int32_t task, int32_t worker)
 {
     const struct logits *l = context;
@@ -82,9 +98,13 @@ static void bwd_task(void *context, int32_t task, int32_t worker)
             memset(x, 0, (size_t)l->V * sizeof(float));
             continue;
         }
-        l->cpu->kern->row_softmax_scaled(x, (size_t)l->V, l->lse[row], -total);
+        const float *slopes = target_slopes(l, x, first, next - first, worker);
+        if (slopes)
+            l->cpu->kern->row_softmax_scaled_capped(x, (size_t)l->V, l->lse[row], -total, l->cap);
+        else
+            l->cpu->kern->row_softmax_scaled(x, (size_t)l->V, l->lse[row], -total);
         for (int32_t i = first; i < next; i++)
-            x[l->targets[i].id] += l->targets[i].coefficient;
+            x[l->targets[i].id] += l->targets[i].coefficient * (slopes ? slopes[i - first] : 1.0f);
     }
 }
 
@@ -93,5 +113,14 @@ void tn_cpu_logits_bwd(struct tn_backend *backend, float *logits, const float *l
 {
     struct logits l = {
         .logits = logits, .lse = lse_host, .targets = targets, .n = n, .R = R, .V = V};
+    run_rows(tn_cpu_of(backend), &l, bwd_task);
+}
+
+void tn_cpu_logits_bwd_capped(struct tn_backend *backend, float *logits, const float *lse_host,
+                              const struct tn_target *targets, int32_t n, int32_t R, int32_t V,
+                              float cap)
+{
+    struct logits l = {
+        .logits = logits, .lse = lse_host, .targets = targets, .n = n, .R = R, .V = V, .cap = cap};
     run_rows(tn_cpu_of(backend), &l, bwd_task);
 }

@@ -16,7 +16,7 @@ struct rows { /* the arguments of an operation over rows, and how it is split */
     const float *a, *b, *c, *d;
     const int32_t *ids;
     float eps;
-    int32_t heads, C, stride;
+    int32_t heads, C, stride, rotary;
     bool inverse;
 };
 
@@ -127,12 +127,12 @@ static void rope_task(void *context, int32_t task, int32_t worker)
     const struct rows *r = context;
     struct span s = part(r, task);
     r->cpu->kern->rope(r->y + (size_t)s.from * (size_t)r->stride, s.to - s.from, r->heads, r->C,
-                       r->stride, r->ids + s.from, r->a, r->b, r->inverse);
+                       r->stride, r->ids + s.from, r->a, r->b, r->inverse, r->rotary);
 }
 
 void tn_cpu_rope(struct tn_backend *backend, float *x, int32_t T, int32_t heads, int32_t C,
                  int32_t stride, const int32_t *positions, const float *cos, const float *sin,
-                 bool inverse)
+                 bool inverse, int32_t rotary)
 {
     struct rows r = {.y = x,
                      .a = cos,
@@ -141,6 +141,7 @@ void tn_cpu_rope(struct tn_backend *backend, float *x, int32_t T, int32_t heads,
                      .heads = heads,
                      .C = C,
                      .stride = stride,
+                     .rotary = rotary > 0 ? rotary : C,
                      .inverse = inverse};
     run_rows(tn_cpu_of(backend), &r, T, heads * C, rope_task);
 }

@@ -98,7 +98,7 @@ START_TEST(forward_is_attention)
         exact[i] = qkv[i];
     attend_all(want, want_lse, exact, segments, SEGMENTS, s);
     b->ops->attention(b, out, lse, qkv, ROWS, segments, SEGMENTS, s->H, s->G, s->C, scale_of(s),
-                      s->window);
+                      s->window, 0);
     ck_assert_double_lt(error_d(out, want, heads * c), 1e-6);
     ck_assert_double_lt(error_d(lse, want_lse, heads), 1e-6);
     tn_close(b);
@@ -131,9 +131,9 @@ START_TEST(backward_is_the_gradient)
     float *qkv = filled(ROWS * w, 1, 1.5f), *out = zeros(heads * c), *lse = zeros(heads);
     float *dout = filled(heads * c, 2, 1.0f), *dqkv = filled(ROWS * w, 3, 1.0f);
     b->ops->attention(b, out, lse, qkv, ROWS, segments, SEGMENTS, s->H, s->G, s->C, scale_of(s),
-                      s->window);
+                      s->window, 0);
     b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, ROWS, segments, SEGMENTS, s->H, s->G, s->C,
-                          scale_of(s), s->window);
+                          scale_of(s), s->window, 0);
     struct loss loss = {s, segments, SEGMENTS, ROWS, dout};
     check_gradient(attention_loss, &loss, qkv, dqkv, ROWS * w, 1e-4);
     tn_close(b);
@@ -156,9 +156,10 @@ START_TEST(packed_pair_equals_two_sequences)
     memcpy(two + (2 * p + a) * w, qkv + (p + a) * w, n * w * sizeof(float));
     float *out = zeros((size_t)total * o), *lse = zeros((size_t)total * h);
     float *out2 = zeros((2 * p + a + n) * o), *lse2 = zeros((2 * p + a + n) * h);
-    b->ops->attention(b, out, lse, qkv, total, &pair, 1, s->H, s->G, s->C, scale_of(s), s->window);
+    b->ops->attention(b, out, lse, qkv, total, &pair, 1, s->H, s->G, s->C, scale_of(s), s->window,
+                      0);
     b->ops->attention(b, out2, lse2, two, 2 * prompt + na + nb, plain, 2, s->H, s->G, s->C,
-                      scale_of(s), s->window);
+                      scale_of(s), s->window, 0);
     ck_assert_int_eq(memcmp(out, out2, (p + a) * o * sizeof(float)), 0);
     ck_assert_int_eq(memcmp(lse, lse2, (p + a) * h * sizeof(float)), 0);
     ck_assert_int_eq(memcmp(out + (p + a) * o, out2 + (2 * p + a) * o, n * o * sizeof(float)), 0);
@@ -171,9 +172,9 @@ START_TEST(packed_pair_equals_two_sequences)
     memcpy(dout2, dout, (p + a) * o * sizeof(float));
     memcpy(dout2 + (2 * p + a) * o, dout + (p + a) * o, n * o * sizeof(float));
     b->ops->attention_bwd(b, d, dout, out, lse, qkv, total, &pair, 1, s->H, s->G, s->C, scale_of(s),
-                          s->window);
+                          s->window, 0);
     b->ops->attention_bwd(b, d2, dout2, out2, lse2, two, 2 * prompt + na + nb, plain, 2, s->H, s->G,
-                          s->C, scale_of(s), s->window);
+                          s->C, scale_of(s), s->window, 0);
     for (size_t i = 0; i < p * w; i++)
         d2[i] += d2[(p + a) * w + i];
     memmove(d2 + (p + a) * w, d2 + (2 * p + a) * w, n * w * sizeof(float));
@@ -196,7 +197,7 @@ static void through_the_cache(struct tn_backend *b, const struct shape *s, enum 
     float *lse = zeros(SLOTS * LENGTH * (size_t)s->H), *batch = zeros(SLOTS * LENGTH * w);
     float *got = zeros(SLOTS * LENGTH * o);
     b->ops->attention(b, want, lse, qkv, SLOTS * LENGTH, list, SLOTS, s->H, s->G, s->C, scale_of(s),
-                      s->window);
+                      s->window, 0);
     struct tn_kv_cache *cache = b->ops->cache_new(b, 2, SLOTS + 1, 100, s->G, s->C, dtype);
     ck_assert_ptr_nonnull(cache);
     int32_t done[SLOTS] = {0};
@@ -215,7 +216,7 @@ static void through_the_cache(struct tn_backend *b, const struct shape *s, enum 
             }
         }
         b->ops->cache_put(b, cache, 1, batch, rows, T, s->H);
-        b->ops->cache_attention(b, got, batch, cache, 1, rows, T, s->H, scale_of(s), s->window);
+        b->ops->cache_attention(b, got, batch, cache, 1, rows, T, s->H, scale_of(s), s->window, 0);
         for (int32_t i = 0; i < T; i++) {
             const float *x = got + (size_t)i * o, *y = want + (size_t)from[i] * o;
             if (dtype == TN_F32)
@@ -272,8 +273,9 @@ START_TEST(copied_prefixes_are_the_same)
         }
         b->ops->cache_copy(b, cache, 0, 1, n);
         for (int32_t layer = 0; layer < 3; layer++) {
-            b->ops->cache_attention(b, got, mixed, cache, layer, rows[1], LENGTH, s.H, 0.25f, 0);
-            b->ops->cache_attention(b, want, mixed, cache, layer, rows[2], LENGTH, s.H, 0.25f, 0);
+            b->ops->cache_attention(b, got, mixed, cache, layer, rows[1], LENGTH, s.H, 0.25f, 0, 0);
+            b->ops->cache_attention(b, want, mixed, cache, layer, rows[2], LENGTH, s.H, 0.25f, 0,
+                                    0);
             ck_assert_int_eq(memcmp(got, want, LENGTH * o * sizeof(float)), 0);
         }
     }
@@ -290,9 +292,9 @@ static void forward_and_backward(struct tn_backend *b, float *out)
     size_t w = width(s), heads = ROWS * (size_t)s->H, c = (size_t)s->C;
     float *qkv = filled(ROWS * w, 1, 1.5f), *dout = filled(heads * c, 2, 1.0f);
     b->ops->attention(b, out, out + heads * c, qkv, ROWS, segments, SEGMENTS, s->H, s->G, s->C,
-                      scale_of(s), s->window);
+                      scale_of(s), s->window, 0);
     b->ops->attention_bwd(b, out + heads * (c + 1), dout, out, out + heads * c, qkv, ROWS, segments,
-                          SEGMENTS, s->H, s->G, s->C, scale_of(s), s->window);
+                          SEGMENTS, s->H, s->G, s->C, scale_of(s), s->window, 0);
 }
 
 START_TEST(attention_has_one_result)
@@ -327,8 +329,8 @@ START_TEST(reserve_is_enough)
     float *qkv = filled(ROWS_ * w, 1, 1.0f), *out = zeros(ROWS_ * o), *lse = zeros(ROWS_ * 6);
     float *x = filled(ROWS_ * WIDE, 2, 1.0f), *wide = filled(WIDE * 100, 3, 1.0f);
     float *y = zeros(ROWS_ * WIDE);
-    b->ops->attention(b, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0);
-    b->ops->attention_bwd(b, y, out, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0);
+    b->ops->attention(b, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0, 0);
+    b->ops->attention_bwd(b, y, out, out, lse, qkv, ROWS_, two, 2, s.H, s.G, s.C, 0.1f, 0, 0);
     b->ops->linear(b, y, x, wide, ROWS_, 100, WIDE, false);
     b->ops->linear(b, y, x, wide, ROWS_, WIDE, 100, false);
     b->ops->linear_bwd_x(b, y, x, wide, ROWS_, WIDE, 100, false);
@@ -341,7 +343,7 @@ START_TEST(reserve_is_enough)
     for (int32_t i = 0; i < LONGEST; i++)
         rows[i] = (struct tn_cache_row){.slot = 1, .position = i};
     b->ops->cache_put(b, cache, 0, qkv, rows, LONGEST, s.H);
-    b->ops->cache_attention(b, out, qkv, cache, 0, rows, LONGEST, s.H, 0.1f, 0);
+    b->ops->cache_attention(b, out, qkv, cache, 0, rows, LONGEST, s.H, 0.1f, 0, 0);
     b->ops->cache_free(b, cache);
     struct tn_sample_params params[2] = {{1.0f, 0, 0.9f}, {1.0f, 40, 0.9f}};
     struct tn_sample_key keys[2] = {{0}};
@@ -364,11 +366,11 @@ START_TEST(large_scores)
     double *exact = array(50 * width(&s), 8), want[50 * 32], want_lse[100];
     for (size_t i = 0; i < 50 * width(&s); i++)
         exact[i] = qkv[i];
-    b->ops->attention(b, out, lse, qkv, 50, &one, 1, s.H, s.G, s.C, scale_of(&s), 0);
+    b->ops->attention(b, out, lse, qkv, 50, &one, 1, s.H, s.G, s.C, scale_of(&s), 0, 0);
     attend_all(want, want_lse, exact, &one, 1, &s);
     ck_assert_double_lt(error_d(out, want, 50 * 32), 1e-4);
     qkv[3 * width(&s)] = NAN;
-    b->ops->attention(b, out, lse, qkv, 50, &one, 1, s.H, s.G, s.C, scale_of(&s), 0);
+    b->ops->attention(b, out, lse, qkv, 50, &one, 1, s.H, s.G, s.C, scale_of(&s), 0, 0);
     ck_assert(isnan(out[3 * 32]));
     ck_assert(isfinite(out[1 * 32]));
     tn_close(b);

@@ -66,9 +66,9 @@ static void pointwise(struct tn_backend *b, struct log *log)
     put_floats(log, y, T * F);
     b->ops->swiglu_bwd(b, y, dy, x, T, F);
     put_floats(log, y, T * 2 * F);
-    b->ops->rope(b, y, T, H, C, 2 * F, ids, cos_table, sin_table, false);
+    b->ops->rope(b, y, T, H, C, 2 * F, ids, cos_table, sin_table, false, 0);
     put_floats(log, y, T * 2 * F);
-    b->ops->rope(b, y, T, H, C, 2 * F, ids, cos_table, sin_table, true);
+    b->ops->rope(b, y, T, H, C, 2 * F, ids, cos_table, sin_table, true, 0);
     b->ops->add(b, y, x, T * 2 * F);
     put_floats(log, y, T * 2 * F);
     b->ops->embed_bwd(b, y, dy, ids, T, F, 20);
@@ -82,8 +82,9 @@ static void attention(struct tn_backend *b, struct log *log)
     float *qkv = filled(T * W, 10, 1.5f), *dout = filled(T * D, 11, 1.0f), *out = zeros(T * D);
     float *lse = zeros(T * H), *dqkv = zeros(T * W);
     for (int32_t window = 0; window <= 9; window += 9) {
-        b->ops->attention(b, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window);
-        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window);
+        b->ops->attention(b, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window, 0);
+        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window,
+                              0);
         put_floats(log, out, T * D);
         put_floats(log, lse, T * H);
         put_floats(log, dqkv, T * W);
@@ -97,7 +98,7 @@ static void attention(struct tn_backend *b, struct log *log)
         b->ops->cache_copy(b, cache, 1, 2, T / 2);
         for (int32_t t = 1; t < T; t += 2)
             rows[t].slot = 2;
-        b->ops->cache_attention(b, out, qkv, cache, 0, rows, T, H, 0.2f, 0);
+        b->ops->cache_attention(b, out, qkv, cache, 0, rows, T, H, 0.2f, 0, 0);
         for (int32_t t = 1; t < T; t += 2)
             rows[t].slot = 1;
         put_floats(log, out, T * D);

@@ -124,7 +124,7 @@ START_TEST(rope)
     r.sin = sin_table;
     r.dy = dy;
     memcpy(y, x, n * sizeof(float));
-    b->ops->rope(b, y, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, false);
+    b->ops->rope(b, y, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, false, 0);
     double *exact = array(n, 8), *want = array(n, 8);
     for (size_t i = 0; i < n; i++)
         want[i] = exact[i] = x[i];
@@ -135,9 +135,9 @@ START_TEST(rope)
                                 x + (t + 1) * (size_t)r.stride - 5, 5 * sizeof(float)),
                          0);
     memcpy(dx, dy, n * sizeof(float));
-    b->ops->rope(b, dx, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, true);
+    b->ops->rope(b, dx, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, true, 0);
     check_gradient(rope_loss, &r, x, dx, n, 1e-5);
-    b->ops->rope(b, y, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, true);
+    b->ops->rope(b, y, T, HEADS, r.C, r.stride, positions, cos_table, sin_table, true, 0);
     ck_assert_double_lt(error_f(y, x, n), 1e-6);
     tn_close(b);
 }
@@ -322,7 +322,7 @@ static void everything(struct tn_backend *b, float *out)
     b->ops->swiglu_bwd(b, at, dy, x, ROWS, D);
     at += 2 * ROWS * D;
     memcpy(at, x, ROWS * D * sizeof(float));
-    b->ops->rope(b, at, ROWS, 6, 20, D, ids, cos_table, cos_table, false);
+    b->ops->rope(b, at, ROWS, 6, 20, D, ids, cos_table, cos_table, false, 0);
     at += ROWS * D;
     b->ops->embed_bwd(b, at, dy, ids, ROWS, D, 50);
     at += 50 * D;
