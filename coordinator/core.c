@@ -180,7 +180,10 @@ static void pump(struct coord_core *core)
     if (core->work_changed) {
         core->work_changed = false;
         core_serve_parked(core);
+    } else if (core->pairs_changed) {
+        core_serve_fetches(core);
     }
+    core->pairs_changed = false;
 }
 
 void coord_drain(struct coord_core *core, struct coord_actions *actions)
@@ -270,6 +273,7 @@ void coord_step(struct coord_core *core, const struct coord_event *event, int64_
                 struct coord_actions *actions)
 {
     core->out = actions;
+    core->steps++;
     if (now_ms > core->now_ms)
         core->now_ms = now_ms;
     switch (event->kind) {

@@ -87,6 +87,8 @@ struct coord_run {
     int64_t durations[COORD_DURATIONS];
     uint32_t duration_count;
     bool starting;                    /* COORD_W_START is being written */
+    uint32_t live;                    /* generators, as counted in step live_step */
+    uint64_t live_step;
 };
 
 /* ---- workers and leases ---- */
@@ -146,7 +148,9 @@ struct coord_core {
     uint64_t grants;                  /* sequence number of the newest grant */
     uint64_t version;
     int64_t last_tick_ms;
+    uint64_t steps;                   /* events handled */
     bool work_changed;                /* parked polls may find something */
+    bool pairs_changed;               /* parked fetches may */
     struct coord_run **runs;
     uint32_t run_count;
     struct coord_worker **workers;
@@ -235,7 +239,8 @@ bool core_worker_fits(const struct coord_run *run, const struct coord_worker *wo
  * when it does not fit. */
 bool core_claim_class(struct coord_core *core, struct coord_run *run,
                       const struct coord_worker *worker);
-uint32_t core_live_generators(const struct coord_core *core, const struct coord_run *run);
+/* Generators of the run's class that are alive; counted once in a step. */
+uint32_t core_live_generators(const struct coord_core *core, struct coord_run *run);
 void core_forget_workers(struct coord_core *core);
 
 /* ---- lease_table.c ---- */
@@ -254,6 +259,8 @@ void core_lease_return(struct coord_core *core, const struct coord_event *event)
 /* ---- scheduler.c ---- */
 void core_lease_request(struct coord_core *core, const struct coord_event *event);
 void core_serve_parked(struct coord_core *core);
+void core_serve_fetches(struct coord_core *core);
+void core_serve_worker(struct coord_core *core, uint64_t worker_id);
 struct coord_parked *core_park(struct coord_core *core, enum coord_parked_kind kind,
                                uint64_t handle, uint32_t wait_ms); /* NULL: no place (answered) */
 void core_unpark(struct coord_core *core, uint32_t index); /* forgets it; order is kept */

@@ -300,6 +300,29 @@ void core_serve_parked(struct coord_core *core)
     core->parked_count = kept;
 }
 
+void core_serve_fetches(struct coord_core *core)
+{
+    for (uint32_t i = 0; i < core->parked_count;) {
+        struct coord_parked parked = core->parked[i];
+        if (parked.kind == PARKED_FETCH && core_try_fetch(core, &parked))
+            core_unpark(core, i);
+        else
+            i++;
+    }
+}
+
+void core_serve_worker(struct coord_core *core, uint64_t worker_id)
+{
+    for (uint32_t i = 0; i < core->parked_count; i++) {
+        struct coord_parked parked = core->parked[i];
+        if (parked.kind != PARKED_LEASE || parked.worker_id != worker_id)
+            continue;
+        if (try_grant(core, &parked))
+            core_unpark(core, i);
+        return;
+    }
+}
+
 /* A worker asks one thing at a time: what it asked before has lost its connection. */
 static void drop_older_poll(struct coord_core *core, uint64_t worker_id)
 {

@@ -39,7 +39,7 @@ static json_t *sets_json(const struct coord_iteration *it)
     return sets;
 }
 
-static json_t *generation_json(const struct coord_core *core, const struct coord_run *run,
+static json_t *generation_json(const struct coord_core *core, struct coord_run *run,
                                int64_t now_ms)
 {
     const struct coord_iteration *it = run->iteration;
@@ -109,13 +109,14 @@ static json_t *training_json(const struct coord_core *core, const struct coord_r
         (json_int_t)coord_rate_per_s(&it->train_rate, now_ms));
 }
 
-static json_t *run_json(const struct coord_core *core, const struct coord_run *run, int64_t now_ms)
+static json_t *run_json(const struct coord_core *core, struct coord_run *run, int64_t now_ms)
 {
     const struct run_settings *settings = &run->info.settings;
     static const char *const modes[] = {"spin", "sft", "dpo"};
     json_t *object = json_pack(
-        "{s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name, "mode",
-        modes[settings->mode], "iterations", (json_int_t)settings->iterations, "next_iteration",
+        "{s:s,s:s,s:I,s:b,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name, "mode",
+        modes[settings->mode], "iterations", (json_int_t)settings->iterations, "stop_on_verdict",
+        settings->stop_on_verdict, "next_iteration",
         (json_int_t)run->next_iteration, "prompts", (json_int_t)run->info.prompts[STORE_SPLIT_TRAIN],
         "holdout_prompts", (json_int_t)run->info.prompts[STORE_SPLIT_HOLDOUT], "eval_prompts",
         (json_int_t)run->info.prompts[STORE_SPLIT_EVAL], "numerics_class", run->numerics_class, "strict",

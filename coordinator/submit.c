@@ -180,8 +180,13 @@ static void note_rows(struct coord_core *core, struct coord_run *run, struct coo
     for (uint32_t i = 0; i < write->row_count; i++) {
         const struct store_result *row = &write->rows[i];
         uint32_t position = (uint32_t)row->position;
-        if (same && set_store(&it->sets[row->set], position) && row->set == PROTO_SET_TRAIN)
-            coord_rate_add(&it->pair_rate, 1, core->now_ms);
+        if (same && set_store(&it->sets[row->set], position)) {
+            if (row->set == PROTO_SET_TRAIN)
+                coord_rate_add(&it->pair_rate, 1, core->now_ms);
+            /* Another set may be handed out now. */
+            if (set_complete(&it->sets[row->set]))
+                core->work_changed = true;
+        }
         /* The lease may end, and its record go, with any of its keys. */
         struct coord_lease *lease = core_lease(core, write->lease_id);
         if (lease && lease->run == run && lease->iteration == write->iteration &&
@@ -194,7 +199,7 @@ void core_results_written(struct coord_core *core, struct coord_write *write,
                           const struct coord_write_result *result)
 {
     struct coord_run *run = core_run(core, write->run);
-    core->work_changed = true;
+    core->pairs_changed = true;
     core_changed(core);
     if (write->kind == COORD_W_REFS) {
         if (run->iteration && run->iteration->attempt == write->attempt)
@@ -217,6 +222,8 @@ void core_results_written(struct coord_core *core, struct coord_write *write,
         .duplicates = result->duplicates + result->different,
         .refused = write->refused,
     };
+    /* The others find nothing that they did not find before. */
+    core_serve_worker(core, write->worker_id);
 }
 
 void core_refs_submit(struct coord_core *core, const struct coord_event *event)

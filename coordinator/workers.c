@@ -220,16 +220,19 @@ bool core_claim_class(struct coord_core *core, struct coord_run *run,
     return false;
 }
 
-uint32_t core_live_generators(const struct coord_core *core, const struct coord_run *run)
+uint32_t core_live_generators(const struct coord_core *core, struct coord_run *run)
 {
-    uint32_t live = 0;
+    if (run->live_step == core->steps && core->steps > 0)
+        return run->live;
+    run->live = 0;
+    run->live_step = core->steps;
     for (uint32_t i = 0; i < core->worker_count; i++) {
         const struct coord_worker *worker = core->workers[i];
         if (worker->role == PROTO_ROLE_GENERATOR && core_worker_fits(run, worker) &&
             core->now_ms - worker->seen_ms < core->options.times.worker_gone_ms)
-            live++;
+            run->live++;
     }
-    return live;
+    return run->live;
 }
 
 static bool is_holder(const struct coord_core *core, const struct coord_worker *worker)
@@ -245,8 +248,8 @@ void core_forget_workers(struct coord_core *core)
 {
     for (uint32_t i = 0; i < core->worker_count;) {
         struct coord_worker *worker = core->workers[i];
-        if (worker->leases > 0 || is_holder(core, worker) ||
-            core->now_ms - worker->seen_ms < core->options.times.worker_forget_ms) {
+        if (core->now_ms - worker->seen_ms < core->options.times.worker_forget_ms ||
+            worker->leases > 0 || is_holder(core, worker)) {
             i++;
             continue;
         }
