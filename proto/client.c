@@ -40,6 +40,7 @@ struct proto_client {
     uint64_t next_request_id;
     uint64_t jitter;
     int64_t complained_ms; /* 0: all is well */
+    int64_t contact_ms;    /* when there was a connection last; 0: never */
     pthread_mutex_t lock;
     pthread_cond_t woken;
     bool interrupted; /* under lock */
@@ -194,6 +195,11 @@ void proto_client_free(struct proto_client *client)
     pthread_cond_destroy(&client->woken);
     pthread_mutex_destroy(&client->lock);
     free(client);
+}
+
+void proto_client_set_unreachable(struct proto_client *client, int64_t unreachable_ms)
+{
+    client->options.unreachable_ms = unreachable_ms;
 }
 
 void proto_client_interrupt(struct proto_client *client)
@@ -382,6 +388,7 @@ struct call {
     enum proto_type type;
     uint64_t request_id;
     int64_t hold_ms;     /* the server may hold the request so long */
+    int64_t started_ms;
     int64_t deadline_ms; /* INT64_MAX: none */
 };
 
@@ -394,6 +401,8 @@ static enum sp_err attempt(struct proto_client *client, const struct call *call,
     *ret_retry_after_ms = 0;
     sp_arena_reset(client->arena);
     enum sp_err rc = connect_now(client, err);
+    if (rc == SP_OK)
+        client->contact_ms = sp_now_ms();
     if (rc == SP_OK)
         rc = send_request(client, call->type, err);
     struct proto_envelope envelope = {0};
@@ -503,6 +512,13 @@ static int64_t backoff(struct proto_client *client, int tries, uint32_t retry_af
     return (int64_t)retry_after_ms + random_below(client, ceiling + 1);
 }
 
+/* Whether, at `then`, the last connection would be longer ago than the owner wants to wait. */
+static bool is_unreachable(const struct proto_client *client, const struct call *call, int64_t then)
+{
+    int64_t since = SP_MAX(client->contact_ms, call->started_ms);
+    return client->options.unreachable_ms > 0 && then - since > client->options.unreachable_ms;
+}
+
 enum sp_err proto_call(struct proto_client *client, enum proto_type type, const void *body,
                        int64_t give_up_ms, const void **ret_reply, struct sp_error *err)
 {
@@ -512,6 +528,7 @@ enum sp_err proto_call(struct proto_client *client, enum proto_type type, const 
         .type = type,
         .request_id = client->next_request_id++,
         .hold_ms = hold_of(type, body),
+        .started_ms = sp_now_ms(),
         .deadline_ms = give_up_ms > 0 ? sp_now_ms() + give_up_ms : INT64_MAX,
     };
     const struct proto_envelope envelope = {
@@ -540,7 +557,8 @@ enum sp_err proto_call(struct proto_client *client, enum proto_type type, const 
         if (rc == SP_ECANCELED && is_interrupted(client))
             return cancelled(client, type, err);
         int64_t pause = backoff(client, tries, retry_after_ms);
-        if (final || give_up_ms == 0 || call.deadline_ms - sp_now_ms() <= pause)
+        if (final || give_up_ms == 0 || call.deadline_ms - sp_now_ms() <= pause ||
+            is_unreachable(client, &call, sp_now_ms() + pause))
             return sp_fail(err, rc, "%s", detail.text);
         complain(client, &detail);
         if (!pause_for(client, pause))

@@ -55,6 +55,8 @@ struct proto_client_options {
     int64_t request_ms;       /* default 30,000; a held request adds its wait_ms */
     int64_t backoff_min_ms;   /* default 200 */
     int64_t backoff_max_ms;   /* default 10,000 */
+    int64_t unreachable_ms;   /* calls give up when no connection came about for so long; 0: only
+                                 their own give_up_ms counts */
     /* true: stop retrying (asked between attempts); NULL: never */
     bool (*cancelled)(void *context);
     void *context;
@@ -63,6 +65,8 @@ struct proto_client;
 enum sp_err proto_client_open(const struct proto_client_options *options, struct proto_client **ret,
                               struct sp_error *err) SP_MUST_USE;
 void proto_client_free(struct proto_client *client);
+/* Changes options.unreachable_ms, between calls. */
+void proto_client_set_unreachable(struct proto_client *client, int64_t unreachable_ms);
 /* Another thread may call this to wake a blocked call, which returns SP_ECANCELED. Each interrupt
  * ends one call: the one in work, else the next one. */
 void proto_client_interrupt(struct proto_client *client);

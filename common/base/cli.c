@@ -133,8 +133,11 @@ int sp_cli_main(const struct sp_cli_program *program, int argc, char **argv)
             outer.rest + 1 < argc ? find(program, argv[outer.rest + 1]) : NULL;
         if (command)
             return run_command(program, command, 2, help_argv);
-        print_commands(program, stdout);
-        return 0;
+        if (outer.rest + 1 >= argc) {
+            print_commands(program, stdout);
+            return 0;
+        }
+        name = argv[outer.rest + 1];
     }
     const struct sp_cli_command *command = find(program, name);
     if (!command) {
