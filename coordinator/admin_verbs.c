@@ -30,8 +30,9 @@ static void refuse(const struct verb_call *call, const char *verb)
                          call->run->info.name, call->run->info.name);
     else
         core_reply_error(call->core, call->event->handle, SP_ESTATE, 0,
-                         "%s: iteration %u of run %s is %s", verb, it->number,
-                         call->run->info.name, coord_state_name(it->state));
+                         "%s: iteration %u of run %s is %s: `spinctl why %s` says what is possible",
+                         verb, it->number, call->run->info.name, coord_state_name(it->state),
+                         call->run->info.name);
 }
 
 /* ---- start-iteration ---- */
@@ -352,7 +353,8 @@ void core_admin(struct coord_core *core, const struct coord_event *event)
     }
     struct verb_call call = {.core = core, .event = event, .run = core_run(core, admin->run)};
     if ((verbs[v].needs_run || admin->run[0]) && !call.run) {
-        core_reply_error(core, event->handle, SP_ENOTFOUND, 0, "no run \"%.64s\"", admin->run);
+        core_reply_error(core, event->handle, SP_ENOTFOUND, 0,
+                         "no run \"%.64s\": `spinctl status` lists them", admin->run);
         return;
     }
     if (call.run && !core_may_touch(event->who.runs, call.run->info.name)) {

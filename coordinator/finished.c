@@ -90,7 +90,8 @@ static void created(struct shell *shell, struct job *job)
     struct job *adopt = job_new(shell, JOB_ADOPT, job->request);
     adopt->run = job->run;
     adopt->text = job->text;
-    job->run = job->text = NULL;
+    adopt->actor = job->actor;
+    job->run = job->text = job->actor = NULL;
     shell_send(shell, adopt);
 }
 

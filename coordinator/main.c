@@ -103,8 +103,10 @@ static enum sp_err restore(const struct coord_arguments *arguments, struct sp_er
     enum sp_err rc =
         coord_restore(arguments->restore, arguments->settings.state_dir, &report, err);
     if (!rc)
-        printf("restored %llu runs, %llu blobs, %llu bytes\n", (unsigned long long)report.runs,
-               (unsigned long long)report.blobs, (unsigned long long)report.bytes);
+        printf(arguments->json ? "{\"runs\":%llu,\"blobs\":%llu,\"bytes\":%llu}\n"
+                               : "restored %llu runs, %llu blobs, %llu bytes\n",
+               (unsigned long long)report.runs, (unsigned long long)report.blobs,
+               (unsigned long long)report.bytes);
     return rc;
 }
 

@@ -32,7 +32,7 @@ static void doctor(struct shell *shell, struct job *job)
     sp_format_bytes(bytes, size, sizeof(size));
     snprintf(text, sizeof(text), "%llu blobs, %s", (unsigned long long)count, size);
     json_array_append_new(checks, check("blobs", true, text));
-    json_array_append_new(checks, check("network file system",
+    json_array_append_new(checks, check("state directory on a local disk",
                                         !sp_is_network_fs(shell->settings->state_dir),
                                         shell->settings->state_dir));
     json_t *object = json_pack("{s:s,s:o}", "version", SPIN_VERSION, "checks", checks);

@@ -12,6 +12,7 @@
 #include "coordinator/shell.h"
 
 #define DISK_RETRY_MS 5000
+#define TOKEN_VALID_MAX_MS ((int64_t)36525 * 86400000) /* a hundred years */
 
 static void to_core(struct shell *shell, struct proto_request *request,
                     const struct store_token *token)
@@ -39,27 +40,31 @@ static void reply_json(struct proto_request *request, json_t *object)
 
 /* ---- tokens ---- */
 
-static void token_create(struct shell *shell, struct proto_request *request, const json_t *args)
+static void token_create(struct shell *shell, struct proto_request *request, const json_t *args,
+                         const char *actor)
 {
     const char *role = "", *name = "", *runs = "";
-    int64_t expires_ms = 0, now_ms = sp_wall_ms();
+    int64_t valid_ms = 0, now_ms = sp_wall_ms();
     uint32_t number = 0;
     struct sp_error err;
     struct job *job = job_new(shell, JOB_TOKEN_PUT, request);
+    job->actor = sp_xstrdup(actor);
     enum sp_err rc = sp_json_str(args, "role", "token-create", &role, &err);
     if (!rc)
         rc = sp_json_str(args, "name", "token-create", &name, &err);
     if (!rc)
         rc = sp_json_opt_str(args, "runs", "token-create", &runs, &err);
     if (!rc)
-        rc = sp_json_opt_i64(args, "expires_ms", 0, INT64_MAX, "token-create", &expires_ms, &err);
+        rc = sp_json_opt_i64(args, "valid_ms", 0, TOKEN_VALID_MAX_MS, "token-create", &valid_ms,
+                             &err);
     if (!rc)
         rc = coord_role_parse(role, &number, &err);
     if (!rc) {
         job->run = sp_xstrdup(name);
         job->args = sp_xstrdup(runs);
-        rc = coord_token_mint(number, job->run, job->args, now_ms, expires_ms, job->token_text,
-                              job->token_id, &job->token, &err);
+        rc = coord_token_mint(number, job->run, job->args, now_ms,
+                              valid_ms ? now_ms + valid_ms : 0, job->token_text, job->token_id,
+                              &job->token, &err);
     }
     if (rc) {
         job_free(job);
@@ -69,7 +74,8 @@ static void token_create(struct shell *shell, struct proto_request *request, con
     shell_send(shell, job);
 }
 
-static void token_revoke(struct shell *shell, struct proto_request *request, const json_t *args)
+static void token_revoke(struct shell *shell, struct proto_request *request, const json_t *args,
+                         const char *actor)
 {
     const char *id = "";
     struct sp_error err;
@@ -79,6 +85,7 @@ static void token_revoke(struct shell *shell, struct proto_request *request, con
         return;
     }
     struct job *job = job_new(shell, JOB_TOKEN_REVOKE, request);
+    job->actor = sp_xstrdup(actor);
     job->text = sp_xstrdup(id);
     shell_send(shell, job);
 }
@@ -108,13 +115,15 @@ static void ping(struct shell *shell, struct proto_request *request)
                                   (json_int_t)coord_version(shell->core)));
 }
 
-static void send_verb(struct shell *shell, struct proto_request *request, enum job_kind kind)
+static void send_verb(struct shell *shell, struct proto_request *request, enum job_kind kind,
+                      const char *actor)
 {
     const struct proto_admin *admin = proto_request_body(request);
     struct job *job = job_new(shell, kind, request);
     job->verb = sp_xstrdup(admin->verb);
     job->run = sp_xstrdup(admin->run);
     job->args = sp_xstrdup(admin->args);
+    job->actor = sp_xstrdup(actor);
     shell_send(shell, job);
 }
 
@@ -133,6 +142,12 @@ static bool parse_args(struct proto_request *request, json_t **ret)
     return false;
 }
 
+/* Without a run's name these tell of every run, or change what concerns every run. */
+static bool needs_every_run(const struct proto_admin *admin)
+{
+    return admin->run[0] == '\0' && strcmp(admin->verb, "ping") != 0;
+}
+
 static void admin_verb(struct shell *shell, struct proto_request *request,
                        const struct store_token *token)
 {
@@ -143,20 +158,24 @@ static void admin_verb(struct shell *shell, struct proto_request *request,
                           admin->verb, coord_role_name(token->role));
     } else if (!coord_token_allows_run(token, admin->run)) {
         proto_reply_error(request, SP_EDENIED, 0, "the token is not for run %.64s", admin->run);
+    } else if (token->runs[0] && needs_every_run(admin)) {
+        proto_reply_error(request, SP_EDENIED, 0,
+                          "%.40s: the token is for these runs only: %.200s: name one of them",
+                          admin->verb, token->runs);
     } else if (coord_admin_is_live(admin->verb)) {
         to_core(shell, request, token);
     } else if (strcmp(admin->verb, "ping") == 0) {
         ping(shell, request);
     } else if (strcmp(admin->verb, "create-run") == 0) {
-        send_verb(shell, request, JOB_CREATE_RUN);
+        send_verb(shell, request, JOB_CREATE_RUN, token->id);
     } else if (strcmp(admin->verb, "doctor") == 0) {
-        send_verb(shell, request, JOB_DOCTOR);
+        send_verb(shell, request, JOB_DOCTOR, token->id);
     } else if (coord_query_knows(admin->verb)) {
-        send_verb(shell, request, JOB_QUERY);
+        send_verb(shell, request, JOB_QUERY, token->id);
     } else if (strcmp(admin->verb, "token-create") == 0 && parse_args(request, &args)) {
-        token_create(shell, request, args);
+        token_create(shell, request, args, token->id);
     } else if (strcmp(admin->verb, "token-revoke") == 0 && parse_args(request, &args)) {
-        token_revoke(shell, request, args);
+        token_revoke(shell, request, args, token->id);
     } else if (strcmp(admin->verb, "backup") == 0 && parse_args(request, &args)) {
         backup(shell, request, args);
     } else if (strcmp(admin->verb, "token-create") != 0 &&

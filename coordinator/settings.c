@@ -38,7 +38,7 @@ const struct sp_config_spec coord_settings_spec = {
     .struct_bytes = sizeof(struct coord_settings),
 };
 
-enum { OPT_SET = 256, OPT_STATE_DIR, OPT_LISTEN, OPT_EXAMPLE, OPT_RESTORE };
+enum { OPT_SET = 256, OPT_STATE_DIR, OPT_LISTEN, OPT_EXAMPLE, OPT_RESTORE, OPT_JSON };
 
 static const struct argp_option options[] = {
     {"config", 'c', "FILE", 0, "Read settings from FILE (INI)", 0},
@@ -48,6 +48,7 @@ static const struct argp_option options[] = {
      0},
     {"restore", OPT_RESTORE, "BACKUP", 0,
      "Make the state directory, which must be missing or empty, from a backup, and exit", 0},
+    {"json", OPT_JSON, NULL, 0, "With --restore: report in JSON", 0},
     {"example-config", OPT_EXAMPLE, NULL, 0, "Print a commented configuration file and exit", 0},
     {0},
 };
@@ -56,7 +57,7 @@ struct arguments {
     const char *config, *restore;
     struct sp_buf assignments; /* NUL-terminated "name=value", one after another */
     struct sp_buf listen;      /* URLs of --listen, separated by spaces */
-    bool example;
+    bool example, json;
 };
 
 static void assign(struct arguments *args, const char *name, const char *value)
@@ -83,6 +84,9 @@ static error_t parse_option(int key, char *value, struct argp_state *state)
         return 0;
     case OPT_RESTORE:
         args->restore = value;
+        return 0;
+    case OPT_JSON:
+        args->json = true;
         return 0;
     case OPT_EXAMPLE:
         args->example = true;
@@ -163,6 +167,7 @@ enum sp_err coord_parse_args(int argc, char **argv, struct coord_arguments *ret,
     }
     if (!rc && args.restore)
         ret->restore = sp_xstrdup(args.restore);
+    ret->json = args.json;
     sp_buf_deinit(&args.assignments);
     sp_buf_deinit(&args.listen);
     return rc;

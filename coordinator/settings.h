@@ -22,6 +22,7 @@ extern const struct sp_config_spec coord_settings_spec;
 struct coord_arguments {
     struct coord_settings settings;
     char *restore; /* --restore BACKUP: make the state directory from it and exit; NULL: no */
+    bool json;     /* --json: --restore reports in JSON */
 };
 
 /* SP_OK: go on. SP_ECANCELED: something was printed, exit with 0. */

@@ -31,6 +31,7 @@ void job_free(struct job *job)
     sp_arena_free(job->arena);
     free(job->action.positions);
     free(job->verb);
+    free(job->actor);
     free(job->run);
     free(job->args);
     free(job->text);

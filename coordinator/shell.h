@@ -74,6 +74,7 @@ struct job {
     struct sp_error err;
     /* admin verbs; owned */
     char *verb, *run, *args, *text;
+    char *actor;                   /* id of the token that asked, for the audit */
     void *blob;                    /* BLOB_GET: malloc'd */
     struct coord_loaded loaded;    /* ADOPT */
     bool existing;                 /* CREATE_RUN: the run is there already */

@@ -1,5 +1,7 @@
 /* The store thread: what waits goes into one transaction, then it commits, then the replies leave.
  */
+#include <stdarg.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "common/base/clock.h"
@@ -37,6 +39,26 @@ static bool is_refusal(const struct job *job)
             job->rc == SP_ESTATE || job->rc == SP_ELIMIT);
 }
 
+/* Who did what, in the log of events that belongs to no run. */
+static void audit(struct store *store, struct job *job, const char *kind, const char *format, ...)
+    __attribute__((format(printf, 4, 5)));
+static void audit(struct store *store, struct job *job, const char *kind, const char *format, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    struct store_event event = {.at_ms = job->at_ms,
+                                .iteration = -1,
+                                .actor = job->actor ? job->actor : "coordinator",
+                                .kind = kind,
+                                .text = text,
+                                .detail = ""};
+    if (!job->rc)
+        job->rc = store_event_append(store, NULL, &event, &job->err);
+}
+
 static void apply(struct batch *batch, struct job *job)
 {
     struct store *store = batch->shell->store;
@@ -47,12 +69,16 @@ static void apply(struct batch *batch, struct job *job)
         break;
     case JOB_TOKEN_PUT:
         job->rc = store_token_put(store, &job->token, &job->err);
+        audit(store, job, "token", "token %s (%s) of role %s is created", job->token.id,
+              job->token.name, coord_role_name(job->token.role));
         break;
     case JOB_TOKEN_REVOKE:
         job->rc = store_token_revoke(store, job->text, job->at_ms, &job->err);
+        audit(store, job, "token", "token %.64s is revoked", job->text);
         break;
     case JOB_ADOPT:
         job->rc = store_run_adopt(store, job->run, &job->err);
+        audit(store, job, "run", "run %s is created", job->run);
         break;
     default:
         job->rc = sp_fail(&job->err, SP_EINTERNAL, "job %d on the store thread", (int)job->kind);

@@ -26,8 +26,14 @@ static void create_run(struct shell *shell, struct job *job)
     struct store_run *run = NULL;
     char *name = NULL;
     job->rc = coord_create_run_name(job->args, &name, &job->err);
-    if (job->rc)
+    /* The token was checked against the request's run. */
+    if (!job->rc && strcmp(name, job->run) != 0)
+        job->rc = sp_fail(&job->err, SP_EINVAL, "create-run: run %.64s is asked for, its settings say %s",
+                          job->run, name);
+    if (job->rc) {
+        free(name);
         return;
+    }
     struct sp_error ignored;
     if (store_run_open(shell->worker, name, &run, &ignored) == SP_OK) {
         job->existing = true;

@@ -12,6 +12,7 @@
 #include "coordinator/spinctl/spinctl.h"
 
 #define AT(field) offsetof(struct ctl_settings, field)
+#define FIRST_CONTACT_MS 2000
 
 static const struct sp_setting table[] = {
     {"coordinator", "url", SP_SET_STR, AT(url), "", 0, 0, "", "",
@@ -28,7 +29,7 @@ static const struct sp_setting table[] = {
     {"coordinator", "tls_server_name", SP_SET_STR, AT(server_name), "", 0, 0, "", "",
      "DNS name that the coordinator's certificate must have."},
     {"coordinator", "timeout", SP_SET_MS, AT(timeout_ms), "30 s", 100, 86400000, "ms", "",
-     "How long a command tries before it gives up."},
+     "How long a command tries before it gives up, once the coordinator has answered."},
 };
 
 static const struct sp_config_spec spec = {
@@ -55,9 +56,7 @@ enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err)
         return SP_OK;
     struct ctl_settings given = ctl->settings;
     struct ctl_settings file;
-    struct ctl_settings defaults;
     sp_config_init(&spec, &file);
-    sp_config_init(&spec, &defaults);
     enum sp_err rc = SP_OK;
     const char *path = ctl->config_path;
     if (!path && sp_path_exists("/etc/spin/spinctl.conf"))
@@ -73,23 +72,26 @@ enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err)
         replace(&file.ca_file, given.ca_file);
         replace(&file.cert_file, given.cert_file);
         replace(&file.server_name, given.server_name);
-        if (strcmp(given.state_dir, defaults.state_dir) != 0)
+        if (ctl->state_dir_given)
             replace(&file.state_dir, given.state_dir);
-        if (given.timeout_ms != defaults.timeout_ms)
+        if (ctl->timeout_given)
             file.timeout_ms = given.timeout_ms;
     }
     sp_config_deinit(&spec, &given);
-    sp_config_deinit(&spec, &defaults);
     ctl->settings = file;
     ctl->settings_loaded = rc == SP_OK;
     return rc;
 }
 
-static enum sp_err read_token(struct ctl *ctl, struct sp_error *err)
+char *ctl_token_path(const struct ctl *ctl)
 {
     const struct ctl_settings *s = &ctl->settings;
-    char *path = s->token_file[0] ? sp_xstrdup(s->token_file)
-                                  : sp_path_join(s->state_dir, "admin.token");
+    return s->token_file[0] ? sp_xstrdup(s->token_file) : sp_path_join(s->state_dir, "admin.token");
+}
+
+static enum sp_err read_token(struct ctl *ctl, struct sp_error *err)
+{
+    char *path = ctl_token_path(ctl);
     char *data = NULL;
     size_t length = 0;
     enum sp_err rc = sp_read_file(path, 4096, &data, &length, err);
@@ -123,10 +125,15 @@ static enum sp_err open_client(struct ctl *ctl, struct sp_error *err)
         free(s->url);
         s->url = sp_xprintf("ipc://%s/coordinator.sock", absolute);
     }
+    int64_t first = ctl->timeout_given ? s->timeout_ms : SP_MIN(s->timeout_ms, FIRST_CONTACT_MS);
     struct proto_client_options options = {
         .url = s->url,
         .tls = {.ca_file = s->ca_file, .cert_file = s->cert_file, .server_name = s->server_name},
         .token = ctl->token,
+        .connect_ms = SP_MIN(first, FIRST_CONTACT_MS),
+        .request_ms = CTL_LONG_MS, /* each call says how patient it is */
+        .backoff_max_ms = 1000,
+        .unreachable_ms = first,
     };
     return proto_client_open(&options, &ctl->client, err);
 }
@@ -143,10 +150,26 @@ void ctl_close(struct ctl *ctl)
 enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, const void **ret,
                      struct sp_error *err)
 {
+    struct sp_error detail;
     enum sp_err rc = open_client(ctl, err);
     if (rc != SP_OK)
         return rc;
-    return proto_call(ctl->client, type, body, ctl->settings.timeout_ms, ret, err);
+    int64_t patience_ms = SP_MAX(ctl->patience_ms, ctl->settings.timeout_ms);
+    ctl->patience_ms = 0;
+    rc = proto_call(ctl->client, type, body, patience_ms, ret, &detail);
+    bool absent = rc == SP_EUNAVAIL || rc == SP_ETIMEOUT;
+    if (!absent && !ctl->answered) {
+        ctl->answered = true;
+        proto_client_set_unreachable(ctl->client, ctl->settings.timeout_ms);
+    }
+    if (rc == SP_OK)
+        return SP_OK;
+    if (absent && !ctl->answered)
+        return sp_fail(err, rc,
+                       "no coordinator answers: %s: is it running (`systemctl status "
+                       "spin-coordinator`)? Another one is named by --state-dir or --coordinator",
+                       detail.text);
+    return sp_fail(err, rc, "%s", detail.text);
 }
 
 enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args, json_t **ret,

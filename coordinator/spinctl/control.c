@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "common/base/config.h"
 #include "coordinator/spinctl/spinctl.h"
 
 /* Sends a verb about RUN and prints what became of it. */
@@ -60,17 +61,32 @@ int ctl_skip(void *context)
     return simple(ctl, "skip", json_pack("{s:I}", "prompt", (json_int_t)prompt));
 }
 
+/* "30 d", "12 h", "90 min": how long a token is valid. */
+static enum sp_err parse_validity(const char *text, int64_t *ret_ms, struct sp_error *err)
+{
+    struct sp_error detail;
+    if (sp_parse_ms(text, ret_ms, &detail) != SP_OK || *ret_ms <= 0)
+        return sp_fail(err, SP_EINVAL,
+                       "token create: --expires: \"%.40s\" is not a duration: say \"30 d\", "
+                       "\"12 h\" or \"90 min\"",
+                       text);
+    return SP_OK;
+}
+
 static int token_create(struct ctl *ctl)
 {
     struct sp_error err = {0};
     json_t *reply = NULL;
+    int64_t valid_ms = 0;
     if (!ctl->role) {
         sp_fail(&err, SP_EINVAL, "token create: give --role admin, trainer, generator or readonly");
         return ctl_failed(&err);
     }
-    json_t *args = json_pack("{s:s, s:s, s:s, s:s}", "role", ctl->role, "name",
+    if (ctl->expires && parse_validity(ctl->expires, &valid_ms, &err) != SP_OK)
+        return ctl_failed(&err);
+    json_t *args = json_pack("{s:s, s:s, s:s, s:I}", "role", ctl->role, "name",
                              ctl->name ? ctl->name : ctl->role, "runs", ctl->runs ? ctl->runs : "",
-                             "expires", ctl->expires ? ctl->expires : "");
+                             "valid_ms", (json_int_t)valid_ms);
     if (ctl_admin(ctl, "token-create", "", args, &reply, &err) != SP_OK)
         return ctl_failed(&err);
     if (ctl->json)

@@ -1,4 +1,5 @@
 /* Commands that only look. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,27 @@ int ctl_status(void *context)
     return list(ctl, "status", run_or_empty(ctl), NULL, "runs", COLUMNS(columns));
 }
 
+static void print_why(const char *run, const json_t *reply)
+{
+    const json_t *rows = json_object_get(reply, "why");
+    int64_t iteration = ctl_integer(reply, "iteration", -1);
+    if (iteration >= 0)
+        printf("%s: iteration %lld is %s\n", run, (long long)iteration,
+               ctl_string(reply, "state", "?"));
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        const json_t *row = json_array_get(rows, i);
+        char since[32];
+        sp_format_duration(ctl_integer(row, "for_ms", 0), since, sizeof(since));
+        printf("  waits for ");
+        ctl_print_text(ctl_string(row, "waits_for", "?"), 4);
+        printf("\n    since %s, on ", since);
+        ctl_print_text(ctl_string(row, "on", "?"), 4);
+        printf("\n");
+    }
+    if (json_array_size(rows) == 0)
+        printf("  waits for nothing: work is under way\n");
+}
+
 int ctl_why(void *context)
 {
     struct ctl *ctl = context;
@@ -59,44 +81,67 @@ int ctl_why(void *context)
     if (ctl->json)
         ctl_print_json(reply);
     else
-        ctl_print_object(reply, 0);
+        print_why(ctl->args[0], reply);
     json_decref(reply);
     return 0;
+}
+
+static void print_event(const json_t *row)
+{
+    char when[32];
+    sp_format_utc(ctl_integer(row, "at_ms", 0), when);
+    printf("%s  %-8s ", when, ctl_string(row, "kind", ""));
+    printf("%-16s ", ctl_string(row, "actor", ""));
+    ctl_print_text(ctl_string(row, "text", ""), 4);
+    printf("\n");
+}
+
+/* One page of events. With --json one object, or, with --follow, one line for each event. */
+static enum sp_err events_page(struct ctl *ctl, int64_t limit, json_t *all, int64_t *after,
+                               size_t *ret_count, struct sp_error *err)
+{
+    json_t *reply = NULL;
+    json_t *args = json_pack("{s:I, s:I}", "after", (json_int_t)*after, "limit", (json_int_t)limit);
+    enum sp_err rc = ctl_admin(ctl, "events", run_or_empty(ctl), args, &reply, err);
+    if (rc != SP_OK)
+        return rc;
+    const json_t *rows = json_object_get(reply, "events");
+    *ret_count = json_array_size(rows);
+    for (size_t i = 0; i < *ret_count; i++) {
+        json_t *row = json_array_get(rows, i);
+        *after = ctl_integer(row, "id", *after);
+        if (!ctl->json)
+            print_event(row);
+        else if (ctl->follow)
+            ctl_print_json(row);
+        else
+            json_array_append(all, row);
+    }
+    json_decref(reply);
+    fflush(stdout);
+    return SP_OK;
 }
 
 int ctl_events(void *context)
 {
     struct ctl *ctl = context;
     struct sp_error err = {0};
-    int64_t after = ctl->after;
-    int64_t left = ctl->limit ? ctl->limit : 100;
-    for (;;) {
-        json_t *reply = NULL;
-        json_t *args = json_pack("{s:I, s:I}", "after", (json_int_t)after, "limit",
-                                 (json_int_t)SP_MIN(left, 1000));
-        if (ctl_admin(ctl, "events", run_or_empty(ctl), args, &reply, &err) != SP_OK)
-            return ctl_failed(&err);
-        const json_t *rows = json_object_get(reply, "events");
-        for (size_t i = 0; i < json_array_size(rows); i++) {
-            const json_t *row = json_array_get(rows, i);
-            char when[32];
-            after = ctl_integer(row, "id", after);
-            if (ctl->json) {
-                ctl_print_json(row);
-                continue;
-            }
-            sp_format_utc(ctl_integer(row, "at_ms", 0), when);
-            printf("%s  %-8s %-16s %s\n", when, ctl_string(row, "kind", ""),
-                   ctl_string(row, "actor", ""), ctl_string(row, "text", ""));
-        }
-        size_t got = json_array_size(rows);
-        json_decref(reply);
-        if (!ctl->follow)
-            return 0;
-        fflush(stdout);
-        if (got == 0)
+    int64_t after = ctl->after, left = ctl->limit ? ctl->limit : 100;
+    json_t *all = json_array();
+    enum sp_err rc = SP_OK;
+    for (size_t count = 1; rc == SP_OK && (ctl->follow || (left > 0 && count > 0));) {
+        rc = events_page(ctl, ctl->follow ? 1000 : SP_MIN(left, 1000), all, &after, &count, &err);
+        left -= (int64_t)count;
+        if (rc == SP_OK && ctl->follow && count == 0)
             sp_sleep_ms(1000);
     }
+    if (rc == SP_OK && ctl->json) {
+        json_t *document = json_pack("{s:O}", "events", all);
+        ctl_print_json(document);
+        json_decref(document);
+    }
+    json_decref(all);
+    return rc == SP_OK ? 0 : ctl_failed(&err);
 }
 
 int ctl_workers(void *context)
@@ -137,7 +182,7 @@ int ctl_checkpoints(void *context)
 {
     static const struct ctl_column columns[] = {
         {"digest", "CHECKPOINT", "text"},  {"run", "RUN", "text"},
-        {"iteration", ">ITERATION", "int"}, {"bytes", ">SIZE", "bytes"},
+        {"iteration", ">ITERATION", "number"}, {"bytes", ">SIZE", "bytes"},
         {"created_ms", "CREATED", "utc"},  {"verdict", "VERDICT", "text"},
     };
     struct ctl *ctl = context;
@@ -181,17 +226,31 @@ int ctl_steps(void *context)
     return list(ctl, "steps", ctl->args[0], args, "steps", COLUMNS(columns));
 }
 
+static void print_side(const char *label, const json_t *pair, const char *text, const char *ref)
+{
+    double value = ctl_number(pair, ref, NAN);
+    printf("  %-9s  ", label);
+    ctl_print_text(ctl_string(pair, text, ""), 13);
+    if (!isnan(value))
+        printf("   [%.3f]", value);
+    printf("\n");
+}
+
+/* Human and generated answer under each other, where a difference is seen at once. */
 static void print_pair(const json_t *pair)
 {
-    printf("prompt %lld, sample %lld, iteration %lld, position %lld\n",
+    printf("prompt %lld, sample %lld, iteration %lld, position %lld%s%s\n",
            (long long)ctl_integer(pair, "prompt", 0), (long long)ctl_integer(pair, "sample", 0),
            (long long)ctl_integer(pair, "source_iteration", 0),
-           (long long)ctl_integer(pair, "position", 0));
-    printf("  prompt     %s\n", ctl_string(pair, "prompt_text", ""));
-    printf("  human      %s   [%.3f]\n", ctl_string(pair, "real_text", ""),
-           ctl_number(pair, "ref_real", 0));
-    printf("  generated  %s   [%.3f, %s]\n", ctl_string(pair, "generated_text", ""),
-           ctl_number(pair, "ref_generated", 0), ctl_string(pair, "finish", ""));
+           (long long)ctl_integer(pair, "position", 0),
+           json_is_true(json_object_get(pair, "skipped")) ? ", skipped" : "",
+           strcmp(ctl_string(pair, "finish", ""), "length") == 0 ? ", cut at max_new_tokens" : "");
+    print_side("prompt", pair, "prompt_text", "");
+    print_side("human", pair, "real_text", "ref_real");
+    if (json_is_true(json_object_get(pair, "stored")))
+        print_side("generated", pair, "generated_text", "ref_generated");
+    else
+        printf("  generated  (not made yet)\n");
 }
 
 /* Pages through everything that was asked for, so that a listing can be longer than a message. */

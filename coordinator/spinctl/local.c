@@ -1,4 +1,4 @@
-/* Backup, restore and doctor: commands that concern the machine of the coordinator. */
+/* Backup and restore: commands that concern the machine of the coordinator. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +26,7 @@ int ctl_backup(void *context)
         snprintf(path, sizeof(path), "%s/%s", here, dir);
         dir = path;
     }
-    ctl->settings.timeout_ms = SP_MAX(ctl->settings.timeout_ms, 3600000);
+    ctl->patience_ms = CTL_LONG_MS;
     if (ctl_admin(ctl, "backup", "", json_pack("{s:s}", "dir", dir), &reply, &err) != SP_OK)
         return ctl_failed(&err);
     if (ctl->json)
@@ -75,32 +75,4 @@ int ctl_restore(void *context)
     sp_fail_errno(&err, errno, "restore: cannot run %s", program);
     free(program);
     return ctl_failed(&err);
-}
-
-int ctl_doctor(void *context)
-{
-    static const struct ctl_column columns[] = {
-        {"check", "CHECK", "text"}, {"ok", "GOOD", "text"}, {"detail", "DETAIL", "text"}};
-    struct ctl *ctl = context;
-    struct sp_error err = {0};
-    json_t *reply = NULL;
-    if (ctl_admin(ctl, "doctor", "", NULL, &reply, &err) != SP_OK) {
-        fprintf(stderr,
-                "spinctl: no coordinator answered at %s\n"
-                "  is it running?      systemctl status spin-coordinator\n"
-                "  the right address?  --state-dir, --coordinator, or [coordinator] in "
-                "/etc/spin/spinctl.conf\n",
-                ctl->settings.url[0] ? ctl->settings.url : ctl->settings.state_dir);
-        return ctl_failed(&err);
-    }
-    const json_t *checks = json_object_get(reply, "checks");
-    int bad = 0;
-    for (size_t i = 0; i < json_array_size(checks); i++)
-        bad += !json_is_true(json_object_get(json_array_get(checks, i), "ok"));
-    if (ctl->json)
-        ctl_print_json(reply);
-    else
-        ctl_print_table(checks, columns, SP_COUNT(columns));
-    json_decref(reply);
-    return bad ? 1 : 0;
 }

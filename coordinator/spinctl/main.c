@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/config.h"
+#include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/progress.h"
 #include "coordinator/spinctl/spinctl.h"
@@ -29,7 +30,8 @@ static const struct argp_option global_options[] = {
     {"tls-cert", OPT_CERT, "FILE", 0, "This client's certificate and key", 0},
     {"tls-server-name", OPT_SERVER_NAME, "NAME", 0, "DNS name in the coordinator's certificate", 0},
     {"config", OPT_CONFIG, "FILE", 0, "Settings (default /etc/spin/spinctl.conf)", 0},
-    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "How long to try (default 30)", 0},
+    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "How long to try (default 30, and 2 for a coordinator that "
+     "does not answer at all)", 0},
     {0},
 };
 
@@ -37,6 +39,15 @@ static void replace(char **value, const char *with)
 {
     free(*value);
     *value = sp_xstrdup(with);
+}
+
+static int64_t seconds(const char *arg, struct argp_state *state)
+{
+    char *end = NULL;
+    double value = strtod(arg, &end);
+    if (end == arg || *end != '\0' || !(value >= 0.1 && value <= 86400))
+        argp_error(state, "--timeout: \"%s\" is not a number of seconds from 0.1 to 86400", arg);
+    return (int64_t)(1000 * value);
 }
 
 static error_t parse_global(int key, char *arg, struct argp_state *state)
@@ -52,6 +63,7 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_STATE_DIR:
         replace(&ctl->settings.state_dir, arg);
+        ctl->state_dir_given = true;
         return 0;
     case OPT_CONNECT:
         replace(&ctl->settings.url, arg);
@@ -72,22 +84,21 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
         ctl->config_path = arg;
         return 0;
     case OPT_TIMEOUT:
-        ctl->settings.timeout_ms = (int64_t)(1000 * strtod(arg, NULL));
-        if (ctl->settings.timeout_ms < 100)
-            argp_error(state, "--timeout: \"%s\" is not a number of seconds", arg);
+        ctl->settings.timeout_ms = seconds(arg, state);
+        ctl->timeout_given = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
     }
 }
 
-static int64_t number(const char *arg, const char *option, struct argp_state *state)
+static int64_t number(const char *arg, const char *option, int64_t least, struct argp_state *state)
 {
     char *end = NULL;
     errno = 0;
     long long value = strtoll(arg, &end, 10);
-    if (errno != 0 || end == arg || *end != '\0' || value < 0)
-        argp_error(state, "--%s: \"%s\" is not a number", option, arg);
+    if (errno != 0 || end == arg || *end != '\0' || value < least)
+        argp_error(state, "--%s: \"%s\" is not a number from %d up", option, arg, (int)least);
     return value;
 }
 
@@ -95,20 +106,20 @@ static error_t parse_number(struct ctl *ctl, int key, char *arg, struct argp_sta
 {
     switch (key) {
     case OPT_ITERATIONS:
-        ctl->iterations = number(arg, "iterations", state);
+        ctl->iterations = number(arg, "iterations", 1, state);
         return 0;
     case OPT_ITERATION:
-        ctl->iteration = number(arg, "iteration", state);
+        ctl->iteration = number(arg, "iteration", 0, state);
         ctl->has_iteration = true;
         return 0;
     case OPT_LIMIT:
-        ctl->limit = number(arg, "limit", state);
+        ctl->limit = number(arg, "limit", 1, state);
         return 0;
     case OPT_OFFSET:
-        ctl->offset = number(arg, "offset", state);
+        ctl->offset = number(arg, "offset", 0, state);
         return 0;
     case OPT_AFTER:
-        ctl->after = number(arg, "after", state);
+        ctl->after = number(arg, "after", 0, state);
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -294,6 +305,7 @@ int main(int argc, char **argv)
         .command_count = SP_COUNT(commands),
         .context = &ctl,
     };
+    sp_log_set_level(SP_LOG_ERROR); /* what goes wrong ends in one message, not in a log */
     int code = sp_cli_main(&program, argc, argv);
     ctl_close(&ctl);
     return code;

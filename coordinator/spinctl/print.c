@@ -16,6 +16,18 @@ void ctl_print_json(const json_t *value)
     free(text);
 }
 
+void ctl_print_text(const char *text, int indent)
+{
+    for (const unsigned char *at = (const unsigned char *)text; *at; at++) {
+        if (*at == '\n')
+            printf("\n%*s", indent, "");
+        else if ((*at < 0x20 && *at != '\t') || *at == 0x7f)
+            printf("\\x%02x", *at);
+        else
+            putchar(*at);
+    }
+}
+
 const json_t *ctl_get(const json_t *object, const char *path)
 {
     char part[128];
@@ -73,7 +85,9 @@ static void cell_number(struct sp_table *table, double x, const char *format)
     } else if (strcmp(format, "bytes") == 0) {
         sp_format_bytes((uint64_t)x, text, sizeof(text));
         sp_table_cell(table, "%s", text);
-    } else
+    } else if (strcmp(format, "number") == 0 && x < 0)
+        sp_table_cell(table, "base");
+    else
         sp_table_cell(table, "%.12g", x);
 }
 
@@ -115,7 +129,8 @@ void ctl_print_object(const json_t *object, int indent)
             printf("\n");
             ctl_print_object(value, indent + 2);
         } else if (json_is_string(value)) {
-            printf("%s\n", json_string_value(value));
+            ctl_print_text(json_string_value(value), indent + 2);
+            printf("\n");
         } else {
             char *text = json_dumps(value, JSON_ENCODE_ANY | JSON_COMPACT | JSON_REAL_PRECISION(6));
             printf("%s\n", text ? text : "?");

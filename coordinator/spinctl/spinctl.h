@@ -12,6 +12,9 @@
 #include "proto/rpc.h"
 
 #define CTL_MAX_ARGS 8
+/* Patience with verbs that work through all data: making a run, backing up. A coordinator that is
+ * gone is noticed long before. */
+#define CTL_LONG_MS 86400000
 
 /* Where the coordinator is and how to speak to it: the settings of spinctl.conf. */
 struct ctl_settings {
@@ -23,6 +26,9 @@ struct ctl {
     struct ctl_settings settings;
     const char *config_path; /* --config, or NULL */
     bool settings_loaded;
+    bool state_dir_given, timeout_given; /* on the command line */
+    bool answered;                       /* the coordinator has answered this process */
+    int64_t patience_ms;                 /* of the next call; 0: settings.timeout_ms */
     bool json, quiet;
     const char *args[CTL_MAX_ARGS]; /* positional arguments of the subcommand */
     int arg_count;
@@ -40,7 +46,9 @@ void ctl_settings_init(struct ctl *ctl);
 /* Once, before the first use: file, then environment, then command line. */
 enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err) SP_MUST_USE;
 void ctl_close(struct ctl *ctl);
-/* A request of any type; the reply lives until the next call. */
+char *ctl_token_path(const struct ctl *ctl); /* malloc'd */
+/* A request of any type; the reply lives until the next call. A coordinator that does not answer at
+ * all is reported after two seconds (or --timeout), one that has answered before after `timeout`. */
 enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, const void **ret,
                      struct sp_error *err) SP_MUST_USE;
 /* An admin verb. args is stolen (may be NULL); *ret is a new reference. */
@@ -54,9 +62,13 @@ enum sp_err ctl_blob(struct ctl *ctl, const struct sp_digest *digest, struct sp_
 struct ctl_column {
     const char *key;    /* field of each row; "a.b" goes into objects */
     const char *header; /* ">…" right-aligned */
-    const char *format; /* "text", "int", "f3", "f4", "e", "pct", "hex12", "ms", "utc", "bytes" */
+    const char *format; /* "text", "int", "f1", "f3", "f4", "e", "pct", "hex12", "ms", "utc",
+                           "bytes", "number" (of an iteration: -1 is the base) */
 };
 void ctl_print_json(const json_t *value);
+/* Text of others: control characters become visible, lines after the first start with `indent`
+ * spaces. */
+void ctl_print_text(const char *text, int indent);
 void ctl_print_table(const json_t *rows, const struct ctl_column *columns, size_t count);
 /* "key: value" lines of an object, nested ones indented. */
 void ctl_print_object(const json_t *object, int indent);
@@ -90,7 +102,7 @@ int ctl_skip(void *context);
 int ctl_token(void *context);
 int ctl_backup(void *context);  /* local.c */
 int ctl_restore(void *context); /* local.c */
-int ctl_doctor(void *context);  /* local.c */
+int ctl_doctor(void *context);  /* doctor.c */
 
 int ctl_failed(const struct sp_error *err); /* prints "spinctl: …", returns the exit code */
 

@@ -213,6 +213,7 @@ int ctl_create_run(void *context)
     if (rc == SP_OK) {
         json_object_set(args, "data", data);
         json_object_set_new(args, "settings", sp_config_to_json(&run_settings_spec, &settings));
+        ctl->patience_ms = CTL_LONG_MS;
         rc = ctl_admin(ctl, "create-run", settings.name, json_incref(args), &reply, &err);
     }
     if (rc == SP_OK && ctl->json)
