@@ -16,6 +16,7 @@
     X(SP_MAX_TEXT, 64 << 20, "a text that is tokenized in one call")                               \
     X(SP_MAX_SAFETENSORS_HEADER, 100 << 20, "the header of a safetensors file")                    \
     X(SP_MAX_GGUF_KEYS, 65536, "metadata entries of a GGUF file")                                  \
+    X(SP_MAX_GGUF_TOKEN, 4096, "a token of a GGUF file's vocabulary")                              \
     X(SP_MAX_TENSORS, 65536, "tensors in a checkpoint")                                            \
     X(SP_MAX_TENSOR_DIMS, 8, "dimensions of a tensor")                                             \
     X(SP_MAX_DATASET_LINE, 16 << 20, "a line of a dataset")                                        \

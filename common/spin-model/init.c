@@ -23,8 +23,7 @@ static enum sp_err copy_into(const char *from, const char *dir, const char *name
     return rc;
 }
 
-/* The tokenizer's files: those of a checkpoint directory but its configuration, or one file. */
-static enum sp_err copy_tokenizer(const char *from, const char *dir, struct sp_error *err)
+enum sp_err tool_copy_tokenizer(const char *from, const char *dir, struct sp_error *err)
 {
     char **names = NULL;
     char *inner = sp_path_join(from, "tokenizer.json");
@@ -125,7 +124,7 @@ enum sp_err tool_init(struct tool *tool, struct sp_error *err)
     }
     rc = copy_into(tool->config, template_dir, "config.json", SP_MAX_CONFIG_JSON, err);
     if (rc == SP_OK && tool->tokenizer != NULL)
-        rc = copy_tokenizer(tool->tokenizer, template_dir, err);
+        rc = tool_copy_tokenizer(tool->tokenizer, template_dir, err);
     if (rc == SP_OK)
         rc = make_and_save(tool, &config, template_dir,
                            tool->dtype != NULL ? storage_of(dtype) : config.dtype, err);

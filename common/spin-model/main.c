@@ -1,4 +1,4 @@
-/* spin-model: looks into checkpoints, tokenizes, scores, generates and makes models, without any
+/* spin-model: looks into checkpoints, tokenizes, scores, generates, makes and converts models, without any
  * daemon. Options and prose stand in the table of commands below; `--help` shows them. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +38,7 @@ enum {
     KEY_TOKENIZER,
     KEY_DTYPE,
     KEY_SECONDS,
+    KEY_TO,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -316,6 +317,48 @@ static int run_init(void *context)
     return run(context, tool_init);
 }
 
+/* ---- convert ---- */
+
+static const struct argp_option convert_options[] = {
+    {"to", KEY_TO, "FORMAT", 0, "gguf or hf (default: by the name of OUT)"},
+    {"dtype", KEY_DTYPE, "TYPE", 0,
+     "Store F32, F16, BF16 or, in GGUF, Q8_0 (default: as IN; F32 where it is quantized)"},
+    {"tokenizer", KEY_TOKENIZER, "DIR", 0, "Take the tokenizer from this checkpoint, not from IN"},
+    {0},
+};
+
+static error_t parse_convert(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case KEY_TO:
+        tool->to = arg;
+        return 0;
+    case KEY_DTYPE:
+        tool->dtype = arg;
+        return 0;
+    case KEY_TOKENIZER:
+        tool->tokenizer = arg;
+        return 0;
+    case ARGP_KEY_ARG:
+        if (tool->dir != NULL && tool->out != NULL)
+            argp_error(state, "unexpected argument: %s", arg);
+        *(tool->dir == NULL ? &tool->dir : &tool->out) = arg;
+        return 0;
+    case ARGP_KEY_END:
+        if (tool->out == NULL)
+            argp_error(state, "%s is missing", tool->dir == NULL ? "IN" : "OUT");
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int run_convert(void *context)
+{
+    return run(context, tool_convert);
+}
+
 /* ---- bench ---- */
 
 static const struct argp_option bench_options[] = {
@@ -376,6 +419,16 @@ static const struct sp_cli_command commands[] = {
      "initializer_range, norms are 1.\n\n"
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
      init_options, parse_init, run_init},
+    {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and between data types",
+     "A GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL) of a Llama\n"
+     "model becomes a checkpoint directory: de-quantized weights, config.json, tokenizer.json that\n"
+     "gives the same ids, and the chat template. A directory becomes a GGUF file for llama.cpp, or\n"
+     "another directory with another data type. OUT must not exist; it appears whole or not at "
+     "all.\n\n"
+     "  spin-model convert model.Q4_1.gguf model --dtype BF16\n"
+     "  spin-model convert model model.gguf --dtype Q8_0\n"
+     "  spin-model convert model smaller --dtype F16\n",
+     convert_options, parse_convert, run_convert},
     {"bench", "DIR", "Tokens per second of scoring, training and decoding",
      "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"
      "weights, random ones are used: speed depends on the shape alone. A score or train batch is\n"

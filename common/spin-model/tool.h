@@ -35,6 +35,9 @@ struct tool {
     bool greedy;
     /* init */
     const char *config, *tokenizer, *dtype;
+    /* convert */
+    const char *out; /* the second argument */
+    const char *to;  /* "gguf" or "hf"; NULL: by the name of what is written */
     /* bench */
     double bench_seconds; /* for each figure */
 };
@@ -46,6 +49,7 @@ enum sp_err tool_tokenize(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_generate(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_init(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_convert(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_bench(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 
 /* Everything from a file, or from standard input for "-". malloc'd, with a NUL behind. */
@@ -55,6 +59,9 @@ enum sp_err tool_read_all(const char *path, size_t max_bytes, char **ret, size_t
 enum sp_err tool_print_json(json_t *value, struct sp_error *err) SP_MUST_USE;
 /* Bytes to standard output, at once. */
 enum sp_err tool_print(const char *data, size_t length, struct sp_error *err) SP_MUST_USE;
+/* The tokenizer's files into `dir`: those of a checkpoint directory but its configuration, or one
+ * tokenizer.json. */
+enum sp_err tool_copy_tokenizer(const char *from, const char *dir, struct sp_error *err) SP_MUST_USE;
 struct tok_ids;
 /* Ids with any of spaces, commas and brackets between them, so that a JSON array is read too. */
 enum sp_err tool_parse_ids(const char *text, size_t length, struct tok_ids *ret,
