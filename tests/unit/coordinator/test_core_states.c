@@ -410,6 +410,20 @@ START_TEST(roles)
 }
 END_TEST
 
+START_TEST(a_full_disk_pauses)
+{
+    to_running();
+    coord_set_disk_low(fx.core, true);
+    cf_tick(&fx, 50);
+    CF_STATE(&fx, COORD_PAUSED);
+    ck_assert_ptr_nonnull(strstr(cf_reason(&fx), "disk"));
+    coord_set_disk_low(fx.core, false);
+    CF_OK(cf_verb(&fx, "resume", ""));
+    cf_tick(&fx, 50);
+    CF_STATE(&fx, COORD_RUNNING);
+}
+END_TEST
+
 START_TEST(transitions)
 {
     /* Only these; everything else is refused. */
@@ -463,6 +477,7 @@ static Suite *suite(void)
     tcase_add_test(tc, cancel_while_verifying);
     tcase_add_test(tc, published_too_early);
     tcase_add_test(tc, roles);
+    tcase_add_test(tc, a_full_disk_pauses);
     tcase_add_test(tc, transitions);
     suite_add_tcase(s, tc);
     return s;
