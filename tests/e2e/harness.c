@@ -362,6 +362,9 @@ void cluster_write_preferences(struct cluster *cluster, const char *name, int n)
 void cluster_create_run(struct cluster *cluster, const char *name, uint64_t seed, const char *more)
 {
     char file[128];
+    const char *argv[ARGS_MAX] = {
+        "coordinator/spinctl/spinctl", "--json", "--state-dir", "state", "create-run", file};
+    int n = 6;
     snprintf(file, sizeof(file), "%s.ini", name);
     cluster_write(cluster, file,
                   "[run]\nname = %s\nseed = %llu\n"
@@ -371,9 +374,22 @@ void cluster_create_run(struct cluster *cluster, const char *name, uint64_t seed
                   "[generate]\nmax_new_tokens = 12\n"
                   "[train]\nlearning_rate = 1e-3\nbatch_pairs = 8\nepochs = 2\n"
                   "micro_batch_tokens = 256\nsnapshot_steps = 3\nguard_nats = 0\n"
-                  "[verdict]\nmin_pairs = 5\ntrained_sample = 10\naccept_degraded = true\n%s",
-                  name, (unsigned long long)seed, cluster->base, more);
-    json_decref(cluster_ctl_ok(cluster, "create-run", file, NULL));
+                  "[verdict]\nmin_pairs = 5\ntrained_sample = 10\naccept_degraded = true\n",
+                  name, (unsigned long long)seed, cluster->base);
+    char *list = sp_xstrdup(more), *rest = list;
+    for (char *word; (word = strsep(&rest, " ")) != NULL;) {
+        if (*word == '\0')
+            continue;
+        ck_assert_int_lt(n, ARGS_MAX - 2);
+        argv[n++] = "--set";
+        argv[n++] = word;
+    }
+    struct sp_buf out = SP_BUF_INIT;
+    int code = run_and_read(cluster, argv, &out);
+    ck_assert_msg(code == 0, "create-run %s ended with %d: see %s/commands.log", name, code,
+                  cluster->dir);
+    sp_buf_deinit(&out);
+    free(list);
 }
 
 /* ---- looking ---- */

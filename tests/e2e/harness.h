@@ -46,8 +46,8 @@ void cluster_write(struct cluster *cluster, const char *name, const char *format
 void cluster_write_rows(struct cluster *cluster, const char *name, int first, int n);
 /* As preference pairs: prompt, chosen, rejected. */
 void cluster_write_preferences(struct cluster *cluster, const char *name, int n);
-/* create-run from settings common to the tests, with these lines ("[section]\nname = value\n")
- * behind them. Training rows are in train.jsonl. */
+/* create-run from settings common to the tests; more: "section.name=value" assignments over them,
+ * separated by spaces. Training rows are in train.jsonl. */
 void cluster_create_run(struct cluster *cluster, const char *name, uint64_t seed, const char *more);
 
 /* state of the run's newest iteration; "none" before the first. Borrowed until the next call. */
