@@ -32,9 +32,10 @@ static const struct sp_setting table[] = {
      "How long a command tries before it gives up, once the coordinator has answered."},
 };
 
-static const struct sp_config_spec spec = {
-    .title = "spinctl", .settings = table, .count = SP_COUNT(table),
-    .struct_bytes = sizeof(struct ctl_settings)};
+static const struct sp_config_spec spec = {.title = "spinctl",
+                                           .settings = table,
+                                           .count = SP_COUNT(table),
+                                           .struct_bytes = sizeof(struct ctl_settings)};
 
 void ctl_settings_init(struct ctl *ctl)
 {
@@ -99,8 +100,9 @@ static enum sp_err read_token(struct ctl *ctl, struct sp_error *err)
         data[strcspn(data, " \t\r\n")] = '\0';
         ctl->token = data;
     } else {
-        sp_wrap(err, rc, "read the token (is a coordinator running with this state directory? give "
-                         "--state-dir, or --coordinator and --token-file)");
+        sp_wrap(err, rc,
+                "read the token (is a coordinator running with this state directory? give "
+                "--state-dir, or --coordinator and --token-file)");
     }
     free(path);
     return rc;
@@ -172,8 +174,8 @@ enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, co
     return sp_fail(err, rc, "%s", detail.text);
 }
 
-enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args, json_t **ret,
-                      struct sp_error *err)
+enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args,
+                      json_t **ret, struct sp_error *err)
 {
     char *text = args ? sp_json_canonical(args) : sp_xstrdup("{}");
     struct proto_admin request = {.verb = verb, .run = run ? run : "", .args = text};

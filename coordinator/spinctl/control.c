@@ -16,7 +16,8 @@ static int simple(struct ctl *ctl, const char *verb, json_t *args)
         ctl_print_json(reply);
     else if (!ctl->quiet)
         printf("%s: iteration %lld is %s\n", ctl->args[0],
-               (long long)ctl_integer(reply, "iteration", 0), ctl_string(reply, "state", "unchanged"));
+               (long long)ctl_integer(reply, "iteration", 0),
+               ctl_string(reply, "state", "unchanged"));
     json_decref(reply);
     return 0;
 }
@@ -54,8 +55,8 @@ int ctl_skip(void *context)
     char extra = 0;
     if (sscanf(ctl->args[1], "%lld%c", (long long *)&prompt, &extra) != 1 || prompt < 0) {
         struct sp_error err;
-        sp_fail(&err, SP_EINVAL, "skip: PROMPT is the prompt's number, as `spinctl why %s` names it",
-                ctl->args[0]);
+        sp_fail(&err, SP_EINVAL,
+                "skip: PROMPT is the prompt's number, as `spinctl why %s` names it", ctl->args[0]);
         return ctl_failed(&err);
     }
     return simple(ctl, "skip", json_pack("{s:I}", "prompt", (json_int_t)prompt));
@@ -103,9 +104,12 @@ static int token_create(struct ctl *ctl)
 static int token_list(struct ctl *ctl)
 {
     static const struct ctl_column columns[] = {
-        {"id", "ID", "text"},           {"role", "ROLE", "text"},
-        {"name", "NAME", "text"},       {"runs", "RUNS", "text"},
-        {"created_ms", "CREATED", "utc"}, {"expires_ms", "EXPIRES", "utc"},
+        {"id", "ID", "text"},
+        {"role", "ROLE", "text"},
+        {"name", "NAME", "text"},
+        {"runs", "RUNS", "text"},
+        {"created_ms", "CREATED", "utc"},
+        {"expires_ms", "EXPIRES", "utc"},
         {"revoked", "REVOKED", "text"},
     };
     struct sp_error err = {0};

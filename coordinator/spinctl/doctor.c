@@ -10,8 +10,8 @@
 
 static void add(json_t *checks, const char *what, bool good, const char *detail)
 {
-    json_array_append_new(checks,
-                          json_pack("{s:s, s:b, s:s}", "check", what, "ok", good, "detail", detail));
+    json_array_append_new(
+        checks, json_pack("{s:s, s:b, s:s}", "check", what, "ok", good, "detail", detail));
 }
 
 static void check_version(const json_t *reply, json_t *checks)
@@ -64,7 +64,8 @@ static enum sp_err check_workers(struct ctl *ctl, json_t *checks, struct sp_erro
     if (rc != SP_OK)
         return rc;
     const json_t *workers = json_object_get(reply, "workers");
-    check_role(workers, "generator", "systemctl start spin-generator@0, or look at its log", checks);
+    check_role(workers, "generator", "systemctl start spin-generator@0, or look at its log",
+               checks);
     check_role(workers, "trainer", "systemctl start spin-trainer, or look at its log", checks);
     json_decref(reply);
     return SP_OK;

@@ -33,8 +33,8 @@ static void view_clear(struct view *view)
 static enum sp_err look(struct ctl *ctl, const char *run, int64_t since, int64_t wait_ms,
                         struct view *ret, struct sp_error *err)
 {
-    json_t *args = json_pack("{s:I, s:I}", "since", (json_int_t)since, "wait_ms",
-                             (json_int_t)wait_ms);
+    json_t *args =
+        json_pack("{s:I, s:I}", "since", (json_int_t)since, "wait_ms", (json_int_t)wait_ms);
     json_t *reply = NULL;
     enum sp_err rc = ctl_admin(ctl, "status", run, args, &reply, err);
     if (rc != SP_OK)
@@ -128,7 +128,8 @@ static void measure(struct picture *picture)
     picture->rows = known ? size.ws_row : 24;
 }
 
-static void bar(struct picture *picture, const char *label, struct counter counter, const char *unit)
+static void bar(struct picture *picture, const char *label, struct counter counter,
+                const char *unit)
 {
     double share = counter.total > 0 ? SP_MIN(counter.done / counter.total, 1.0) : 0;
     char left[32] = "";
@@ -142,8 +143,7 @@ static void bar(struct picture *picture, const char *label, struct counter count
 }
 
 /* "0.6931", or "-" while it is not known */
-static const char *figure(const json_t *object, const char *path, int decimals,
-                          char ret[32])
+static const char *figure(const json_t *object, const char *path, int decimals, char ret[32])
 {
     double value = ctl_number(object, path, NAN);
     if (isnan(value))
@@ -216,8 +216,8 @@ static void line(const struct view *view, const char *run)
 }
 
 /* Shows the run until its iteration `number` is over or paused (number < 0: for ever), leaving the
- * last view in *view. A terminal gets a live picture, anything else a line when the state changes or
- * ten seconds have passed; with --json, `watch` prints each view as one line. */
+ * last view in *view. A terminal gets a live picture, anything else a line when the state changes
+ * or ten seconds have passed; with --json, `watch` prints each view as one line. */
 static enum sp_err follow(struct ctl *ctl, const char *run, int64_t number, struct view *view,
                           struct sp_error *err)
 {
@@ -238,8 +238,7 @@ static enum sp_err follow(struct ctl *ctl, const char *run, int64_t number, stru
         else if (!ctl->quiet && !ctl->json && (changed || sp_now_ms() - said_ms > 10000)) {
             line(view, run);
             said_ms = sp_now_ms();
-        }
-        else if (ctl->json && number < 0) {
+        } else if (ctl->json && number < 0) {
             ctl_print_json(view->reply);
             fflush(stdout);
         }
@@ -253,7 +252,8 @@ static enum sp_err follow(struct ctl *ctl, const char *run, int64_t number, stru
 static enum sp_err start(struct ctl *ctl, const char *run, int64_t number, json_t **ret,
                          struct sp_error *err)
 {
-    json_t *args = number >= 0 ? json_pack("{s:I}", "iteration", (json_int_t)number) : json_object();
+    json_t *args =
+        number >= 0 ? json_pack("{s:I}", "iteration", (json_int_t)number) : json_object();
     return ctl_admin(ctl, "start-iteration", run, args, ret, err);
 }
 
@@ -314,7 +314,8 @@ static enum sp_err one_iteration(struct ctl *ctl, const char *run, int64_t wante
     return rc;
 }
 
-/* The verdicts that the run has already: whether the last one says stop, and plateaus at its end. */
+/* The verdicts that the run has already: whether the last one says stop, and plateaus at its end.
+ */
 static enum sp_err past_verdicts(struct ctl *ctl, const char *run, int *plateaus, bool *ret_stop,
                                  const char **ret_last, json_t **ret_reply, struct sp_error *err)
 {

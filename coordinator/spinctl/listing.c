@@ -181,9 +181,9 @@ int ctl_iterations(void *context)
 int ctl_checkpoints(void *context)
 {
     static const struct ctl_column columns[] = {
-        {"digest", "CHECKPOINT", "text"},  {"run", "RUN", "text"},
+        {"digest", "CHECKPOINT", "text"},      {"run", "RUN", "text"},
         {"iteration", ">ITERATION", "number"}, {"bytes", ">SIZE", "bytes"},
-        {"created_ms", "CREATED", "utc"},  {"verdict", "VERDICT", "text"},
+        {"created_ms", "CREATED", "utc"},      {"verdict", "VERDICT", "text"},
     };
     struct ctl *ctl = context;
     return list(ctl, "checkpoints", run_or_empty(ctl), NULL, "checkpoints", COLUMNS(columns));

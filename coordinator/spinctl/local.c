@@ -69,8 +69,13 @@ int ctl_restore(void *context)
         return ctl_failed(&err);
     char *program = coordinator_program();
     char state[] = "--state-dir", restore[] = "--restore", json[] = "--json";
-    char *argv[] = {program, state, ctl->settings.state_dir, restore, (char *)ctl->args[0],
-                    ctl->json ? json : NULL, NULL};
+    char *argv[] = {program,
+                    state,
+                    ctl->settings.state_dir,
+                    restore,
+                    (char *)ctl->args[0],
+                    ctl->json ? json : NULL,
+                    NULL};
     execvp(program, argv);
     sp_fail_errno(&err, errno, "restore: cannot run %s", program);
     free(program);

@@ -12,26 +12,53 @@
 #include "proto/run_settings.h"
 
 enum {
-    OPT_JSON = 256, OPT_STATE_DIR, OPT_CONNECT, OPT_TOKEN_FILE, OPT_CA, OPT_CERT, OPT_SERVER_NAME,
-    OPT_CONFIG, OPT_TIMEOUT, OPT_ITERATIONS, OPT_ITERATION, OPT_LIMIT, OPT_OFFSET, OPT_AFTER,
-    OPT_FRESH, OPT_JSONL, OPT_SET, OPT_ROLE, OPT_NAME, OPT_RUNS, OPT_EXPIRES, OPT_FORCE, OPT_ONCE,
+    OPT_JSON = 256,
+    OPT_STATE_DIR,
+    OPT_CONNECT,
+    OPT_TOKEN_FILE,
+    OPT_CA,
+    OPT_CERT,
+    OPT_SERVER_NAME,
+    OPT_CONFIG,
+    OPT_TIMEOUT,
+    OPT_ITERATIONS,
+    OPT_ITERATION,
+    OPT_LIMIT,
+    OPT_OFFSET,
+    OPT_AFTER,
+    OPT_FRESH,
+    OPT_JSONL,
+    OPT_SET,
+    OPT_ROLE,
+    OPT_NAME,
+    OPT_RUNS,
+    OPT_EXPIRES,
+    OPT_FORCE,
+    OPT_ONCE,
     OPT_EXAMPLE,
 };
 
 static const struct argp_option global_options[] = {
     {"json", OPT_JSON, NULL, 0, "Print JSON, for scripts", 0},
     {"quiet", 'q', NULL, 0, "Print only errors and what was asked for", 0},
-    {"state-dir", OPT_STATE_DIR, "DIR", 0, "State directory of a coordinator on this machine "
-     "(environment: SPIN_STATE_DIR; default /var/lib/spin)", 0},
-    {"coordinator", OPT_CONNECT, "URL", 0, "ipc:///path or tls+tcp://host:port (SPIN_COORDINATOR)", 0},
-    {"token-file", OPT_TOKEN_FILE, "FILE", 0, "Token (SPIN_TOKEN_FILE; default admin.token in the "
-     "state directory)", 0},
+    {"state-dir", OPT_STATE_DIR, "DIR", 0,
+     "State directory of a coordinator on this machine "
+     "(environment: SPIN_STATE_DIR; default /var/lib/spin)",
+     0},
+    {"coordinator", OPT_CONNECT, "URL", 0, "ipc:///path or tls+tcp://host:port (SPIN_COORDINATOR)",
+     0},
+    {"token-file", OPT_TOKEN_FILE, "FILE", 0,
+     "Token (SPIN_TOKEN_FILE; default admin.token in the "
+     "state directory)",
+     0},
     {"tls-ca", OPT_CA, "FILE", 0, "Authority of the coordinator's certificate", 0},
     {"tls-cert", OPT_CERT, "FILE", 0, "This client's certificate and key", 0},
     {"tls-server-name", OPT_SERVER_NAME, "NAME", 0, "DNS name in the coordinator's certificate", 0},
     {"config", OPT_CONFIG, "FILE", 0, "Settings (default /etc/spin/spinctl.conf)", 0},
-    {"timeout", OPT_TIMEOUT, "SECONDS", 0, "How long to try (default 30, and 2 for a coordinator that "
-     "does not answer at all)", 0},
+    {"timeout", OPT_TIMEOUT, "SECONDS", 0,
+     "How long to try (default 30, and 2 for a coordinator that "
+     "does not answer at all)",
+     0},
     {0},
 };
 
@@ -129,22 +156,43 @@ static error_t parse_number(struct ctl *ctl, int key, char *arg, struct argp_sta
 static error_t parse_option(struct ctl *ctl, int key, char *arg, struct argp_state *state)
 {
     switch (key) {
-    case OPT_FRESH: ctl->fresh = true; return 0;
-    case 'f': ctl->follow = true; return 0;
-    case OPT_JSONL: ctl->jsonl = true; return 0;
-    case OPT_FORCE: ctl->force = true; return 0;
-    case OPT_ONCE: ctl->once = true; return 0;
-    case OPT_SET: ctl->set_name = arg; return 0;
-    case OPT_ROLE: ctl->role = arg; return 0;
-    case OPT_NAME: ctl->name = arg; return 0;
-    case OPT_RUNS: ctl->runs = arg; return 0;
-    case OPT_EXPIRES: ctl->expires = arg; return 0;
+    case OPT_FRESH:
+        ctl->fresh = true;
+        return 0;
+    case 'f':
+        ctl->follow = true;
+        return 0;
+    case OPT_JSONL:
+        ctl->jsonl = true;
+        return 0;
+    case OPT_FORCE:
+        ctl->force = true;
+        return 0;
+    case OPT_ONCE:
+        ctl->once = true;
+        return 0;
+    case OPT_SET:
+        ctl->set_name = arg;
+        return 0;
+    case OPT_ROLE:
+        ctl->role = arg;
+        return 0;
+    case OPT_NAME:
+        ctl->name = arg;
+        return 0;
+    case OPT_RUNS:
+        ctl->runs = arg;
+        return 0;
+    case OPT_EXPIRES:
+        ctl->expires = arg;
+        return 0;
     case 's':
         if (ctl->assignment_count == (int)SP_COUNT(ctl->assignments))
             argp_error(state, "--set: at most %zu", SP_COUNT(ctl->assignments));
         ctl->assignments[ctl->assignment_count++] = arg;
         return 0;
-    default: return parse_number(ctl, key, arg, state);
+    default:
+        return parse_number(ctl, key, arg, state);
     }
 }
 
@@ -197,8 +245,10 @@ static const struct argp_option create_options[] = {
     {0},
 };
 static const struct argp_option start_options[] = {
-    {"iteration", OPT_ITERATION, "N", 0, "The number expected: repeating the command then returns "
-     "the same iteration", 0},
+    {"iteration", OPT_ITERATION, "N", 0,
+     "The number expected: repeating the command then returns "
+     "the same iteration",
+     0},
     {"follow", 'f', NULL, 0, "Stay and show progress until it is over", 0},
     {0},
 };

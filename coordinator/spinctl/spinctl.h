@@ -48,12 +48,13 @@ enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err) SP_MUST_USE
 void ctl_close(struct ctl *ctl);
 char *ctl_token_path(const struct ctl *ctl); /* malloc'd */
 /* A request of any type; the reply lives until the next call. A coordinator that does not answer at
- * all is reported after two seconds (or --timeout), one that has answered before after `timeout`. */
+ * all is reported after two seconds (or --timeout), one that has answered before after `timeout`.
+ */
 enum sp_err ctl_call(struct ctl *ctl, enum proto_type type, const void *body, const void **ret,
                      struct sp_error *err) SP_MUST_USE;
 /* An admin verb. args is stolen (may be NULL); *ret is a new reference. */
-enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args, json_t **ret,
-                      struct sp_error *err) SP_MUST_USE;
+enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t *args,
+                      json_t **ret, struct sp_error *err) SP_MUST_USE;
 /* A blob by digest into `to` (at most SP_MAX_CHUNK bytes). */
 enum sp_err ctl_blob(struct ctl *ctl, const struct sp_digest *digest, struct sp_buf *to,
                      struct sp_error *err) SP_MUST_USE;
@@ -79,13 +80,13 @@ int64_t ctl_integer(const json_t *object, const char *path, int64_t otherwise);
 const char *ctl_string(const json_t *object, const char *path, const char *otherwise);
 
 /* ---- commands: each returns an exit code ---- */
-int ctl_create_run(void *context);       /* upload.c */
-int ctl_start_iteration(void *context);  /* follow.c */
-int ctl_run(void *context);              /* follow.c */
-int ctl_watch(void *context);            /* follow.c */
-int ctl_export(void *context);           /* export.c */
-int ctl_pairs(void *context);            /* listing.c */
-int ctl_status(void *context);           /* listing.c, and so on */
+int ctl_create_run(void *context);      /* upload.c */
+int ctl_start_iteration(void *context); /* follow.c */
+int ctl_run(void *context);             /* follow.c */
+int ctl_watch(void *context);           /* follow.c */
+int ctl_export(void *context);          /* export.c */
+int ctl_pairs(void *context);           /* listing.c */
+int ctl_status(void *context);          /* listing.c, and so on */
 int ctl_why(void *context);
 int ctl_events(void *context);
 int ctl_workers(void *context);

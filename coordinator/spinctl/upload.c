@@ -166,10 +166,12 @@ static enum sp_err read_run_file(struct ctl *ctl, struct run_settings *settings,
                                  struct sp_error *err)
 {
     const char *path = ctl->args[0];
+    struct sp_error detail;
     sp_config_init(&run_settings_spec, settings);
     enum sp_err rc = sp_config_load(&run_settings_spec, path, settings, err);
     for (int i = 0; i < ctl->assignment_count && rc == SP_OK; i++)
-        rc = sp_config_set(&run_settings_spec, ctl->assignments[i], settings, err);
+        if (sp_config_set(&run_settings_spec, ctl->assignments[i], settings, &detail) != SP_OK)
+            rc = sp_fail(err, SP_EINVAL, "--set %.200s: %s", ctl->assignments[i], detail.text);
     if (rc == SP_OK) {
         rc = run_settings_check(settings, err);
         if (rc != SP_OK)
@@ -181,9 +183,12 @@ static enum sp_err read_run_file(struct ctl *ctl, struct run_settings *settings,
 static void print_report(const json_t *report)
 {
     static const struct ctl_column columns[] = {
-        {"split", "SPLIT", "text"},           {"rows", ">ROWS", "int"},
-        {"used", ">USED", "int"},             {"overlong", ">OVERLONG", "int"},
-        {"empty", ">EMPTY", "int"},           {"prompt_tokens_mean", ">PROMPT TOKENS", "f1"},
+        {"split", "SPLIT", "text"},
+        {"rows", ">ROWS", "int"},
+        {"used", ">USED", "int"},
+        {"overlong", ">OVERLONG", "int"},
+        {"empty", ">EMPTY", "int"},
+        {"prompt_tokens_mean", ">PROMPT TOKENS", "f1"},
         {"response_tokens_mean", ">ANSWER TOKENS", "f1"},
         {"response_tokens_max", ">LONGEST", "int"},
     };
