@@ -178,16 +178,21 @@ static void on_server_closed(void *context)
         uv_stop(&shell->loop);
 }
 
+static void close_servers(struct shell *shell)
+{
+    shell->closing = true;
+    for (uint32_t i = 0; i < shell->server_count; i++)
+        proto_server_close(shell->servers[i], on_server_closed, shell);
+}
+
 static void on_stop(uv_async_t *async)
 {
     struct shell *shell = async->data;
     if (shell->closing)
         return;
-    shell->closing = true;
     sp_info("stopping: %zu requests in work", shell->requests.count);
     sp_daemon_stopping_notify();
-    for (uint32_t i = 0; i < shell->server_count; i++)
-        proto_server_close(shell->servers[i], on_server_closed, shell);
+    close_servers(shell);
     coord_drain(shell->core, &shell->actions);
     for (size_t i = 0; i < shell->actions.count; i++)
         execute(shell, &shell->actions.items[i]);
@@ -285,16 +290,16 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     start_thread(shell, &shell->blob_thread, shell_blob_thread);
     start_thread(shell, &shell->work_thread, shell_work_thread);
     enum sp_err rc = listen_on_all(shell, err);
-    if (!rc) {
+    if (!rc)
         sp_daemon_ready();
+    else
+        close_servers(shell); /* those before the one that could not be opened */
+    if (shell->servers_open > 0)
         uv_run(&shell->loop, UV_RUN_DEFAULT);
-    }
     if (shell->fatal) {
         *err = shell->fatal_err;
         return shell->fatal; /* the process ends here, without waiting for anybody */
     }
-    if (rc)
-        return rc;
     atomic_store(&shell->stopping, true);
     end_thread(shell, &shell->store_thread);
     end_thread(shell, &shell->read_thread);
@@ -306,5 +311,5 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     sp_mailbox_free(shell->done);
     coord_actions_deinit(&shell->actions);
     coord_map_deinit(&shell->requests);
-    return SP_OK;
+    return rc;
 }

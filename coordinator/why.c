@@ -14,8 +14,10 @@ static void add(json_t *list, int64_t for_ms, const char *on, const char *format
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    json_array_append_new(list, json_pack("{s:s,s:I,s:s}", "waits_for", text, "for_ms",
+    char *whole = core_clip(text, sizeof(text)); /* no half character at its end */
+    json_array_append_new(list, json_pack("{s:s,s:I,s:s}", "waits_for", whole, "for_ms",
                                           (json_int_t)for_ms, "on", on));
+    free(whole);
 }
 
 /* Workers of a role that are alive, split by whether their numerics class is the run's. */
