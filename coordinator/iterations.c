@@ -426,6 +426,24 @@ void core_verified(struct coord_core *core, const struct coord_event *event)
     }
 }
 
+/* The judgement's warnings become events of the run. */
+static void note_warnings(struct coord_core *core, struct coord_run *run, const char *text)
+{
+    json_t *object = json_loads(text, 0, NULL);
+    const json_t *list = json_object_get(object, "warnings");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const char *warning = json_string_value(json_array_get(list, i));
+        if (!warning)
+            continue;
+        struct coord_write *write = core_write(COORD_W_EVENT, run);
+        core_write_event(write, "coordinator", "warning", "iteration %u: %s",
+                         run->iteration->number, warning);
+        core_log(core, SP_LOG_WARN, "run %s: %s", run->info.name, write->event_text);
+        core_send(core, write);
+    }
+    json_decref(object);
+}
+
 void core_judged(struct coord_core *core, const struct coord_event *event)
 {
     struct coord_run *run = still_there(core, event);
@@ -439,6 +457,7 @@ void core_judged(struct coord_core *core, const struct coord_event *event)
         core_send(core, iteration_move(core, run, COORD_FAILED, "coordinator", reason));
         return;
     }
+    note_warnings(core, run, event->text);
     it->pending = true;
     struct coord_write *write = core_write(COORD_W_CLOSED, run);
     write->verdict = sp_xstrdup(event->verdict);

@@ -28,7 +28,7 @@ struct judge {
     /* training pairs */
     uint64_t identical, cut, real_tokens, generated_tokens, generated_rows, human_too_long;
     struct sp_digest pairs_sha256;
-    double trained_loss;
+    double logp_real_change; /* of the last step; NaN: none */
 };
 
 static double loss_of(const struct run_settings *settings, double margin, double beta)
@@ -198,6 +198,13 @@ static enum sp_err judge_steps(struct judge *j, struct sp_error *err)
     uint64_t steps = (plan_pairs(&j->plan) + batch - 1) / batch; /* of one pass */
     struct store_step_sums sums;
     SP_TRY(store_step_sums(j->run, j->plan.iteration, steps / 2 + 1, &sums, err));
+    struct proto_step_metrics *last;
+    size_t count = 0;
+    sp_arena_reset(j->arena);
+    if (sums.last_step > 0)
+        SP_TRY(store_steps_list(j->run, j->plan.iteration, sums.last_step - 1, 1, j->arena, &last,
+                                &count, err));
+    j->logp_real_change = count == 1 ? last[0].logp_real_change : NAN;
     if (j->info->settings.mode == RUN_MODE_SFT)
         return SP_OK;
     j->input.first_sight_correct = sums.first_sight_correct;
@@ -288,6 +295,9 @@ static json_t *warnings_of(const struct judge *j)
     if (share(j->human_too_long, plan_pairs(&j->plan)) > 0.05)
         json_array_append_new(
             list, json_string("more than 5 % of the human answers exceed max_new_tokens"));
+    if (j->logp_real_change < 0)
+        json_array_append_new(
+            list, json_string("training has made the human answers less likely than they were"));
     return list;
 }
 
