@@ -8,30 +8,14 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/model/arch.h"
+#include "common/model/model_impl.h"
 
 #define MAX_HIDDEN (1 << 16)
 #define MAX_FFN (1 << 19)
-#define MAX_LAYERS 1024
+#define MAX_LAYERS MODEL_MAX_LAYERS
 #define MAX_HEADS 1024
 #define MAX_HEAD_SIZE 1024
-
-/* One row per architecture that the engine computes. */
-static const struct architecture {
-    const char *model_type;
-    const char *class_name; /* for "architectures" of a config.json that we write */
-    bool window;            /* has sliding_window */
-} architectures[] = {
-    {"llama", "LlamaForCausalLM", false},
-    {"mistral", "MistralForCausalLM", true},
-};
-
-static const struct architecture *find_architecture(const char *model_type)
-{
-    for (size_t i = 0; i < SP_COUNT(architectures); i++)
-        if (strcmp(architectures[i].model_type, model_type) == 0)
-            return &architectures[i];
-    return NULL;
-}
 
 static enum sp_err field_i32(const json_t *config, const char *key, int64_t min, int64_t max,
                              const char *what, int32_t *ret, struct sp_error *err)
@@ -53,134 +37,192 @@ static enum sp_err opt_i32(const json_t *config, const char *key, int64_t min, i
     return rc;
 }
 
-static enum sp_err parse_sizes(const json_t *json, const char *what, struct model_config *c,
-                               struct sp_error *err)
+static enum sp_err parse_heads(const json_t *json, const struct model_arch *arch, const char *what,
+                               struct model_config *c, struct sp_error *err)
 {
     enum sp_err rc;
-    if ((rc = field_i32(json, "vocab_size", 2, SP_MAX_VOCAB, what, &c->vocab, err)) ||
-        (rc = field_i32(json, "hidden_size", 1, MAX_HIDDEN, what, &c->hidden, err)) ||
-        (rc = field_i32(json, "intermediate_size", 1, MAX_FFN, what, &c->ffn, err)) ||
-        (rc = field_i32(json, "num_hidden_layers", 1, MAX_LAYERS, what, &c->layers, err)) ||
-        (rc = field_i32(json, "num_attention_heads", 1, MAX_HEADS, what, &c->heads, err)))
-        return rc;
     c->kv_heads = c->heads;
     if ((rc = opt_i32(json, "num_key_value_heads", 1, MAX_HEADS, what, &c->kv_heads, err)))
         return rc;
     if (c->heads % c->kv_heads != 0)
-        return sp_fail(err, SP_EFORMAT,
-                       "%s: num_attention_heads %d is not a multiple of num_key_value_heads %d",
-                       what, c->heads, c->kv_heads);
+        return sp_fail(err, SP_EFORMAT, "%s: %s %d is not a multiple of num_key_value_heads %d",
+                       what, arch->keys->heads, c->heads, c->kv_heads);
+    c->head_size = arch->head_size;
     if ((rc = opt_i32(json, "head_dim", 2, MAX_HEAD_SIZE, what, &c->head_size, err)))
         return rc;
     if (c->head_size == 0) {
         if (c->hidden % c->heads != 0)
             return sp_fail(err, SP_EFORMAT,
-                           "%s: hidden_size %d is not a multiple of num_attention_heads %d, and "
-                           "there is no head_dim",
-                           what, c->hidden, c->heads);
+                           "%s: %s %d is not a multiple of %s %d, and there is no head_dim", what,
+                           arch->keys->hidden, c->hidden, arch->keys->heads, c->heads);
         c->head_size = c->hidden / c->heads;
     }
     if (c->head_size % 2 != 0 || c->head_size > MAX_HEAD_SIZE)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: a head size of %d; it must be even and at most %d", what, c->head_size,
                        MAX_HEAD_SIZE);
+    return SP_OK;
+}
+
+static enum sp_err parse_sizes(const json_t *json, const struct model_arch *arch, const char *what,
+                               struct model_config *c, struct sp_error *err)
+{
+    const struct model_keys *k = arch->keys;
+    enum sp_err rc;
+    if ((rc = field_i32(json, "vocab_size", 2, SP_MAX_VOCAB, what, &c->vocab, err)) ||
+        (rc = field_i32(json, k->hidden, 1, MAX_HIDDEN, what, &c->hidden, err)) ||
+        (rc = field_i32(json, k->layers, 1, MAX_LAYERS, what, &c->layers, err)) ||
+        (rc = field_i32(json, k->heads, 1, MAX_HEADS, what, &c->heads, err)) ||
+        (rc = parse_heads(json, arch, what, c, err)))
+        return rc;
+    /* GPT-2's width is four times the hidden size unless it is given. */
+    const json_t *ffn = json_object_get(json, k->ffn);
+    if (strcmp(k->ffn, "n_inner") == 0 && (!ffn || json_is_null(ffn)))
+        c->ffn = 4 * c->hidden;
+    else if ((rc = field_i32(json, k->ffn, 1, MAX_FFN, what, &c->ffn, err)))
+        return rc;
     /* Longer contexts than the limit are usable up to it. */
     c->max_positions = 2048;
-    if ((rc = opt_i32(json, "max_position_embeddings", 1, INT32_MAX, what, &c->max_positions, err)))
+    if ((rc = opt_i32(json, k->positions, 1, INT32_MAX, what, &c->max_positions, err)))
         return rc;
+    if (c->traits.learned_positions && c->max_positions > SP_MAX_SEQUENCE_TOKENS)
+        return sp_fail(err, SP_ELIMIT, "%s: %s %d is above %d", what, k->positions,
+                       c->max_positions, (int)SP_MAX_SEQUENCE_TOKENS);
     c->max_positions = SP_MIN(c->max_positions, SP_MAX_SEQUENCE_TOKENS);
     return SP_OK;
 }
 
-/* Fields whose value must be one that the engine computes. */
-static enum sp_err refuse_features(const json_t *json, const char *what, struct sp_error *err)
+/* Fields of other models that change what is computed; only their absence, or null, false, 0, 1
+ * is understood. */
+static enum sp_err refuse_features(const json_t *json, const struct model_arch *arch,
+                                   const char *what, struct sp_error *err)
 {
-    static const char *const must_be_false[] = {"attention_bias", "mlp_bias", "qkv_bias"};
-    for (size_t i = 0; i < SP_COUNT(must_be_false); i++) {
-        bool value = false;
-        enum sp_err rc = sp_json_opt_bool(json, must_be_false[i], what, &value, err);
+    static const char *const keys[] = {
+        "qkv_bias",
+        "clip_qkv",
+        "logit_scale",
+        "logits_scaling",
+        "residual_multiplier",
+        "embedding_multiplier",
+        "attention_multiplier",
+        "num_experts",
+        "num_local_experts",
+        "n_routed_experts",
+        "use_alibi",
+        "alibi",
+        "use_qk_norm",
+        "rope_interleaved",
+        "use_bidirectional_attention",
+        "scale_attn_by_inverse_layer_idx",
+        "add_cross_attention",
+        "quantization_config",
+        "attention_chunk_size",
+        "kv_lora_rank",
+        "num_kv_shared_layers",
+        "altup_num_inputs",
+        "attention_sinks",
+        "layer_norm_bias",
+        "embedding_scale",
+    };
+    for (size_t i = 0; i < SP_COUNT(keys); i++) {
+        const json_t *value = json_object_get(json, keys[i]);
+        if (!value || json_is_null(value) || json_is_false(value) ||
+            (json_is_number(value) &&
+             (json_number_value(value) == 0 || json_number_value(value) == 1)))
+            continue;
+        return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s\" is not supported%s", what, keys[i],
+                       strcmp(keys[i], "quantization_config") == 0
+                           ? ": use an F32, F16 or BF16 checkpoint"
+                           : " in this model");
+    }
+    static const char *const caps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
+    for (size_t i = 0; i < SP_COUNT(caps); i++) {
+        const json_t *value = json_object_get(json, caps[i]);
+        if (!arch->capped && value && !json_is_null(value))
+            return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s\" is not supported in a %s model",
+                           what, caps[i], arch->model_type);
+    }
+    bool scaled = true; /* GPT-2's scores can be left unscaled */
+    enum sp_err rc = sp_json_opt_bool(json, "scale_attn_weights", what, &scaled, err);
+    if (rc == SP_OK && !scaled)
+        return sp_fail(err, SP_EUNSUPPORTED, "%s: scale_attn_weights = false is not supported",
+                       what);
+    return rc;
+}
+
+static enum sp_err parse_activation(const json_t *json, const struct model_arch *arch,
+                                    const char *what, struct sp_error *err)
+{
+    const char *act = arch->activation[0];
+    enum sp_err rc = sp_json_opt_str(json, arch->keys->activation, what, &act, err);
+    for (size_t i = 0; rc == SP_OK && arch->activation[i]; i++)
+        if (strcmp(act, arch->activation[i]) == 0)
+            return SP_OK;
+    if (rc != SP_OK)
+        return rc;
+    return sp_fail(err, SP_EUNSUPPORTED, "%s: %s \"%.40s\" is not supported: only %s in a %s model",
+                   what, arch->keys->activation, act, arch->activation[0], arch->model_type);
+}
+
+/* Fields that add to what the row of the table says. */
+static enum sp_err parse_traits(const json_t *json, const struct model_arch *arch, const char *what,
+                                struct model_config *c, struct sp_error *err)
+{
+    struct model_traits *t = &c->traits;
+    bool attention_bias = t->out_bias, mlp_bias = t->ffn_bias;
+    enum sp_err rc;
+    if ((rc = sp_json_opt_bool(json, "attention_bias", what, &attention_bias, err)) ||
+        (rc = sp_json_opt_bool(json, "mlp_bias", what, &mlp_bias, err)) ||
+        (rc = parse_activation(json, arch, what, err)) ||
+        (rc = sp_json_opt_bool(json, "use_parallel_residual", what, &t->parallel, err)) ||
+        (rc = refuse_features(json, arch, what, err)))
+        return rc;
+    if (attention_bias != t->out_bias) {
+        if (!arch->may_bias)
+            return sp_fail(err, SP_EUNSUPPORTED,
+                           "%s: attention_bias = %s is not supported in a "
+                           "%s model",
+                           what, attention_bias ? "true" : "false", arch->model_type);
+        t->qkv_bias = t->out_bias = attention_bias;
+    }
+    if (mlp_bias != t->ffn_bias) {
+        if (!arch->may_bias_ffn)
+            return sp_fail(err, SP_EUNSUPPORTED, "%s: mlp_bias = %s is not supported in a %s model",
+                           what, mlp_bias ? "true" : "false", arch->model_type);
+        t->ffn_bias = mlp_bias;
+    }
+    if (arch->capped) {
+        if ((rc = sp_json_opt_f64(json, "attn_logit_softcapping", what, &c->attention_softcap,
+                                  err)) ||
+            (rc = sp_json_opt_f64(json, "final_logit_softcapping", what, &c->logit_softcap, err)))
+            return rc;
+        c->attention_scalar = 256;
+        rc = sp_json_opt_f64(json, "query_pre_attn_scalar", what, &c->attention_scalar, err);
         if (rc != SP_OK)
             return rc;
-        if (value)
-            return sp_fail(err, SP_EUNSUPPORTED, "%s: %s = true is not supported", what,
-                           must_be_false[i]);
+        if (!(c->attention_softcap >= 0 && c->logit_softcap >= 0 && c->attention_scalar > 0))
+            return sp_fail(err, SP_EFORMAT,
+                           "%s: attn_logit_softcapping, final_logit_softcapping or "
+                           "query_pre_attn_scalar is negative",
+                           what);
     }
-    const char *act = "silu";
-    enum sp_err rc = sp_json_opt_str(json, "hidden_act", what, &act, err);
-    if (rc != SP_OK)
-        return rc;
-    if (strcmp(act, "silu") != 0 && strcmp(act, "swish") != 0)
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: hidden_act \"%.40s\" is not supported: only silu",
-                       what, act);
-    const json_t *quantization = json_object_get(json, "quantization_config");
-    if (quantization && !json_is_null(quantization))
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "%s: quantization_config: quantized weights are not "
-                       "supported; use an F32, F16 or BF16 checkpoint",
-                       what);
     return SP_OK;
 }
 
-static enum sp_err check_rope_type(const json_t *rope, const char *key, const char *what,
-                                   struct sp_error *err)
+static enum sp_err parse_numbers(const json_t *json, const struct model_arch *arch,
+                                 const char *what, struct model_config *c, struct sp_error *err)
 {
-    if (!json_is_object(rope))
-        return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": expected an object or null", what, key);
-    const char *type = NULL;
-    enum sp_err rc = sp_json_opt_str(rope, "type", what, &type, err);
-    if (rc == SP_OK)
-        rc = sp_json_opt_str(rope, "rope_type", what, &type, err);
-    if (rc != SP_OK)
-        return rc;
-    if (!type || strcmp(type, "default") != 0)
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: %s of type \"%.40s\" is not supported", what, key,
-                       type ? type : "");
-    return SP_OK;
-}
-
-/* transformers 4 writes rope_theta and rope_scaling, 5 writes rope_parameters. */
-static enum sp_err parse_rope(const json_t *json, const char *what, struct model_config *c,
-                              struct sp_error *err)
-{
-    double partial = 1;
-    c->rope_theta = 10000;
-    enum sp_err rc = sp_json_opt_f64(json, "rope_theta", what, &c->rope_theta, err);
-    if (rc == SP_OK)
-        rc = sp_json_opt_f64(json, "partial_rotary_factor", what, &partial, err);
-    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
-    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(keys); i++) {
-        const json_t *rope = json_object_get(json, keys[i]);
-        if (!rope || json_is_null(rope))
-            continue;
-        rc = check_rope_type(rope, keys[i], what, err);
-        if (rc == SP_OK)
-            rc = sp_json_opt_f64(rope, "rope_theta", what, &c->rope_theta, err);
-        if (rc == SP_OK)
-            rc = sp_json_opt_f64(rope, "partial_rotary_factor", what, &partial, err);
-    }
-    if (rc != SP_OK)
-        return rc;
-    if (partial != 1)
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: partial_rotary_factor %g is not supported", what,
-                       partial);
-    if (!(c->rope_theta >= 1 && c->rope_theta <= 1e12))
-        return sp_fail(err, SP_EFORMAT, "%s: rope_theta %g is not between 1 and 1e12", what,
-                       c->rope_theta);
-    return SP_OK;
-}
-
-static enum sp_err parse_numbers(const json_t *json, const char *what, struct model_config *c,
-                                 struct sp_error *err)
-{
-    double eps = 1e-6;
+    double eps = arch->traits.norm == MODEL_NORM_LAYER ? 1e-5 : 1e-6;
     c->init_std = 0.02;
+    c->tie_embeddings = arch->tied;
     enum sp_err rc;
-    if ((rc = sp_json_opt_f64(json, "rms_norm_eps", what, &eps, err)) ||
+    if ((rc = sp_json_opt_f64(json, arch->keys->eps, what, &eps, err)) ||
         (rc = sp_json_opt_f64(json, "initializer_range", what, &c->init_std, err)) ||
         (rc = sp_json_opt_bool(json, "tie_word_embeddings", what, &c->tie_embeddings, err)))
         return rc;
     if (!(eps > 0 && eps < 1))
-        return sp_fail(err, SP_EFORMAT, "%s: rms_norm_eps %g is not between 0 and 1", what, eps);
+        return sp_fail(err, SP_EFORMAT, "%s: %s %g is not between 0 and 1", what, arch->keys->eps,
+                       eps);
     if (!(c->init_std >= 0 && c->init_std <= 10))
         return sp_fail(err, SP_EFORMAT, "%s: initializer_range %g is not between 0 and 10", what,
                        c->init_std);
@@ -258,13 +300,14 @@ static enum sp_err parse_special(const json_t *json, const char *key, const char
 
 static enum sp_err count_params(struct model_config *c, const char *what, struct sp_error *err)
 {
-    /* Every factor is below 2^30 and there are few of them, so int64 can only overflow in the
-     * number of layers. */
-    int64_t d = c->hidden, attention = (2ll * c->heads + 2ll * c->kv_heads) * c->head_size * d;
-    int64_t layer = attention + 3ll * c->ffn * d + 2 * d, total;
-    if (__builtin_mul_overflow(layer, (int64_t)c->layers, &total) ||
-        __builtin_add_overflow(total, d + (c->tie_embeddings ? 1ll : 2ll) * c->vocab * d, &total) ||
-        total > (1ll << 40))
+    /* Every factor is below 2^21 and a layer has few matrices, so int64 holds the sum. */
+    struct model_layout layout;
+    model_layout_init(&layout, c);
+    int64_t total = 0;
+    for (int32_t t = 0; t < layout.n_tensors; t++)
+        total += (int64_t)model_tensor_count(&layout.tensors[t]);
+    model_layout_deinit(&layout);
+    if (total > (1ll << 40))
         return sp_fail(err, SP_ELIMIT, "%s: more than 2^40 parameters", what);
     c->n_params = total;
     return SP_OK;
@@ -279,18 +322,16 @@ enum sp_err model_config_parse(const json_t *json, const json_t *generation, con
     enum sp_err rc = sp_json_str(json, "model_type", what, &type, err);
     if (rc != SP_OK)
         return rc;
-    const struct architecture *architecture = find_architecture(type);
-    if (!architecture)
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "%s: model_type \"%.40s\" is not supported; supported: llama, mistral", what,
-                       type);
-    struct model_config c = {.bos_id = -1, .pad_id = -1};
-    snprintf(c.model_type, sizeof(c.model_type), "%s", architecture->model_type);
-    if ((rc = parse_sizes(json, what, &c, err)) || (rc = refuse_features(json, what, err)) ||
-        (rc = parse_rope(json, what, &c, err)) || (rc = parse_numbers(json, what, &c, err)))
-        return rc;
-    if (architecture->window &&
-        (rc = opt_i32(json, "sliding_window", 1, INT32_MAX, what, &c.window, err)))
+    const struct model_arch *arch = model_arch_find(type);
+    if (!arch)
+        return model_arch_refuse(type, what, err);
+    struct model_config c = {.bos_id = -1, .pad_id = -1, .traits = arch->traits};
+    snprintf(c.model_type, sizeof(c.model_type), "%s", arch->model_type);
+    if ((rc = parse_sizes(json, arch, what, &c, err)) ||
+        (rc = parse_traits(json, arch, what, &c, err)) ||
+        (rc = model_config_parse_rope(json, arch, what, &c, err)) ||
+        (rc = parse_numbers(json, arch, what, &c, err)) ||
+        (rc = model_config_parse_layers(json, arch, what, &c, err)))
         return rc;
     if ((rc = parse_special(json, "bos_token_id", what, c.vocab, &c.bos_id, err)) ||
         (rc = parse_special(json, "pad_token_id", what, c.vocab, &c.pad_id, err)) ||
@@ -336,39 +377,21 @@ enum sp_err model_config_load(const char *dir, struct model_config *ret, struct 
     return rc;
 }
 
-json_t *model_config_to_json(const struct model_config *c)
+int32_t model_config_window(const struct model_config *c, int32_t layer)
 {
-    static const char *const dtypes[] = {"float32", "bfloat16", "float16"};
-    const struct architecture *architecture = find_architecture(c->model_type);
-    SP_ASSERT(architecture);
-    json_t *json = json_pack(
-        "{s:[s], s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:n, s:f, s:b, s:b, "
-        "s:b, s:s}",
-        "architectures", architecture->class_name, "model_type", c->model_type, "vocab_size",
-        (int)c->vocab, "hidden_size", (int)c->hidden, "intermediate_size", (int)c->ffn,
-        "num_hidden_layers", (int)c->layers, "num_attention_heads", (int)c->heads,
-        "num_key_value_heads", (int)c->kv_heads, "head_dim", (int)c->head_size,
-        "max_position_embeddings", (int)c->max_positions, "hidden_act", "silu", "rms_norm_eps",
-        c->rms_eps, "rope_theta", c->rope_theta, "rope_scaling", "initializer_range", c->init_std,
-        "tie_word_embeddings", (int)c->tie_embeddings, "attention_bias", 0, "mlp_bias", 0,
-        "torch_dtype", dtypes[c->dtype]);
-    SP_ASSERT(json);
-    if (architecture->window)
-        json_object_set_new(json, "sliding_window",
-                            c->window ? json_integer(c->window) : json_null());
-    if (c->bos_id >= 0)
-        json_object_set_new(json, "bos_token_id", json_integer(c->bos_id));
-    if (c->pad_id >= 0)
-        json_object_set_new(json, "pad_token_id", json_integer(c->pad_id));
-    if (c->n_eos == 1) {
-        json_object_set_new(json, "eos_token_id", json_integer(c->eos_ids[0]));
-    } else if (c->n_eos > 1) {
-        json_t *list = json_array();
-        for (int32_t i = 0; i < c->n_eos; i++)
-            json_array_append_new(list, json_integer(c->eos_ids[i]));
-        json_object_set_new(json, "eos_token_id", list);
-    }
-    return json;
+    return c->layer_bits[layer] & MODEL_LAYER_FULL ? 0 : c->window;
+}
+
+int32_t model_config_ffn_width(const struct model_config *c)
+{
+    bool gated = c->traits.activation == MODEL_SWIGLU || c->traits.activation == MODEL_GEGLU_TANH;
+    return gated ? 2 * c->ffn : c->ffn;
+}
+
+float model_config_scale(const struct model_config *c)
+{
+    return (float)(1.0 /
+                   sqrt(c->attention_scalar > 0 ? c->attention_scalar : (double)c->head_size));
 }
 
 bool model_config_is_eos(const struct model_config *config, int32_t id)

@@ -14,9 +14,60 @@
 #include "common/tensor/backend.h"
 
 #define MODEL_MAX_EOS 8
+#define MODEL_MAX_LAYERS 1024
+#define MODEL_MAX_ROPE_FACTORS 256
+
+enum model_norm {
+    MODEL_NORM_RMS = 0,  /* x · rstd · w */
+    MODEL_NORM_RMS_PLUS, /* x · rstd · (1 + w): Gemma */
+    MODEL_NORM_LAYER,    /* (x − mean) · rstd · w + b */
+};
+
+enum model_activation {
+    MODEL_SWIGLU = 0, /* silu(gate) · up */
+    MODEL_GEGLU_TANH, /* gelu(gate) · up, tanh form */
+    MODEL_GELU_TANH,  /* gelu(x), tanh form, no gate */
+    MODEL_GELU_EXACT, /* gelu(x), no gate */
+};
+
+/* What a model is made of. All zero: Llama. */
+struct model_traits {
+    enum model_norm norm;
+    enum model_activation activation;
+    bool qkv_bias, out_bias, ffn_bias; /* biases of these matrices */
+    bool qk_norm;                      /* norms of each head's queries and keys before rotation */
+    bool post_norms;                   /* norms behind attention and feed-forward too */
+    bool parallel;                     /* attention and feed-forward both read the layer's input */
+    bool learned_positions; /* a table of positions is added to the embeddings; no rotation */
+    bool scale_embeddings;  /* embeddings times √D */
+};
+
+enum model_rope_type {
+    MODEL_ROPE_DEFAULT = 0,
+    MODEL_ROPE_LINEAR,   /* positions / factor */
+    MODEL_ROPE_LLAMA3,   /* low frequencies / factor, with a smooth passage */
+    MODEL_ROPE_DYNAMIC,  /* default up to max_positions, where it would change */
+    MODEL_ROPE_LONGROPE, /* frequencies / short factors up to max_positions, cos and sin scaled */
+};
+
+struct model_rope_scaling {
+    enum model_rope_type type;
+    int32_t original; /* original_max_position_embeddings; dynamic: max_position_embeddings */
+    double factor, low_freq, high_freq;
+    double attention_factor; /* of cos and sin; 0: 1 */
+    int32_t n_short;
+    double short_factor[MODEL_MAX_ROPE_FACTORS];
+};
+
+/* Bits of model_config.layer_bits. */
+enum {
+    MODEL_LAYER_FULL = 1,  /* the window doesn't hold here */
+    MODEL_LAYER_NOPE = 2,  /* no rotation */
+    MODEL_LAYER_LOCAL = 4, /* rotates by local_theta, unscaled */
+};
 
 struct model_config {
-    char model_type[32];   /* "llama"; one row of the table in config.c each */
+    char model_type[32];   /* "llama"; one row of the table in arch.c each */
     int32_t vocab;         /* V: vocab_size */
     int32_t hidden;        /* D: hidden_size */
     int32_t ffn;           /* F: intermediate_size */
@@ -26,7 +77,7 @@ struct model_config {
     int32_t head_size;     /* C: head_dim, or D / H; even */
     int32_t max_positions; /* max_position_embeddings */
     int32_t window;        /* sliding window in positions; 0: full causal attention */
-    double rms_eps;        /* rms_norm_eps */
+    double rms_eps;        /* of all norms: rms_norm_eps and the like */
     double rope_theta;
     bool tie_embeddings; /* the output matrix is the embedding table */
     double init_std;     /* initializer_range, for random weights */
@@ -37,6 +88,16 @@ struct model_config {
                                      * generation_config.json or, where it has none, config.json */
     int32_t n_eos;
     int64_t n_params; /* parameters, a tied table counted once */
+
+    /* What differs from Llama; all zero: nothing. */
+    struct model_traits traits;
+    struct model_rope_scaling scaling;
+    double local_theta;       /* of layers with MODEL_LAYER_LOCAL; 0: there are none */
+    int32_t rotary;           /* dimensions of a head that turn, even; 0: all */
+    double attention_scalar;  /* scores are divided by its root; 0: C */
+    double attention_softcap; /* 0: none */
+    double logit_softcap;     /* 0: none */
+    uint8_t layer_bits[MODEL_MAX_LAYERS];
 };
 
 /* From dir/config.json and, if it is there, dir/generation_config.json. */
@@ -50,6 +111,12 @@ enum sp_err model_config_load_file(const char *path, struct model_config *ret,
                                    struct sp_error *err) SP_MUST_USE;
 /* A config.json that transformers and model_config_parse read back; a new reference. */
 json_t *model_config_to_json(const struct model_config *config);
+/* Window of a layer; 0: full. */
+int32_t model_config_window(const struct model_config *config, int32_t layer);
+/* Width of the feed-forward's first product: 2F with a gate, else F. */
+int32_t model_config_ffn_width(const struct model_config *config);
+/* What scores are multiplied by. */
+float model_config_scale(const struct model_config *config);
 /* True when a response ends with this id. */
 bool model_config_is_eos(const struct model_config *config, int32_t id);
 

@@ -43,8 +43,13 @@ static enum sp_err fill_options(const struct model_config *c, struct model_decod
     if (o->max_positions == 0)
         o->max_positions = c->max_positions;
     if (o->max_positions < 1 || o->max_positions > c->max_positions)
-        return sp_fail(err, SP_EINVAL, "decoder: %d positions, the model has %d", o->max_positions,
-                       c->max_positions);
+        return sp_fail(err, SP_EINVAL, "decoder: %d positions, the model has %d%s",
+                       o->max_positions, c->max_positions,
+                       c->scaling.type == MODEL_ROPE_DYNAMIC ||
+                               c->scaling.type == MODEL_ROPE_LONGROPE
+                           ? "; beyond them its rotary frequencies would change, which is not "
+                             "supported"
+                           : "");
     if (o->rows_per_step == 0)
         o->rows_per_step = SP_MAX(DEFAULT_ROWS, 2 * o->slots);
     if (o->rows_per_step < o->slots || o->rows_per_step > 1 << 16)
@@ -61,8 +66,9 @@ static size_t block_floats(const struct model_config *c, const struct model_deco
     size_t att = (size_t)c->heads * (size_t)c->head_size;
     size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
     size_t logit_rows = (size_t)SP_MIN(o->rows_per_step, DECODER_LOGIT_ROWS);
-    return rows * (3 * d + qkv + att + 3 * f + 1) + logit_rows * (2 * d + (size_t)c->vocab) +
-           (size_t)o->max_positions * (size_t)c->head_size + 16 * 16;
+    size_t gu = (size_t)model_config_ffn_width(c), turn = (size_t)model_rope_width(c);
+    return rows * (3 * d + qkv + att + gu + f + 2) + logit_rows * (2 * d + (size_t)c->vocab) +
+           (size_t)o->max_positions * turn * (c->local_theta > 0 ? 2 : 1) + 16 * 20;
 }
 
 enum sp_err model_decoder_bytes(const struct model_config *c,
@@ -78,6 +84,8 @@ enum sp_err model_decoder_bytes(const struct model_config *c,
     size_t records = (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4;
     if (c->tie_embeddings || o.weights == TN_BF16) /* the table itself stays fp32, unpacked */
         weights += (size_t)c->vocab * (size_t)c->hidden * 4;
+    if (c->traits.learned_positions) /* counted above in the dtype of weights, kept as fp32 */
+        weights += (size_t)c->max_positions * (size_t)c->hidden * 4;
     bytes = weights + block_floats(c, &o) * sizeof(float);
     if (!sp_mul_size(2 * kv * (o.cache == TN_BF16 ? 2 : 4),
                      (size_t)c->layers * (size_t)o.slots * (size_t)o.max_positions, &cache) ||
@@ -107,38 +115,101 @@ static bool copy_params(struct model_decoder *d, const struct model *m, float *t
     return true;
 }
 
+/* Vectors of the model go into one block, each on a line of its own. */
+struct vectors {
+    struct model_decoder *d;
+    const struct model *m;
+    float *next;
+    bool failed;
+};
+
+static size_t vector_floats(const struct model_config *c)
+{
+    size_t d = (size_t)c->hidden, heads = (size_t)(c->heads + 2 * c->kv_heads);
+    size_t qkv = heads * (size_t)c->head_size, ffn = (size_t)model_config_ffn_width(c);
+    /* six norms and two biases of D, two norms of C, the others; each rounded up */
+    size_t layer = 8 * d + 2 * (size_t)c->head_size + qkv + ffn + 12 * 16;
+    return (size_t)c->layers * layer + 2 * d + 2 * 16;
+}
+
+/* NULL when the model has no such vector. */
+static float *take_vector(struct vectors *v, size_t offset, int32_t n)
+{
+    if (offset == 0 || v->failed)
+        return NULL;
+    float *to = v->next;
+    v->next += ((size_t)n + 15) / 16 * 16;
+    v->failed = !copy_params(v->d, v->m, to, offset, (size_t)n);
+    return to;
+}
+
+static float *take_norm(struct vectors *v, size_t offset, int32_t n)
+{
+    float *w = take_vector(v, offset, n);
+    struct tn_backend *be = v->d->backend;
+    if (w && !v->failed && v->d->config.traits.norm == MODEL_NORM_RMS_PLUS)
+        be->ops->affine(be, w, w, 1, 1, (size_t)n);
+    return w;
+}
+
+static void take_layer_vectors(struct vectors *v, const struct model_layer *from,
+                               struct decoder_layer *to)
+{
+    const struct model_config *c = &v->d->config;
+    int32_t d = c->hidden, qkv = (c->heads + 2 * c->kv_heads) * c->head_size;
+    to->norm1 = take_norm(v, from->norm1, d);
+    to->norm2 = take_norm(v, from->norm2, d);
+    to->norm1_bias = take_vector(v, from->norm1_bias, d);
+    to->norm2_bias = take_vector(v, from->norm2_bias, d);
+    to->post1 = take_norm(v, from->post1, d);
+    to->post2 = take_norm(v, from->post2, d);
+    to->q_norm = take_norm(v, from->q_norm, c->head_size);
+    to->k_norm = take_norm(v, from->k_norm, c->head_size);
+    to->qkv_bias = take_vector(v, from->qkv_bias, qkv);
+    to->out_bias = take_vector(v, from->out_bias, d);
+    to->gate_up_bias = take_vector(v, from->gate_up_bias, model_config_ffn_width(c));
+    to->down_bias = take_vector(v, from->down_bias, d);
+}
+
 static bool take_weights(struct model_decoder *d, const struct model *m)
 {
     const struct model_config *c = &d->config;
     struct tn_backend *be = d->backend;
     const struct tn_ops *ops = be->ops;
     enum tn_dtype dtype = d->options.weights;
-    size_t width = (size_t)c->hidden, stride = (width + 15) / 16 * 16;
+    size_t width = (size_t)c->hidden;
     int32_t hc = c->heads * c->head_size, qkv = hc + 2 * c->kv_heads * c->head_size;
     d->embed = ops->alloc(be, (size_t)c->vocab * width, sizeof(float));
-    d->vectors = ops->alloc(be, (2 * (size_t)c->layers + 1) * stride, sizeof(float));
+    d->vectors = ops->alloc(be, vector_floats(c), sizeof(float));
     if (!d->embed || !d->vectors ||
         !copy_params(d, m, d->embed, m->layout.embed, (size_t)c->vocab * width))
         return false;
-    float *vector = d->vectors;
-    for (int32_t l = 0; l < c->layers; l++, vector += 2 * stride) {
+    if (c->traits.learned_positions) {
+        size_t n = (size_t)c->max_positions * width;
+        d->places = ops->alloc(be, n, sizeof(float));
+        if (!d->places || !copy_params(d, m, d->places, m->layout.positions, n))
+            return false;
+    }
+    struct vectors v = {.d = d, .m = m, .next = d->vectors};
+    for (int32_t l = 0; l < c->layers; l++) {
         const struct model_layer *from = &m->layout.layers[l];
         struct decoder_layer *to = &d->layers[l];
-        to->norm1 = vector;
-        to->norm2 = vector + stride;
-        if (!copy_params(d, m, to->norm1, from->norm1, width) ||
-            !copy_params(d, m, to->norm2, from->norm2, width))
+        take_layer_vectors(&v, from, to);
+        if (v.failed)
             return false;
         to->qkv = ops->weights_new(be, m->params + from->qkv, qkv, c->hidden, dtype);
         to->out = ops->weights_new(be, m->params + from->out, c->hidden, hc, dtype);
-        to->gate_up = ops->weights_new(be, m->params + from->gate_up, 2 * c->ffn, c->hidden, dtype);
+        to->gate_up = ops->weights_new(be, m->params + from->gate_up, model_config_ffn_width(c),
+                                       c->hidden, dtype);
         to->down = ops->weights_new(be, m->params + from->down, c->hidden, c->ffn, dtype);
         if (!to->qkv || !to->out || !to->gate_up || !to->down)
             return false;
     }
-    d->final_norm = vector;
+    d->final_norm = take_norm(&v, m->layout.final_norm, c->hidden);
+    d->final_bias = take_vector(&v, m->layout.final_bias, c->hidden);
+    SP_ASSERT((size_t)(v.next - d->vectors) <= vector_floats(c));
     d->head = ops->weights_new(be, m->params + m->layout.head, c->vocab, c->hidden, dtype);
-    return d->head && copy_params(d, m, d->final_norm, m->layout.final_norm, width);
+    return d->head && !v.failed;
 }
 
 static float *part(float **next, size_t n)
@@ -155,7 +226,8 @@ static bool take_activations(struct model_decoder *d)
     size_t rows = (size_t)d->options.rows_per_step, width = (size_t)c->hidden, f = (size_t)c->ffn;
     size_t att = (size_t)c->heads * (size_t)c->head_size;
     size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
-    size_t positions = (size_t)d->options.max_positions, half = (size_t)c->head_size / 2;
+    size_t positions = (size_t)d->options.max_positions;
+    size_t half = (size_t)model_rope_width(c) / 2, gu = (size_t)model_config_ffn_width(c);
     size_t logit_rows = (size_t)d->logit_rows;
     d->block = ops->alloc(d->backend, block_floats(c, &d->options), sizeof(float));
     if (!d->block)
@@ -166,26 +238,20 @@ static bool take_activations(struct model_decoder *d)
     d->mid = part(&next, rows * width);
     d->qkv = part(&next, rows * qkv);
     d->att = part(&next, rows * att);
-    d->gu = part(&next, rows * 2 * f);
+    d->gu = part(&next, rows * gu);
     d->half = part(&next, rows * f);
-    d->rstd = part(&next, rows);
+    d->rstd = part(&next, 2 * rows);
     d->head_x = part(&next, logit_rows * width);
     d->head_norm = part(&next, logit_rows * width);
     d->logits = part(&next, logit_rows * (size_t)c->vocab);
-    d->cos = part(&next, positions * half);
-    d->sin = part(&next, positions * half);
+    for (int32_t i = 0; i < (c->local_theta > 0 ? 4 : 2); i++)
+        d->rope[i] = part(&next, positions * half);
     SP_ASSERT((size_t)(next - d->block) <= block_floats(c, &d->options));
-    float *host = sp_alloc_block(2 * positions * half, sizeof(float));
-    if (!host)
+    if (!model_rope_upload(d->backend, c, d->options.max_positions, d->rope))
         return false;
-    model_rope_tables(c->rope_theta, c->head_size, d->options.max_positions, host,
-                      host + positions * half);
-    ops->upload(d->backend, d->cos, host, positions * half * sizeof(float));
-    ops->upload(d->backend, d->sin, host + positions * half, positions * half * sizeof(float));
-    sp_free_block(host);
     d->cache = ops->cache_new(d->backend, c->layers, d->options.slots, d->options.max_positions,
                               c->kv_heads, c->head_size, d->options.cache);
-    size_t widest = SP_MAX(SP_MAX(2 * f, qkv), SP_MAX(width, (size_t)c->vocab));
+    size_t widest = SP_MAX(SP_MAX(SP_MAX(gu, f), qkv), SP_MAX(width, (size_t)c->vocab));
     return d->cache && ops->reserve(d->backend, d->options.rows_per_step, d->options.max_positions,
                                     c->heads, c->head_size, (int32_t)widest);
 }
@@ -284,7 +350,7 @@ void model_decoder_free(struct model_decoder *d)
         be->ops->weights_free(be, d->head);
     if (d->cache)
         be->ops->cache_free(be, d->cache);
-    float *blocks[] = {d->embed, d->vectors, d->block};
+    float *blocks[] = {d->embed, d->places, d->vectors, d->block};
     for (size_t i = 0; i < SP_COUNT(blocks); i++)
         if (blocks[i])
             be->ops->free(be, blocks[i]);

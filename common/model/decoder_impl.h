@@ -8,6 +8,7 @@
 #define SPIN_MODEL_DECODER_IMPL_H
 
 #include "common/model/decoder.h"
+#include "common/model/parts.h"
 
 #define DECODER_LOGIT_ROWS 64 /* rows whose logits exist at once */
 
@@ -36,7 +37,9 @@ struct decoder_logit_row {
 
 struct decoder_layer {
     struct tn_weights *qkv, *out, *gate_up, *down;
-    float *norm1, *norm2; /* in the vectors' block */
+    /* In the vectors' block; norms as they multiply; NULL: the model has none. */
+    float *norm1, *norm2, *norm1_bias, *norm2_bias, *post1, *post2, *q_norm, *k_norm;
+    float *qkv_bias, *out_bias, *gate_up_bias, *down_bias;
 };
 
 /* Indices of records, first in, first out. */
@@ -52,8 +55,9 @@ struct model_decoder {
     bool broken;                          /* logits were not finite */
     /* weights */
     float *embed;   /* (V, D) */
-    float *vectors; /* all norms */
-    float *final_norm;
+    float *places;  /* (max_positions, D) learned positions, or NULL */
+    float *vectors; /* all norms and biases */
+    float *final_norm, *final_bias;
     struct decoder_layer *layers;
     struct tn_weights *head;
     struct tn_kv_cache *cache;
@@ -61,7 +65,7 @@ struct model_decoder {
     float *block;
     float *x, *norm, *qkv, *att, *mid, *gu, *half, *rstd;
     float *head_x, *head_norm, *logits; /* logit_rows rows */
-    float *cos, *sin;
+    float *rope[MODEL_ROPE_TABLES];
     int32_t logit_rows;
     /* the batch of a step, host */
     int32_t n_rows;

@@ -103,6 +103,38 @@ static void build_batch(struct model_decoder *d)
             add_given_rows(d, s, &d->records[d->slots[s]]);
 }
 
+static void product(struct model_decoder *d, float *y, const float *x, const struct tn_weights *w,
+                    const float *bias, int32_t n)
+{
+    struct tn_backend *be = d->backend;
+    be->ops->linear_packed(be, y, x, w, d->n_rows);
+    if (bias)
+        be->ops->bias(be, y, bias, d->n_rows, n);
+}
+
+/* A part's output y becomes y + x, through the norm behind it where there is one. */
+static void add_residual(struct model_decoder *d, float *y, const float *x, const float *post)
+{
+    struct tn_backend *be = d->backend;
+    if (post) {
+        model_part_norm(be, &d->config, d->norm, d->rstd, y, post, NULL, d->n_rows);
+        be->ops->affine(be, y, d->norm, 1, 0, (size_t)d->n_rows * (size_t)d->config.hidden);
+    }
+    be->ops->add(be, y, x, (size_t)d->n_rows * (size_t)d->config.hidden);
+}
+
+static void norm_heads(struct model_decoder *d, const struct decoder_layer *layer)
+{
+    struct tn_backend *be = d->backend;
+    const struct model_config *c = &d->config;
+    int32_t hc = c->heads * c->head_size, width = hc + 2 * c->kv_heads * c->head_size;
+    float eps = (float)c->rms_eps;
+    be->ops->head_norm(be, d->qkv, NULL, d->qkv, layer->q_norm, d->n_rows, c->heads, c->head_size,
+                       width, eps);
+    be->ops->head_norm(be, d->qkv + hc, NULL, d->qkv + hc, layer->k_norm, d->n_rows, c->kv_heads,
+                       c->head_size, width, eps);
+}
+
 static void run_layer(struct model_decoder *d, int32_t l)
 {
     struct tn_backend *be = d->backend;
@@ -110,22 +142,23 @@ static void run_layer(struct model_decoder *d, int32_t l)
     const struct model_config *c = &d->config;
     const struct decoder_layer *layer = &d->layers[l];
     int32_t rows = d->n_rows, width = (c->heads + 2 * c->kv_heads) * c->head_size;
-    size_t n = (size_t)rows * (size_t)c->hidden;
-    float eps = (float)c->rms_eps, scale = (float)(1.0 / sqrt((double)c->head_size));
-    ops->rmsnorm(be, d->norm, d->rstd, d->x, layer->norm1, rows, c->hidden, eps);
-    ops->linear_packed(be, d->qkv, d->norm, layer->qkv, rows);
-    ops->rope(be, d->qkv, rows, c->heads + c->kv_heads, c->head_size, width, d->positions, d->cos,
-              d->sin, false, 0);
+    model_part_norm(be, c, d->norm, d->rstd, d->x, layer->norm1, layer->norm1_bias, rows);
+    product(d, d->qkv, d->norm, layer->qkv, layer->qkv_bias, width);
+    if (c->traits.qk_norm)
+        norm_heads(d, layer);
+    model_part_rotate(be, c, l, d->qkv, rows, d->positions, d->rope, false);
     ops->cache_put(be, d->cache, l, d->qkv, d->cache_rows, rows, c->heads);
-    ops->cache_attention(be, d->att, d->qkv, d->cache, l, d->cache_rows, rows, c->heads, scale,
-                         c->window, 0);
-    ops->linear_packed(be, d->mid, d->att, layer->out, rows);
-    ops->add(be, d->mid, d->x, n);
-    ops->rmsnorm(be, d->norm, d->rstd, d->mid, layer->norm2, rows, c->hidden, eps);
-    ops->linear_packed(be, d->gu, d->norm, layer->gate_up, rows);
-    ops->swiglu(be, d->half, d->gu, rows, c->ffn);
-    ops->linear_packed(be, d->x, d->half, layer->down, rows);
-    ops->add(be, d->x, d->mid, n);
+    ops->cache_attention(be, d->att, d->qkv, d->cache, l, d->cache_rows, rows, c->heads,
+                         model_config_scale(c), model_config_window(c, l),
+                         (float)c->attention_softcap);
+    product(d, d->mid, d->att, layer->out, layer->out_bias, c->hidden);
+    add_residual(d, d->mid, d->x, layer->post1);
+    model_part_norm(be, c, d->norm, d->rstd, c->traits.parallel ? d->x : d->mid, layer->norm2,
+                    layer->norm2_bias, rows);
+    product(d, d->gu, d->norm, layer->gate_up, layer->gate_up_bias, model_config_ffn_width(c));
+    model_part_activate(be, c, d->half, d->gu, rows);
+    product(d, d->x, d->half, layer->down, layer->down_bias, c->hidden);
+    add_residual(d, d->x, d->mid, layer->post2);
 }
 
 static const struct decoder_logit_row *logit_row(const struct model_decoder *d, int32_t i)
@@ -188,9 +221,10 @@ static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
     for (int32_t i = 0; i < n; i++)
         d->gather[i] = logit_row(d, first + i)->row;
     ops->embed(be, d->head_x, d->x, d->gather, n, c->hidden); /* gathers rows */
-    ops->rmsnorm(be, d->head_norm, d->rstd, d->head_x, d->final_norm, n, c->hidden,
-                 (float)c->rms_eps);
+    model_part_norm(be, c, d->head_norm, d->rstd, d->head_x, d->final_norm, d->final_bias, n);
     ops->linear_packed(be, d->logits, d->head_norm, d->head, n);
+    if (c->logit_softcap > 0)
+        ops->softcap(be, d->logits, (float)c->logit_softcap, (size_t)n * (size_t)c->vocab);
     ops->row_lse(be, d->lse, NULL, d->logits, n, c->vocab);
     for (int32_t i = 0; i < n; i++)
         if (!isfinite(d->lse[i]))
@@ -238,7 +272,8 @@ enum sp_err model_decoder_step(struct model_decoder *d, bool *ret_idle, struct s
     if (d->n_rows == 0)
         return SP_OK;
     d->stats.steps++;
-    d->backend->ops->embed(d->backend, d->x, d->embed, d->ids, d->n_rows, d->config.hidden);
+    model_part_embed(d->backend, &d->config, d->x, d->norm, d->embed, d->places, d->ids,
+                     d->positions, d->n_rows);
     for (int32_t l = 0; l < d->config.layers; l++)
         run_layer(d, l);
     int32_t total = d->n_samples + d->n_scores;

@@ -4,6 +4,7 @@
 
 #include "common/base/mem.h"
 #include "common/model/model_impl.h"
+#include "common/model/parts.h"
 #include "common/model/workspace_impl.h"
 
 static enum sp_err check_segments(const struct model_workspace *work, const struct model_batch *b,
@@ -56,9 +57,28 @@ static enum sp_err check_batch(const struct model *m, const struct model_workspa
     return check_segments(work, b, err);
 }
 
-static float attention_scale(const struct model_config *c)
+static void add_bias(struct model *m, float *y, size_t bias, int32_t rows, int32_t n)
 {
-    return (float)(1.0 / sqrt((double)c->head_size));
+    if (bias)
+        m->backend->ops->bias(m->backend, y, m->params + bias, rows, n);
+}
+
+static void bias_backward(struct model *m, size_t bias, const float *dy, int32_t rows, int32_t n)
+{
+    if (bias)
+        m->backend->ops->bias_bwd(m->backend, m->grads + bias, dy, rows, n);
+}
+
+static int32_t qkv_width(const struct model_config *c)
+{
+    return (c->heads + 2 * c->kv_heads) * c->head_size;
+}
+
+/* What the second norm of layer l reads. */
+static const float *ffn_input(const struct model_config *c, const struct model_activations *a,
+                              const float *x)
+{
+    return c->traits.parallel ? x : a->mid;
 }
 
 /* Everything of layer l up to gate and up; fills a, reads x. */
@@ -69,21 +89,43 @@ static void layer_to_gate(struct model *m, struct model_workspace *work,
     const struct tn_ops *ops = be->ops;
     const struct model_config *c = &m->config;
     const struct model_layer *layer = &m->layout.layers[l];
+    const float *w = m->params, *x = work->x[l];
     int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size;
-    int32_t width = hc + 2 * c->kv_heads * c->head_size;
-    ops->rmsnorm(be, work->norm, a->rstd1, work->x[l], m->params + layer->norm1, rows, d,
-                 (float)c->rms_eps);
-    ops->linear(be, a->qkv, work->norm, m->params + layer->qkv, rows, width, d, false);
-    /* Keys follow the queries, so one call rotates both. */
-    ops->rope(be, a->qkv, rows, c->heads + c->kv_heads, c->head_size, width, batch->positions,
-              work->cos, work->sin, false, 0);
+    int32_t width = qkv_width(c), ffn = model_config_ffn_width(c);
+    float *qkv = c->traits.qk_norm ? a->raw : a->qkv;
+    float *att_out = c->traits.post_norms ? a->att_out : a->mid;
+    model_norm_forward(m, work, work->norm, a->rstd1, x, layer->norm1, layer->norm1_bias, rows);
+    ops->linear(be, qkv, work->norm, w + layer->qkv, rows, width, d, false);
+    add_bias(m, qkv, layer->qkv_bias, rows, width);
+    if (c->traits.qk_norm)
+        model_heads_forward(m, work, a->qkv, a, layer, rows);
+    model_part_rotate(be, c, l, a->qkv, rows, batch->positions, work->rope, false);
     ops->attention(be, a->att, a->lse, a->qkv, rows, batch->segments, batch->n_segments, c->heads,
-                   c->kv_heads, c->head_size, attention_scale(c), c->window, 0);
-    ops->linear(be, a->mid, a->att, m->params + layer->out, rows, d, hc, false);
-    ops->add(be, a->mid, work->x[l], (size_t)rows * (size_t)d);
-    ops->rmsnorm(be, work->norm, a->rstd2, a->mid, m->params + layer->norm2, rows, d,
-                 (float)c->rms_eps);
-    ops->linear(be, a->gu, work->norm, m->params + layer->gate_up, rows, 2 * c->ffn, d, false);
+                   c->kv_heads, c->head_size, model_config_scale(c), model_config_window(c, l),
+                   (float)c->attention_softcap);
+    ops->linear(be, att_out, a->att, w + layer->out, rows, d, hc, false);
+    add_bias(m, att_out, layer->out_bias, rows, d);
+    if (c->traits.post_norms)
+        model_norm_forward(m, work, a->mid, a->rstd3, a->att_out, layer->post1, 0, rows);
+    ops->add(be, a->mid, x, (size_t)rows * (size_t)d);
+    model_norm_forward(m, work, work->norm, a->rstd2, ffn_input(c, a, x), layer->norm2,
+                       layer->norm2_bias, rows);
+    ops->linear(be, a->gu, work->norm, w + layer->gate_up, rows, ffn, d, false);
+    add_bias(m, a->gu, layer->gate_up_bias, rows, ffn);
+}
+
+/* The rest of the feed-forward part; y has no residual yet. */
+static void layer_from_gate(struct model *m, struct model_workspace *work, int32_t rows,
+                            const struct model_layer *layer, struct model_activations *a, float *y)
+{
+    struct tn_backend *be = m->backend;
+    const struct model_config *c = &m->config;
+    float *out = c->traits.post_norms ? a->ffn_out : y;
+    model_part_activate(be, c, work->half, a->gu, rows);
+    be->ops->linear(be, out, work->half, m->params + layer->down, rows, c->hidden, c->ffn, false);
+    add_bias(m, out, layer->down_bias, rows, c->hidden);
+    if (c->traits.post_norms)
+        model_norm_forward(m, work, y, a->rstd4, a->ffn_out, layer->post2, 0, rows);
 }
 
 enum sp_err model_forward(struct model *m, struct model_workspace *work,
@@ -97,14 +139,13 @@ enum sp_err model_forward(struct model *m, struct model_workspace *work,
         return sp_wrap(err, rc, "forward");
     struct tn_backend *be = m->backend;
     const struct tn_ops *ops = be->ops;
-    int32_t rows = batch->rows, d = m->config.hidden, f = m->config.ffn;
-    ops->embed(be, work->x[0], m->params + m->layout.embed, batch->ids, rows, d);
+    int32_t rows = batch->rows, d = m->config.hidden;
+    model_part_embed(be, &m->config, work->x[0], work->norm, m->params + m->layout.embed,
+                     m->params + m->layout.positions, batch->ids, batch->positions, rows);
     for (int32_t l = 0; l < m->config.layers; l++) {
         struct model_activations *a = &work->kept[l];
         layer_to_gate(m, work, batch, l, a);
-        ops->swiglu(be, work->half, a->gu, rows, f);
-        ops->linear(be, work->x[l + 1], work->half, m->params + m->layout.layers[l].down, rows, d,
-                    f, false);
+        layer_from_gate(m, work, rows, &m->layout.layers[l], a, work->x[l + 1]);
         ops->add(be, work->x[l + 1], a->mid, (size_t)rows * (size_t)d);
     }
     model_head_forward(m, work, batch, ret_logprobs);
@@ -112,49 +153,92 @@ enum sp_err model_forward(struct model *m, struct model_workspace *work,
     return SP_OK;
 }
 
-/* The feed-forward half: work->dx goes from the layer's output to its middle. */
-static void ffn_backward(struct model *m, struct model_workspace *work, int32_t rows,
-                         const struct model_layer *layer, const struct model_activations *a)
+/* The gradient in front of a norm behind a part: work->dx, or work->dx2 through the norm. */
+static const float *before_post_norm(struct model *m, struct model_workspace *work, int32_t rows,
+                                     size_t weights, const float *x, const float *stats)
 {
-    struct tn_backend *be = m->backend;
-    const struct tn_ops *ops = be->ops;
-    int32_t d = m->config.hidden, f = m->config.ffn;
-    float *w = m->params, *g = m->grads;
-    ops->swiglu(be, work->half, a->gu, rows, f);
-    ops->linear_bwd_w(be, g + layer->down, work->dx, work->half, rows, d, f);
-    ops->linear_bwd_x(be, work->half, work->dx, w + layer->down, rows, d, f, false);
-    ops->swiglu_bwd(be, work->wide, work->half, a->gu, rows, f);
-    ops->rmsnorm(be, work->norm, a->rstd2, a->mid, w + layer->norm2, rows, d,
-                 (float)m->config.rms_eps);
-    ops->linear_bwd_w(be, g + layer->gate_up, work->wide, work->norm, rows, 2 * f, d);
-    ops->linear_bwd_x(be, work->norm, work->wide, w + layer->gate_up, rows, 2 * f, d, false);
-    ops->rmsnorm_bwd(be, work->dx, g + layer->norm2, work->norm, a->mid, w + layer->norm2, a->rstd2,
-                     rows, d);
+    if (!m->config.traits.post_norms)
+        return work->dx;
+    size_t bytes = (size_t)rows * (size_t)m->config.hidden * sizeof(float);
+    m->backend->ops->zero(m->backend, work->dx2, bytes);
+    model_norm_backward(m, work, work->dx2, work->dx, x, stats, weights, 0, rows);
+    return work->dx2;
 }
 
-/* The attention half: work->dx goes from the layer's middle to its input x. */
-static void attention_backward(struct model *m, struct model_workspace *work,
-                               const struct model_batch *batch, const float *x,
-                               const struct model_layer *layer, const struct model_activations *a)
+/* The feed-forward half: work->dx goes from the layer's output to its middle. In a parallel layer
+ * it stays, and work->dx2 receives what this half adds to the gradient of x. */
+static void ffn_backward(struct model *m, struct model_workspace *work, int32_t rows,
+                         const float *x, const struct model_layer *layer,
+                         const struct model_activations *a)
 {
     struct tn_backend *be = m->backend;
     const struct tn_ops *ops = be->ops;
     const struct model_config *c = &m->config;
-    int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size;
-    int32_t width = hc + 2 * c->kv_heads * c->head_size;
-    float *w = m->params, *g = m->grads;
-    ops->linear_bwd_w(be, g + layer->out, work->dx, a->att, rows, d, hc);
-    ops->linear_bwd_x(be, work->half, work->dx, w + layer->out, rows, d, hc, false);
+    int32_t d = c->hidden, f = c->ffn, width = model_config_ffn_width(c);
+    const float *input = ffn_input(c, a, x);
+    float *w = m->params, *g = m->grads, *to = work->dx;
+    const float *dy = before_post_norm(m, work, rows, layer->post2, a->ffn_out, a->rstd4);
+    model_part_activate(be, c, work->half, a->gu, rows);
+    ops->linear_bwd_w(be, g + layer->down, dy, work->half, rows, d, f);
+    bias_backward(m, layer->down_bias, dy, rows, d);
+    ops->linear_bwd_x(be, work->half, dy, w + layer->down, rows, d, f, false);
+    model_part_activate_bwd(be, c, work->wide, work->half, a->gu, rows);
+    model_norm_forward(m, work, work->norm, a->rstd2, input, layer->norm2, layer->norm2_bias, rows);
+    ops->linear_bwd_w(be, g + layer->gate_up, work->wide, work->norm, rows, width, d);
+    bias_backward(m, layer->gate_up_bias, work->wide, rows, width);
+    ops->linear_bwd_x(be, work->norm, work->wide, w + layer->gate_up, rows, width, d, false);
+    if (c->traits.parallel) {
+        to = work->dx2;
+        ops->zero(be, to, (size_t)rows * (size_t)d * sizeof(float));
+    }
+    model_norm_backward(m, work, to, work->norm, input, a->rstd2, layer->norm2, layer->norm2_bias,
+                        rows);
+}
+
+/* The attention half: work->dx goes from the layer's middle to its input x. */
+static void attention_backward(struct model *m, struct model_workspace *work,
+                               const struct model_batch *batch, int32_t l,
+                               const struct model_activations *a)
+{
+    struct tn_backend *be = m->backend;
+    const struct tn_ops *ops = be->ops;
+    const struct model_config *c = &m->config;
+    const struct model_layer *layer = &m->layout.layers[l];
+    int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size, width = qkv_width(c);
+    float *w = m->params, *g = m->grads, *x = work->x[l];
+    const float *dy = before_post_norm(m, work, rows, layer->post1, a->att_out, a->rstd3);
+    ops->linear_bwd_w(be, g + layer->out, dy, a->att, rows, d, hc);
+    bias_backward(m, layer->out_bias, dy, rows, d);
+    ops->linear_bwd_x(be, work->half, dy, w + layer->out, rows, d, hc, false);
     ops->attention_bwd(be, work->wide, work->half, a->att, a->lse, a->qkv, rows, batch->segments,
-                       batch->n_segments, c->heads, c->kv_heads, c->head_size, attention_scale(c),
-                       c->window, 0);
-    ops->rope(be, work->wide, rows, c->heads + c->kv_heads, c->head_size, width, batch->positions,
-              work->cos, work->sin, true, 0);
-    ops->rmsnorm(be, work->norm, a->rstd1, x, w + layer->norm1, rows, d, (float)c->rms_eps);
+                       batch->n_segments, c->heads, c->kv_heads, c->head_size,
+                       model_config_scale(c), model_config_window(c, l),
+                       (float)c->attention_softcap);
+    model_part_rotate(be, c, l, work->wide, rows, batch->positions, work->rope, true);
+    if (c->traits.qk_norm)
+        model_heads_backward(m, work, work->wide, a, layer, rows);
+    model_norm_forward(m, work, work->norm, a->rstd1, x, layer->norm1, layer->norm1_bias, rows);
     ops->linear_bwd_w(be, g + layer->qkv, work->wide, work->norm, rows, width, d);
+    bias_backward(m, layer->qkv_bias, work->wide, rows, width);
     ops->linear_bwd_x(be, work->norm, work->wide, w + layer->qkv, rows, width, d, false);
-    ops->rmsnorm_bwd(be, work->dx, g + layer->norm1, work->norm, x, w + layer->norm1, a->rstd1,
-                     rows, d);
+    model_norm_backward(m, work, work->dx, work->norm, x, a->rstd1, layer->norm1, layer->norm1_bias,
+                        rows);
+    if (c->traits.parallel)
+        ops->add(be, work->dx, work->dx2, (size_t)rows * (size_t)d);
+}
+
+static void embed_backward(struct model *m, struct model_workspace *work,
+                           const struct model_batch *batch)
+{
+    struct tn_backend *be = m->backend;
+    const struct model_config *c = &m->config;
+    int32_t rows = batch->rows, d = c->hidden;
+    if (c->traits.learned_positions)
+        be->ops->embed_bwd(be, m->grads + m->layout.positions, work->dx, batch->positions, rows, d,
+                           c->max_positions);
+    if (c->traits.scale_embeddings)
+        be->ops->affine(be, work->dx, work->dx, sqrtf((float)d), 0, (size_t)rows * (size_t)d);
+    be->ops->embed_bwd(be, m->grads + m->layout.embed, work->dx, batch->ids, rows, d, c->vocab);
 }
 
 enum sp_err model_backward(struct model *m, struct model_workspace *work,
@@ -169,13 +253,15 @@ enum sp_err model_backward(struct model *m, struct model_workspace *work,
         const struct model_layer *layer = &m->layout.layers[l];
         struct model_activations *a = &work->kept[l];
         /* Layers below first_kept share one set, which holds what the last of them left. */
-        if (l < work->first_kept - 1)
+        if (l < work->first_kept - 1) {
             layer_to_gate(m, work, batch, l, a);
-        ffn_backward(m, work, batch->rows, layer, a);
-        attention_backward(m, work, batch, work->x[l], layer, a);
+            if (m->config.traits.post_norms)
+                layer_from_gate(m, work, batch->rows, layer, a, work->norm);
+        }
+        ffn_backward(m, work, batch->rows, work->x[l], layer, a);
+        attention_backward(m, work, batch, l, a);
     }
-    m->backend->ops->embed_bwd(m->backend, m->grads + m->layout.embed, work->dx, batch->ids,
-                               batch->rows, m->config.hidden, m->config.vocab);
+    embed_backward(m, work, batch);
     return SP_OK;
 }
 

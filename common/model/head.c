@@ -3,6 +3,7 @@
  * whether logits are kept or computed again. */
 #include "common/base/mem.h"
 #include "common/model/model_impl.h"
+#include "common/model/parts.h"
 #include "common/model/workspace_impl.h"
 
 /* Splits batch targets into the list of distinct rows and targets that count among them. */
@@ -51,8 +52,20 @@ static void block_norm(struct model *m, struct model_workspace *work, const stru
     /* A table look-up by row number gathers the rows. */
     be->ops->embed(be, work->head_x, work->x[m->config.layers], work->target_rows + b->first,
                    b->rows, d);
-    be->ops->rmsnorm(be, work->head_norm, work->head_rstd, work->head_x,
-                     m->params + m->layout.final_norm, b->rows, d, (float)m->config.rms_eps);
+    model_norm_forward(m, work, work->head_norm, work->head_rstd, work->head_x,
+                       m->layout.final_norm, m->layout.final_bias, b->rows);
+}
+
+static void block_product(struct model *m, struct model_workspace *work, const struct block *b,
+                          float *logits)
+{
+    struct tn_backend *be = m->backend;
+    int32_t v = m->config.vocab;
+    float cap = (float)m->config.logit_softcap;
+    be->ops->linear(be, logits, work->head_norm, m->params + m->layout.head, b->rows, v,
+                    m->config.hidden, false);
+    if (cap > 0)
+        be->ops->softcap(be, logits, cap, (size_t)b->rows * (size_t)v);
 }
 
 void model_head_forward(struct model *m, struct model_workspace *work,
@@ -65,8 +78,7 @@ void model_head_forward(struct model *m, struct model_workspace *work,
     for (struct block b = {0}; next_block(work, &b);) {
         float *logits = block_logits(work, &b, v);
         block_norm(m, work, &b);
-        be->ops->linear(be, logits, work->head_norm, m->params + m->layout.head, b.rows, v,
-                        m->config.hidden, false);
+        block_product(m, work, &b, logits);
         be->ops->row_lse(be, work->lse + b.first, NULL, logits, b.rows, v);
         for (int32_t i = 0; i < b.targets; i++)
             work->targets[b.t + i].row -= b.first;
@@ -84,25 +96,30 @@ void model_head_backward(struct model *m, struct model_workspace *work,
     const struct tn_ops *ops = be->ops;
     int32_t v = m->config.vocab, d = m->config.hidden;
     const float *head = m->params + m->layout.head;
+    float cap = (float)m->config.logit_softcap;
     ops->zero(be, work->dx, (size_t)batch->rows * (size_t)d * sizeof(float));
     for (struct block b = {0}; next_block(work, &b);) {
         float *logits = block_logits(work, &b, v);
         block_norm(m, work, &b);
         if (!work->logits_kept)
-            ops->linear(be, logits, work->head_norm, head, b.rows, v, d, false);
+            block_product(m, work, &b, logits);
         for (int32_t i = 0; i < b.targets; i++) {
             work->targets[b.t + i].row -= b.first;
             work->targets[b.t + i].coefficient = batch->targets[b.t + i].coefficient;
         }
-        ops->logits_bwd(be, logits, work->lse + b.first, work->targets + b.t, b.targets, b.rows, v);
+        if (cap > 0)
+            ops->logits_bwd_capped(be, logits, work->lse + b.first, work->targets + b.t, b.targets,
+                                   b.rows, v, cap);
+        else
+            ops->logits_bwd(be, logits, work->lse + b.first, work->targets + b.t, b.targets, b.rows,
+                            v);
         for (int32_t i = 0; i < b.targets; i++)
             work->targets[b.t + i].row += b.first;
         ops->linear_bwd_w(be, m->grads + m->layout.head, logits, work->head_norm, b.rows, v, d);
         ops->linear_bwd_x(be, work->head_norm, logits, head, b.rows, v, d, false);
         ops->zero(be, work->head_dx, (size_t)b.rows * (size_t)d * sizeof(float));
-        ops->rmsnorm_bwd(be, work->head_dx, m->grads + m->layout.final_norm, work->head_norm,
-                         work->head_x, m->params + m->layout.final_norm, work->head_rstd, b.rows,
-                         d);
+        model_norm_backward(m, work, work->head_dx, work->head_norm, work->head_x, work->head_rstd,
+                            m->layout.final_norm, m->layout.final_bias, b.rows);
         /* And its gradient scatters them. */
         ops->embed_bwd(be, work->dx, work->head_dx, work->target_rows + b.first, b.rows, d,
                        batch->rows);

@@ -79,7 +79,7 @@ enum sp_err model_new(struct tn_backend *backend, const struct model_config *con
         size_t n = model_tensor_count(tensor);
         if (tensor->cols == 0)
             for (size_t i = 0; i < n; i++)
-                host[i] = 1;
+                host[i] = tensor->first_value;
         else
             init_tensor(seed, t, config->init_std, host, n);
         backend->ops->upload(backend, m->params + tensor->offset, host, n * sizeof(float));

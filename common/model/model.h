@@ -18,12 +18,22 @@
 
 #define MODEL_TENSOR_NAME_BYTES 96
 
+/* How a tensor lies in files, where that isn't as in the block. */
+enum model_storage {
+    MODEL_STORED_PLAIN = 0,
+    MODEL_STORED_TRANSPOSED, /* (cols, rows) */
+    MODEL_STORED_BY_HEAD,    /* rows by head, then query, key, value; here the other way round */
+};
+
 /* A named part of the block. */
 struct model_tensor {
     char name[MODEL_TENSOR_NAME_BYTES]; /* "model.layers.0.self_attn.q_proj.weight" */
     size_t offset;                      /* of its first element in the block, in elements */
     int32_t rows;                       /* of a matrix; the length of a vector */
     int32_t cols;                       /* of a matrix; 0: a vector */
+    enum model_storage storage;
+    int32_t parts_of;  /* heads, of MODEL_STORED_BY_HEAD */
+    float first_value; /* of a vector's elements in a new model */
 };
 
 struct model;
@@ -59,6 +69,9 @@ void model_zero_grads(struct model *model);
 /* Tensors in the order of the block; the table belongs to the model. A tied output matrix is not
  * listed twice. */
 const struct model_tensor *model_tensors(const struct model *model, int32_t *ret_n);
+/* A tensor's elements between the order of the block and that of files; `from` and `to` apart. */
+void model_tensor_to_file(const struct model_tensor *tensor, const float *from, float *to);
+void model_tensor_from_file(const struct model_tensor *tensor, const float *from, float *to);
 const struct model_tensor *model_find_tensor(const struct model *model, const char *name);
 
 #endif

@@ -6,10 +6,10 @@
 #include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/checkpoint/hf_dir.h"
+#include "common/model/arch.h"
 #include "common/model/model_impl.h"
 
-#define EMBED "model.embed_tokens.weight"
-#define HEAD "lm_head.weight"
+#define NAME_BYTES (MODEL_TENSOR_NAME_BYTES + 32)
 
 static bool all_finite(const float *x, size_t n, size_t *ret_bad)
 {
@@ -24,12 +24,78 @@ static bool all_finite(const float *x, size_t n, size_t *ret_bad)
     return true;
 }
 
-/* Old checkpoints carry tables that follow from the configuration. */
+/* Old checkpoints carry tables that follow from the configuration: rotations, causal masks. */
 static bool is_derived(const char *name)
 {
-    static const char suffix[] = ".rotary_emb.inv_freq";
-    size_t n = strlen(name), k = sizeof(suffix) - 1;
-    return n >= k && strcmp(name + n - k, suffix) == 0;
+    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias",
+                                           ".attn.masked_bias", ".attention.bias",
+                                           ".attention.masked_bias"};
+    size_t n = strlen(name);
+    for (size_t i = 0; i < SP_COUNT(suffixes); i++) {
+        size_t k = strlen(suffixes[i]);
+        if (n >= k && strcmp(name + n - k, suffixes[i]) == 0)
+            return true;
+    }
+    return false;
+}
+
+static const struct model_names *names_of(const struct model *m)
+{
+    return model_arch_find(m->config.model_type)->names;
+}
+
+static bool is_weight_of(const char *name, const char *part)
+{
+    size_t n = part ? strlen(part) : 0;
+    return n > 0 && strncmp(name, part, n) == 0 && strcmp(name + n, ".weight") == 0;
+}
+
+static bool is_head(const struct model *m, const char *name)
+{
+    return is_weight_of(name, names_of(m)->head) || is_weight_of(name, names_of(m)->head_alias);
+}
+
+/* Our tensor of a name in a file, whatever the checkpoint calls it. */
+static const struct model_tensor *find_tensor(const struct model *m, const char *name)
+{
+    char full[NAME_BYTES];
+    const struct model_names *n = names_of(m);
+    const struct model_tensor *t = model_find_tensor(m, name);
+    if (!t && is_weight_of(name, n->head_alias)) {
+        snprintf(full, sizeof(full), "%s.weight", n->head);
+        t = model_find_tensor(m, full);
+    }
+    if (!t && n->prefix) {
+        snprintf(full, sizeof(full), "%s%s", n->prefix, name);
+        t = model_find_tensor(m, full);
+    }
+    return t;
+}
+
+/* What the checkpoint calls a tensor of ours. */
+static const char *file_name(const struct model *m, const struct ckpt *ckpt,
+                             const struct model_tensor *tensor, char other[NAME_BYTES])
+{
+    const struct model_names *n = names_of(m);
+    bool embed = is_weight_of(tensor->name, n->embed);
+    if (ckpt_find(ckpt, tensor->name))
+        return tensor->name;
+    if (n->prefix && strncmp(tensor->name, n->prefix, strlen(n->prefix)) == 0) {
+        const char *bare = tensor->name + strlen(n->prefix);
+        if (ckpt_find(ckpt, bare))
+            return bare;
+    }
+    if (n->head_alias && is_head(m, tensor->name)) {
+        snprintf(other, NAME_BYTES, "%s.weight", n->head_alias);
+        if (ckpt_find(ckpt, other))
+            return other;
+    }
+    if (embed && m->config.tie_embeddings) {
+        snprintf(other, NAME_BYTES, "%s.weight", n->head);
+        if (ckpt_find(ckpt, other))
+            return other;
+    }
+    return tensor->name;
 }
 
 static enum sp_err refuse_unknown(const struct model *m, const struct ckpt *ckpt,
@@ -37,8 +103,8 @@ static enum sp_err refuse_unknown(const struct model *m, const struct ckpt *ckpt
 {
     for (size_t i = 0; i < ckpt_count(ckpt); i++) {
         const char *name = ckpt_at(ckpt, i)->name;
-        if (model_find_tensor(m, name) || is_derived(name) ||
-            (m->config.tie_embeddings && strcmp(name, HEAD) == 0))
+        if (find_tensor(m, name) || is_derived(name) ||
+            (m->config.tie_embeddings && is_head(m, name)))
             continue;
         return sp_fail(err, SP_EUNSUPPORTED,
                        "checkpoint %s: tensor %s is not part of a %s model: its effect would be "
@@ -49,13 +115,16 @@ static enum sp_err refuse_unknown(const struct model *m, const struct ckpt *ckpt
 }
 
 static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
-                               const struct model_tensor *tensor, float *host, struct sp_error *err)
+                               const struct model_tensor *tensor, float *host, float *spare,
+                               struct sp_error *err)
 {
-    const char *name = tensor->name;
-    if (m->config.tie_embeddings && strcmp(name, EMBED) == 0 && !ckpt_find(ckpt, name) &&
-        ckpt_find(ckpt, HEAD))
-        name = HEAD;
+    char other[NAME_BYTES];
+    const char *name = file_name(m, ckpt, tensor, other);
     int64_t shape[2] = {tensor->rows, tensor->cols};
+    if (tensor->storage == MODEL_STORED_TRANSPOSED) {
+        shape[0] = tensor->cols;
+        shape[1] = tensor->rows;
+    }
     enum sp_err rc = ckpt_read_f32(ckpt, name, tensor->cols ? 2 : 1, shape, host, err);
     if (rc != SP_OK)
         return rc;
@@ -63,6 +132,10 @@ static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
     if (!all_finite(host, n, &bad))
         return sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: element %zu is not finite",
                        ckpt_dir(ckpt), name, bad);
+    if (tensor->storage != MODEL_STORED_PLAIN) {
+        model_tensor_from_file(tensor, host, spare);
+        host = spare;
+    }
     m->backend->ops->upload(m->backend, m->params + tensor->offset, host, n * sizeof(float));
     return SP_OK;
 }
@@ -99,13 +172,13 @@ enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model
         goto out;
     for (int32_t t = 0; t < m->layout.n_tensors; t++)
         largest = SP_MAX(largest, model_tensor_count(&m->layout.tensors[t]));
-    host = sp_alloc_block(largest, sizeof(float));
+    host = sp_alloc_block(2 * largest, sizeof(float));
     if (!host) {
         rc = sp_fail(err, SP_ENOMEM, "no memory to read a tensor of %zu elements", largest);
         goto out;
     }
     for (int32_t t = 0; rc == SP_OK && t < m->layout.n_tensors; t++)
-        rc = read_tensor(m, ckpt, &m->layout.tensors[t], host, err);
+        rc = read_tensor(m, ckpt, &m->layout.tensors[t], host, host + largest, err);
     if (rc == SP_OK) {
         *ret = m;
         m = NULL;
@@ -115,6 +188,24 @@ out:
     model_free(m);
     ckpt_close(ckpt);
     return rc;
+}
+
+/* Brings tensors of the copy into the order of files. */
+static bool reorder_for_file(const struct model *m, float *host)
+{
+    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
+        const struct model_tensor *tensor = &m->layout.tensors[t];
+        size_t n = model_tensor_count(tensor);
+        if (tensor->storage == MODEL_STORED_PLAIN)
+            continue;
+        float *spare = sp_alloc_block(n, sizeof(float));
+        if (!spare)
+            return false;
+        model_tensor_to_file(tensor, host + tensor->offset, spare);
+        memcpy(host + tensor->offset, spare, n * sizeof(float));
+        sp_free_block(spare);
+    }
+    return true;
 }
 
 /* What a dtype can't hold, and what training has ruined, must not become a checkpoint. */
@@ -158,12 +249,17 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
     rc = check_values(m, host, dtype, dir, err);
     if (rc != SP_OK)
         goto out;
+    if (!reorder_for_file(m, host)) {
+        rc = sp_fail(err, SP_ENOMEM, "save %s: no memory for a copy of a tensor", dir);
+        goto out;
+    }
     for (int32_t t = 0; t < m->layout.n_tensors; t++) {
         const struct model_tensor *tensor = &m->layout.tensors[t];
+        bool turned = tensor->storage == MODEL_STORED_TRANSPOSED;
         arrays[t] = (struct ckpt_array){
             .name = tensor->name,
             .dims = tensor->cols ? 2 : 1,
-            .shape = {tensor->rows, tensor->cols},
+            .shape = {turned ? tensor->cols : tensor->rows, turned ? tensor->rows : tensor->cols},
             .data = host + tensor->offset,
         };
     }

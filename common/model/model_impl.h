@@ -10,8 +10,13 @@ struct model_layer {
     size_t qkv;     /* ((H+2G)C, D): query, key, value rows in this order */
     size_t out;     /* (D, HC) */
     size_t norm2;   /* (D) */
-    size_t gate_up; /* (2F, D): gate, then up */
+    size_t gate_up; /* (2F, D): gate, then up; (F, D) without a gate */
     size_t down;    /* (D, F) */
+    /* Those that not every model has; unused ones are 0. Biases are as long as what they are added
+     * to. */
+    size_t norm1_bias, norm2_bias, qkv_bias, out_bias, gate_up_bias, down_bias;
+    size_t q_norm, k_norm; /* (C) */
+    size_t post1, post2;   /* (D): norms behind attention and feed-forward */
 };
 
 struct model_layout {
@@ -19,7 +24,9 @@ struct model_layout {
     int32_t n_tensors;
     struct model_layer *layers; /* owned, (config.layers) */
     size_t embed;               /* (V, D) */
+    size_t positions;           /* (max_positions, D), or 0 */
     size_t final_norm;          /* (D) */
+    size_t final_bias;          /* (D), or 0 */
     size_t head;                /* (V, D); the same as embed when tied */
     size_t count;               /* elements of the block, padding included */
 };

@@ -11,7 +11,7 @@
 /* Widths of a row in floats, and derived counts. All are products of validated sizes: a row's
  * width stays below 2^31, and rows below 2^31, so that size_t holds every product. */
 struct widths {
-    size_t d, qkv, att, wide, half, layer;
+    size_t d, qkv, att, gu, wide, half, stats, layer, rope;
 };
 
 static struct widths widths_of(const struct model_config *c)
@@ -19,10 +19,23 @@ static struct widths widths_of(const struct model_config *c)
     size_t h = (size_t)c->heads, g = (size_t)c->kv_heads, s = (size_t)c->head_size;
     size_t f = (size_t)c->ffn;
     struct widths w = {.d = (size_t)c->hidden, .qkv = (h + 2 * g) * s, .att = h * s};
-    w.wide = SP_MAX(2 * f, w.qkv);
+    w.gu = (size_t)model_config_ffn_width(c);
+    w.wide = SP_MAX(w.gu, w.qkv);
     w.half = SP_MAX(f, w.att);
-    w.layer = w.d + w.qkv + w.att + h + 2 * f + 2; /* struct model_activations */
+    w.stats = c->traits.norm == MODEL_NORM_LAYER ? 2 : 1;
+    w.rope = (size_t)model_rope_width(c) * (c->local_theta > 0 ? 2 : 1);
+    w.layer = w.d + w.qkv + w.att + h + w.gu + 2 * w.stats; /* struct model_activations */
+    if (c->traits.qk_norm)
+        w.layer += w.qkv + h + g;
+    if (c->traits.post_norms)
+        w.layer += 2 * (w.d + w.stats);
     return w;
+}
+
+/* A gradient beside that of the residual stream is needed. */
+static bool has_second_branch(const struct model_config *c)
+{
+    return c->traits.post_norms || c->traits.parallel;
 }
 
 static int32_t rope_rows(const struct model_config *c, const struct model_workspace_size *s)
@@ -51,18 +64,22 @@ static size_t activation_floats(const struct model_config *c, const struct model
     size_t rows = (size_t)s->max_rows, layers = (size_t)c->layers, k = (size_t)kept;
     size_t inputs = s->backward ? layers + 1 : 2;
     size_t sets = s->backward && kept == c->layers ? k : k + 1;
-    return rows * w.d * inputs + rows * w.layer * sets + ROUNDING * (inputs + 7 * sets);
+    return rows * w.d * inputs + rows * w.layer * sets + ROUNDING * (inputs + 14 * sets);
 }
 
 static size_t scratch_floats(const struct model_config *c, const struct model_workspace_size *s)
 {
     struct widths w = widths_of(c);
     size_t rows = (size_t)s->max_rows, head = (size_t)head_rows(s);
-    size_t total = rows * (w.d + w.half) + head * (2 * w.d + 1) +
-                   (size_t)rope_rows(c, s) * (size_t)c->head_size;
+    size_t total =
+        rows * (w.d + w.half) + head * (2 * w.d + w.stats) + (size_t)rope_rows(c, s) * w.rope;
     if (s->backward)
         total += rows * (w.d + w.wide) + head * w.d;
-    return total + ROUNDING * 12;
+    if (s->backward && has_second_branch(c))
+        total += rows * w.d;
+    if (c->traits.norm == MODEL_NORM_RMS_PLUS)
+        total += SP_MAX(w.d, (size_t)c->head_size);
+    return total + ROUNDING * 16;
 }
 
 static enum sp_err check_size(const struct model_config *c, const struct model_workspace_size *s,
@@ -177,13 +194,24 @@ static void take_activations(struct cursor *c, const struct model_config *config
                              struct model_activations *a)
 {
     struct widths w = widths_of(config);
-    a->rstd1 = take(c, rows, 1);
+    a->rstd1 = take(c, rows, w.stats);
     a->qkv = take(c, rows, w.qkv);
     a->lse = take(c, rows, (size_t)config->heads);
     a->att = take(c, rows, w.att);
     a->mid = take(c, rows, w.d);
-    a->rstd2 = take(c, rows, 1);
-    a->gu = take(c, rows, 2 * (size_t)config->ffn);
+    a->rstd2 = take(c, rows, w.stats);
+    a->gu = take(c, rows, w.gu);
+    if (config->traits.qk_norm) {
+        a->raw = take(c, rows, w.qkv);
+        a->q_rstd = take(c, rows, (size_t)config->heads);
+        a->k_rstd = take(c, rows, (size_t)config->kv_heads);
+    }
+    if (config->traits.post_norms) {
+        a->att_out = take(c, rows, w.d);
+        a->ffn_out = take(c, rows, w.d);
+        a->rstd3 = take(c, rows, w.stats);
+        a->rstd4 = take(c, rows, w.stats);
+    }
 }
 
 static void lay_out_activations(struct model_workspace *work, size_t floats)
@@ -204,7 +232,7 @@ static void lay_out_activations(struct model_workspace *work, size_t floats)
     }
     work->first_kept = layers - work->plan.kept_layers;
     if (work->first_kept > 0) {
-        struct model_activations shared;
+        struct model_activations shared = {0};
         take_activations(&c, config, rows, &shared);
         for (int32_t l = 0; l < work->first_kept; l++)
             work->kept[l] = shared;
@@ -219,34 +247,23 @@ static void lay_out_scratch(struct model_workspace *work, size_t floats)
     struct widths w = widths_of(config);
     struct cursor c = {work->scratch, work->scratch + floats};
     size_t rows = (size_t)work->size.max_rows, head = (size_t)head_rows(&work->size);
-    size_t half = (size_t)config->head_size / 2;
+    size_t half = (size_t)model_rope_width(config) / 2;
     work->norm = take(&c, rows, w.d);
     work->half = take(&c, rows, w.half);
     work->head_x = take(&c, head, w.d);
     work->head_norm = take(&c, head, w.d);
-    work->head_rstd = take(&c, head, 1);
-    work->cos = take(&c, (size_t)work->n_positions, half);
-    work->sin = take(&c, (size_t)work->n_positions, half);
+    work->head_rstd = take(&c, head, w.stats);
+    for (int32_t i = 0; i < (config->local_theta > 0 ? 4 : 2); i++)
+        work->rope[i] = take(&c, (size_t)work->n_positions, half);
+    if (config->traits.norm == MODEL_NORM_RMS_PLUS)
+        work->norm_w = take(&c, 1, SP_MAX(w.d, (size_t)config->head_size));
     if (work->size.backward) {
         work->wide = take(&c, rows, w.wide);
         work->dx = take(&c, rows, w.d);
         work->head_dx = take(&c, head, w.d);
+        if (has_second_branch(config))
+            work->dx2 = take(&c, rows, w.d);
     }
-}
-
-static enum sp_err upload_rope(struct model_workspace *work, struct sp_error *err)
-{
-    const struct model_config *config = model_get_config(work->model);
-    struct tn_backend *b = model_backend(work->model);
-    size_t n = (size_t)work->n_positions * (size_t)config->head_size / 2;
-    float *host = sp_alloc_block(2 * n, sizeof(float));
-    if (!host)
-        return sp_fail(err, SP_ENOMEM, "no memory for rotation tables");
-    model_rope_tables(config->rope_theta, config->head_size, work->n_positions, host, host + n);
-    b->ops->upload(b, work->cos, host, n * sizeof(float));
-    b->ops->upload(b, work->sin, host + n, n * sizeof(float));
-    sp_free_block(host);
-    return SP_OK;
 }
 
 static enum sp_err take_memory(struct model_workspace *work, struct sp_error *err)
@@ -275,7 +292,9 @@ static enum sp_err take_memory(struct model_workspace *work, struct sp_error *er
             work->size.max_rows);
     lay_out_activations(work, activations);
     lay_out_scratch(work, scratch);
-    return upload_rope(work, err);
+    if (!model_rope_upload(b, c, work->n_positions, work->rope))
+        return sp_fail(err, SP_ENOMEM, "no memory for rotation tables");
+    return SP_OK;
 }
 
 enum sp_err model_workspace_new(struct model *model, const struct model_workspace_size *size,

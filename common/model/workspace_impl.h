@@ -12,8 +12,16 @@ struct model_activations {
     float *att;   /* (T, HC): output of attention */
     float *mid;   /* (T, D): input of the second norm */
     float *rstd2; /* (T) of the second norm */
-    float *gu;    /* (T, 2F): gate and up */
+    float *gu;    /* (T, 2F): gate and up; (T, F) without a gate */
+    /* Where the traits ask for them. Statistics of layer norms are (T, 2). */
+    float *raw;               /* (T, (H+2G)C): before the norms of heads */
+    float *q_rstd, *k_rstd;   /* (T, H), (T, G) of these */
+    float *att_out, *ffn_out; /* (T, D): what norms behind attention and feed-forward read */
+    float *rstd3, *rstd4;     /* of these */
 };
+
+/* cos, sin, then those of local_theta */
+#define MODEL_ROPE_TABLES 4
 
 struct model_workspace {
     struct model *model; /* borrowed */
@@ -26,15 +34,17 @@ struct model_workspace {
                                      * set before that */
     int32_t first_kept;
     /* scratch of a layer */
-    float *norm; /* (T, D): a norm's output, then its gradient */
-    float *wide; /* (T, max(2F, (H+2G)C)): gradients of gate and up, of queries, keys, values */
-    float *half; /* (T, max(F, HC)): SwiGLU's output and its gradient, gradient of attention */
-    float *dx;   /* (T, D): gradient of the residual stream */
+    float *norm;   /* (T, D): a norm's output, then its gradient */
+    float *wide;   /* (T, max(2F, (H+2G)C)): gradients of gate and up, of queries, keys, values */
+    float *half;   /* (T, max(F, HC)): SwiGLU's output and its gradient, gradient of attention */
+    float *dx;     /* (T, D): gradient of the residual stream */
+    float *dx2;    /* (T, D): of a branch beside it, where the traits have one */
+    float *norm_w; /* (max(D, C)): a norm's weights plus one */
     /* scratch of the output matrix, MODEL_LOGIT_ROWS rows */
     float *head_x, *head_norm, *head_dx; /* (256, D) */
     float *head_rstd;                    /* (256) */
     float *logits;                       /* (plan.logit_rows, V) */
-    float *cos, *sin;                    /* (n_positions, C/2) */
+    float *rope[MODEL_ROPE_TABLES];      /* (n_positions, R/2) each */
     int32_t n_positions;
     /* host tables, (max_targets) */
     int32_t *target_rows;      /* rows of the batch that have targets */
@@ -50,8 +60,14 @@ void model_head_forward(struct model *model, struct model_workspace *work,
                         const struct model_batch *batch, float *ret_logprobs);
 void model_head_backward(struct model *model, struct model_workspace *work,
                          const struct model_batch *batch);
-/* Tables of cos and sin of position × theta^(−2i/C), (n, C/2) in host memory; the angle is rounded
- * to fp32 as transformers does. */
-void model_rope_tables(double theta, int32_t head_size, int32_t n, float *cos, float *sin);
+/* R: dimensions of a head that turn. */
+int32_t model_rope_width(const struct model_config *config);
+/* Tables of cos and sin of position × frequency, (n, R/2) in host memory; the angle is rounded to
+ * fp32 as transformers does. local: those of local_theta. */
+void model_rope_tables(const struct model_config *config, bool local, int32_t n, float *cos,
+                       float *sin);
+/* All tables of a model into the backend's memory; false: no memory. */
+bool model_rope_upload(struct tn_backend *b, const struct model_config *config, int32_t n,
+                       float *const tables[MODEL_ROPE_TABLES]);
 
 #endif

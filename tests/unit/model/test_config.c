@@ -92,19 +92,52 @@ START_TEST(refuses_what_it_cannot_compute)
     struct model_config c = {.vocab = 12345};
 #define UNSUPPORTED(part, key, value)                                                              \
     ck_fails(SP_EUNSUPPORTED, part, parse_with(key, value, &c, err))
-    UNSUPPORTED("gpt2", "model_type", "\"gpt2\"");
-    UNSUPPORTED("attention_bias", "attention_bias", "true");
-    UNSUPPORTED("mlp_bias", "mlp_bias", "true");
+    UNSUPPORTED("\"mamba\" is not supported; supported: llama", "model_type", "\"mamba\"");
     UNSUPPORTED("hidden_act", "hidden_act", "\"gelu\"");
-    UNSUPPORTED("rope_scaling", "rope_scaling", "{\"type\":\"linear\",\"factor\":2}");
-    UNSUPPORTED("llama3", "rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8}");
+    UNSUPPORTED("yarn", "rope_scaling", "{\"type\":\"yarn\",\"factor\":2}");
     UNSUPPORTED("rope_parameters", "rope_parameters", "{\"rope_type\":\"yarn\"}");
     UNSUPPORTED("rope_scaling", "rope_scaling", "{}");
     UNSUPPORTED("partial_rotary_factor", "partial_rotary_factor", "0.5");
+    UNSUPPORTED("by kind of layer", "rope_parameters",
+                "{\"full_attention\":{\"rope_type\":\"default\"}}");
+    UNSUPPORTED("residual_multiplier", "residual_multiplier", "0.22");
+    UNSUPPORTED("num_local_experts", "num_local_experts", "8");
+    UNSUPPORTED("final_logit_softcapping", "final_logit_softcapping", "30.0");
     UNSUPPORTED("quantization_config", "quantization_config", "{\"bits\":4}");
     UNSUPPORTED("float64", "torch_dtype", "\"float64\"");
     UNSUPPORTED("head size", "head_dim", "7");
     ck_assert_int_eq(c.vocab, 12345);
+}
+END_TEST
+
+START_TEST(rotation_in_both_forms)
+{
+    struct model_config c, d;
+    ck_ok(parse_with("rope_scaling", "{\"type\":\"linear\",\"factor\":2}", &c, err));
+    ck_ok(parse_with("rope_parameters", "{\"rope_type\":\"linear\",\"factor\":2}", &d, err));
+    ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+    ck_assert(c.scaling.type == MODEL_ROPE_LINEAR && c.scaling.factor == 2);
+    ck_ok(parse_with("rope_scaling", "{\"type\":\"dynamic\",\"factor\":2}", &c, err));
+    ck_assert(c.max_positions == 64);
+    /* Where short factors end, so do the positions. */
+    ck_ok(parse_with("rope_scaling",
+                     "{\"type\":\"su\",\"short_factor\":[1,1,1,1],\"long_factor\":[2,2,2,2],"
+                     "\"original_max_position_embeddings\":16}",
+                     &c, err));
+    ck_assert(c.max_positions == 16 && c.scaling.type == MODEL_ROPE_LONGROPE);
+    ck_assert(fabs(c.scaling.attention_factor - sqrt(1 + log(4) / log(16))) < 1e-12);
+}
+END_TEST
+
+START_TEST(biases_where_they_are_known)
+{
+    struct model_config c, plain;
+    ck_ok(parse(base, NULL, &plain, err));
+    ck_ok(parse_with("attention_bias", "true", &c, err));
+    ck_assert(c.traits.qkv_bias && c.traits.out_bias && !c.traits.ffn_bias);
+    ck_assert_int_eq(c.n_params, plain.n_params + 2 * (32 + 32 + 2 * 16));
+    ck_ok(parse_with("mlp_bias", "true", &c, err));
+    ck_assert(c.traits.ffn_bias && !c.traits.qkv_bias);
 }
 END_TEST
 
@@ -139,6 +172,17 @@ START_TEST(refuses_what_is_malformed)
         {"rope_theta", "0"},
         {"rope_theta", "-10"},
         {"rope_scaling", "3"},
+        {"rope_scaling", "{\"type\":\"linear\"}"},
+        {"rope_scaling", "{\"type\":\"linear\",\"factor\":0}"},
+        {"rope_scaling", "{\"type\":\"linear\",\"factor\":\"2\"}"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8}"},
+        {"rope_scaling", "{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,"
+                         "\"high_freq_factor\":4,\"original_max_position_embeddings\":16}"},
+        {"rope_scaling", "{\"rope_type\":\"longrope\",\"short_factor\":[1,1],"
+                         "\"original_max_position_embeddings\":16}"},
+        {"rope_scaling", "{\"rope_type\":\"longrope\",\"short_factor\":[1,1,1,-1],"
+                         "\"original_max_position_embeddings\":16}"},
+        {"rope_scaling", "{\"rope_type\":\"longrope\",\"short_factor\":[1,1,1,1]}"},
         {"initializer_range", "-1"},
         {"tie_word_embeddings", "1"},
         {"eos_token_id", "100"},
@@ -209,6 +253,8 @@ static Suite *suite(void)
     tcase_add_test(t, reads_what_is_there);
     tcase_add_test(t, generation_config_has_the_end_tokens);
     tcase_add_test(t, refuses_what_it_cannot_compute);
+    tcase_add_test(t, rotation_in_both_forms);
+    tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);
     tcase_add_test(t, writes_what_it_reads);
     tcase_add_test(t, reads_directories);

@@ -1,0 +1,55 @@
+#include "common/model/arch.h"
+
+#include <string.h>
+
+#include "common/base/buf.h"
+#include "common/base/mem.h"
+
+static const char *const silu[] = {"silu", "swish", NULL};
+
+/* clang-format off */
+static const struct model_names llama_names = {
+    .embed = "model.embed_tokens", .layers = "model.layers",
+    .norm1 = "input_layernorm",
+    .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj",
+    .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm", .out = "self_attn.o_proj",
+    .norm2 = "post_attention_layernorm",
+    .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj",
+    .final_norm = "model.norm", .head = "lm_head",
+};
+
+static const struct model_keys llama_keys = {
+    .hidden = "hidden_size", .ffn = "intermediate_size", .layers = "num_hidden_layers",
+    .heads = "num_attention_heads", .positions = "max_position_embeddings",
+    .eps = "rms_norm_eps", .activation = "hidden_act",
+};
+
+static const struct model_arch table[] = {
+    {.model_type = "llama", .class_name = "LlamaForCausalLM",
+     .names = &llama_names, .keys = &llama_keys, .activation = silu,
+     .may_bias = true, .may_bias_ffn = true, .rope_theta = 10000, .partial = 1},
+    {.model_type = "mistral", .class_name = "MistralForCausalLM",
+     .names = &llama_names, .keys = &llama_keys, .activation = silu,
+     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1},
+};
+/* clang-format on */
+
+const struct model_arch *model_arch_find(const char *model_type)
+{
+    for (size_t i = 0; i < SP_COUNT(table); i++)
+        if (strcmp(table[i].model_type, model_type) == 0)
+            return &table[i];
+    return NULL;
+}
+
+enum sp_err model_arch_refuse(const char *model_type, const char *what, struct sp_error *err)
+{
+    struct sp_buf list = SP_BUF_INIT;
+    for (size_t i = 0; i < SP_COUNT(table); i++)
+        sp_buf_printf(&list, "%s%s", i ? ", " : "", table[i].model_type);
+    enum sp_err rc =
+        sp_fail(err, SP_EUNSUPPORTED, "%s: model_type \"%.40s\" is not supported; supported: %s",
+                what, model_type, list.data);
+    sp_buf_deinit(&list);
+    return rc;
+}

@@ -1,0 +1,299 @@
+/* config_rope: how positions turn queries and keys, from config.json and back. transformers 4
+ * writes rope_theta and rope_scaling, 5 writes rope_parameters (by kind of layer where there are
+ * two). */
+#include <math.h>
+#include <string.h>
+
+#include "common/base/json.h"
+#include "common/base/limits.h"
+#include "common/base/mem.h"
+#include "common/model/arch.h"
+#include "common/model/dmath.h"
+
+static const struct {
+    const char *name;
+    enum model_rope_type type;
+} types[] = {
+    {"default", MODEL_ROPE_DEFAULT},   {"linear", MODEL_ROPE_LINEAR},
+    {"llama3", MODEL_ROPE_LLAMA3},     {"dynamic", MODEL_ROPE_DYNAMIC},
+    {"longrope", MODEL_ROPE_LONGROPE}, {"su", MODEL_ROPE_LONGROPE},
+};
+
+/* What is read on the way to a config: of one kind of layer. */
+struct rope {
+    double theta, partial;
+    struct model_rope_scaling scaling;
+};
+
+static enum sp_err read_type(const json_t *object, const char *key, const char *what,
+                             enum model_rope_type *ret, struct sp_error *err)
+{
+    const char *type = NULL;
+    enum sp_err rc = sp_json_opt_str(object, "type", what, &type, err);
+    if (rc == SP_OK)
+        rc = sp_json_opt_str(object, "rope_type", what, &type, err);
+    if (rc != SP_OK)
+        return rc;
+    for (size_t i = 0; type && i < SP_COUNT(types); i++)
+        if (strcmp(types[i].name, type) == 0) {
+            *ret = types[i].type;
+            return SP_OK;
+        }
+    return sp_fail(err, SP_EUNSUPPORTED,
+                   "%s: %s of type \"%.40s\" is not supported; supported: default, linear, llama3, "
+                   "dynamic, longrope",
+                   what, key, type ? type : "");
+}
+
+static enum sp_err read_positive(const json_t *object, const char *key, const char *what,
+                                 double *ret, struct sp_error *err)
+{
+    double value;
+    enum sp_err rc = sp_json_f64(object, key, what, &value, err);
+    if (rc != SP_OK)
+        return rc;
+    if (!(value > 0 && value <= 1e12))
+        return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": %g is not between 0 and 1e12", what, key,
+                       value);
+    *ret = value;
+    return SP_OK;
+}
+
+static enum sp_err read_original(const json_t *json, const json_t *object, const char *what,
+                                 int32_t *ret, struct sp_error *err)
+{
+    static const char key[] = "original_max_position_embeddings";
+    int64_t value;
+    /* Phi-3 writes it beside the other fields, which then holds. */
+    enum sp_err rc = sp_json_i64(json_object_get(json, key) ? json : object, key, 1, INT32_MAX,
+                                 what, &value, err);
+    if (rc == SP_OK)
+        *ret = (int32_t)value;
+    return rc;
+}
+
+static enum sp_err read_longrope(const json_t *json, const json_t *object, const char *what,
+                                 const struct model_config *c, struct model_rope_scaling *s,
+                                 struct sp_error *err)
+{
+    const json_t *list = json_object_get(object, "short_factor");
+    enum sp_err rc = read_original(json, object, what, &s->original, err);
+    if (rc != SP_OK)
+        return rc;
+    size_t n = json_array_size(list);
+    if (n == 0 || n > MODEL_MAX_ROPE_FACTORS)
+        return sp_fail(err, SP_EFORMAT,
+                       "%s: field \"short_factor\": expected a list of 1 to %d "
+                       "numbers",
+                       what, MODEL_MAX_ROPE_FACTORS);
+    for (size_t i = 0; i < n; i++) {
+        double value = json_number_value(json_array_get(list, i));
+        if (!(value > 0 && value <= 1e6))
+            return sp_fail(err, SP_EFORMAT,
+                           "%s: field \"short_factor\": element %zu is not a "
+                           "number between 0 and 1e6",
+                           what, i);
+        s->short_factor[i] = value;
+    }
+    s->n_short = (int32_t)n;
+    double positions = (double)c->max_positions;
+    int64_t exact;
+    if (sp_json_i64(json, "max_position_embeddings", 1, INT32_MAX, what, &exact, NULL) == SP_OK)
+        positions = (double)exact;
+    s->factor = positions / s->original;
+    if (json_object_get(object, "factor") &&
+        (rc = read_positive(object, "factor", what, &s->factor, err)))
+        return rc;
+    s->attention_factor = s->factor <= 1 || s->original < 2
+                              ? 1
+                              : sqrt(1 + model_log(s->factor) / model_log(s->original));
+    const json_t *given = json_object_get(object, "attention_factor");
+    if (given && !json_is_null(given))
+        rc = read_positive(object, "attention_factor", what, &s->attention_factor, err);
+    return rc;
+}
+
+static enum sp_err read_scaling(const json_t *json, const json_t *object, const char *key,
+                                const char *what, const struct model_config *c,
+                                struct model_rope_scaling *ret, struct sp_error *err)
+{
+    struct model_rope_scaling s = {0};
+    if (!json_is_object(object))
+        return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": expected an object or null", what, key);
+    enum sp_err rc = read_type(object, key, what, &s.type, err);
+    if (rc == SP_OK && s.type == MODEL_ROPE_LONGROPE)
+        rc = read_longrope(json, object, what, c, &s, err);
+    else if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT)
+        rc = read_positive(object, "factor", what, &s.factor, err);
+    if (rc == SP_OK && s.type == MODEL_ROPE_LLAMA3 &&
+        ((rc = read_positive(object, "low_freq_factor", what, &s.low_freq, err)) ||
+         (rc = read_positive(object, "high_freq_factor", what, &s.high_freq, err)) ||
+         (rc = read_original(json, object, what, &s.original, err))))
+        return rc;
+    if (rc == SP_OK && s.type == MODEL_ROPE_LLAMA3 && s.high_freq <= s.low_freq)
+        return sp_fail(err, SP_EFORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g",
+                       what, s.high_freq, s.low_freq);
+    if (s.type == MODEL_ROPE_DYNAMIC)
+        s.original = c->max_positions;
+    if (rc == SP_OK)
+        *ret = s;
+    return rc;
+}
+
+static enum sp_err read_object(const json_t *json, const json_t *object, const char *key,
+                               const char *what, const struct model_config *c, struct rope *rope,
+                               struct sp_error *err)
+{
+    enum sp_err rc = read_scaling(json, object, key, what, c, &rope->scaling, err);
+    if (rc == SP_OK)
+        rc = sp_json_opt_f64(object, "rope_theta", what, &rope->theta, err);
+    if (rc == SP_OK)
+        rc = sp_json_opt_f64(object, "partial_rotary_factor", what, &rope->partial, err);
+    return rc;
+}
+
+static enum sp_err read_all(const json_t *json, const struct model_arch *arch, const char *what,
+                            const struct model_config *c, struct rope *global, struct rope *local,
+                            struct sp_error *err)
+{
+    static const struct {
+        const char *key;
+        bool partial, local;
+    } numbers[] = {{"rope_theta", false, false},
+                   {"rotary_emb_base", false, false},
+                   {"rope_local_base_freq", false, true},
+                   {"rotary_pct", true, false},
+                   {"partial_rotary_factor", true, false}};
+    static const char *const keys[] = {"rope_scaling", "rope_parameters"};
+    for (size_t i = 0; i < SP_COUNT(numbers); i++) {
+        struct rope *rope = numbers[i].local ? local : global;
+        enum sp_err rc = sp_json_opt_f64(json, numbers[i].key, what,
+                                         numbers[i].partial ? &rope->partial : &rope->theta, err);
+        if (rc != SP_OK)
+            return rc;
+    }
+    for (size_t i = 0; i < SP_COUNT(keys); i++) {
+        const json_t *object = json_object_get(json, keys[i]), *full, *sliding;
+        enum sp_err rc = SP_OK;
+        if (!object || json_is_null(object))
+            continue;
+        full = json_object_get(object, "full_attention");
+        sliding = json_object_get(object, "sliding_attention");
+        if (!full && !sliding)
+            rc = read_object(json, object, keys[i], what, c, global, err);
+        else if (arch->local_theta <= 0)
+            rc = sp_fail(err, SP_EUNSUPPORTED,
+                         "%s: %s by kind of layer is not supported in a %s "
+                         "model",
+                         what, keys[i], arch->model_type);
+        if (rc == SP_OK && full)
+            rc = read_object(json, full, keys[i], what, c, global, err);
+        if (rc == SP_OK && sliding)
+            rc = read_object(json, sliding, keys[i], what, c, local, err);
+        if (rc != SP_OK)
+            return rc;
+    }
+    return SP_OK;
+}
+
+static enum sp_err check_theta(double theta, const char *what, struct sp_error *err)
+{
+    if (!(theta >= 1 && theta <= 1e12))
+        return sp_fail(err, SP_EFORMAT, "%s: rope_theta %g is not between 1 and 1e12", what, theta);
+    return SP_OK;
+}
+
+enum sp_err model_config_parse_rope(const json_t *json, const struct model_arch *arch,
+                                    const char *what, struct model_config *c, struct sp_error *err)
+{
+    struct rope global = {.theta = arch->rope_theta, .partial = arch->partial};
+    struct rope local = {.theta = arch->local_theta, .partial = arch->partial};
+    if (arch->rope_theta <= 0)
+        return SP_OK;
+    enum sp_err rc = read_all(json, arch, what, c, &global, &local, err);
+    if (rc == SP_OK)
+        rc = check_theta(global.theta, what, err);
+    if (rc == SP_OK && arch->local_theta > 0)
+        rc = check_theta(local.theta, what, err);
+    if (rc != SP_OK)
+        return rc;
+    if (arch->local_theta > 0 && local.scaling.type != MODEL_ROPE_DEFAULT)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "%s: rope_parameters of sliding_attention: only type "
+                       "default is supported",
+                       what);
+    double size = floor(c->head_size * global.partial);
+    if (global.partial != 1 && !arch->may_turn_partly)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "%s: partial_rotary_factor %g is not supported in a %s model", what,
+                       global.partial, arch->model_type);
+    if (!(global.partial > 0 && global.partial <= 1) || size < 2 || fmod(size, 2) != 0)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "%s: partial_rotary_factor %g of a head of %d: the part that turns must be "
+                       "even and not empty",
+                       what, global.partial, c->head_size);
+    c->rotary = (int32_t)size == c->head_size ? 0 : (int32_t)size;
+    c->rope_theta = global.theta;
+    c->local_theta = arch->local_theta > 0 ? local.theta : 0;
+    c->scaling = global.scaling;
+    if (c->scaling.type == MODEL_ROPE_LONGROPE && c->scaling.n_short != (int32_t)size / 2)
+        return sp_fail(err, SP_EFORMAT, "%s: field \"short_factor\": %d numbers, expected %d", what,
+                       c->scaling.n_short, (int32_t)size / 2);
+    if (c->scaling.type == MODEL_ROPE_LONGROPE)
+        c->max_positions = SP_MIN(c->max_positions, c->scaling.original);
+    return SP_OK;
+}
+
+static json_t *write_object(const struct model_config *c, const struct model_arch *arch,
+                            double theta, const struct model_rope_scaling *s)
+{
+    const char *name = "default";
+    for (size_t i = SP_COUNT(types); i-- > 0;)
+        if (types[i].type == s->type)
+            name = types[i].name;
+    json_t *object = json_pack("{s:s, s:f}", "rope_type", name, "rope_theta", theta);
+    SP_ASSERT(object);
+    if (arch->partial < 1 || c->rotary)
+        json_object_set_new(object, "partial_rotary_factor",
+                            json_real(c->rotary ? (double)c->rotary / c->head_size : 1));
+    if (s->type != MODEL_ROPE_DEFAULT)
+        json_object_set_new(object, "factor", json_real(s->factor));
+    if (s->type == MODEL_ROPE_LLAMA3) {
+        json_object_set_new(object, "low_freq_factor", json_real(s->low_freq));
+        json_object_set_new(object, "high_freq_factor", json_real(s->high_freq));
+    }
+    if (s->type == MODEL_ROPE_LLAMA3 || s->type == MODEL_ROPE_LONGROPE)
+        json_object_set_new(object, "original_max_position_embeddings", json_integer(s->original));
+    if (s->type == MODEL_ROPE_LONGROPE) {
+        json_t *list = json_array();
+        for (int32_t i = 0; i < s->n_short; i++)
+            json_array_append_new(list, json_real(s->short_factor[i]));
+        json_object_set_new(object, "attention_factor", json_real(s->attention_factor));
+        json_object_set_new(object, "short_factor", list);
+        /* Beyond the switch nothing was ever computed here. */
+        json_object_set(object, "long_factor", list);
+    }
+    return object;
+}
+
+void model_config_write_rope(json_t *json, const struct model_config *c,
+                             const struct model_arch *arch)
+{
+    static const struct model_rope_scaling plain = {0};
+    if (arch->rope_theta <= 0)
+        return;
+    if (c->local_theta > 0) {
+        json_object_set_new(json, "rope_parameters",
+                            json_pack("{s:o, s:o}", "full_attention",
+                                      write_object(c, arch, c->rope_theta, &c->scaling),
+                                      "sliding_attention",
+                                      write_object(c, arch, c->local_theta, &plain)));
+        return;
+    }
+    json_object_set_new(json, "rope_theta", json_real(c->rope_theta));
+    if (c->scaling.type == MODEL_ROPE_DEFAULT && arch->partial == 1 && !c->rotary)
+        json_object_set_new(json, "rope_scaling", json_null());
+    else
+        json_object_set_new(json, "rope_parameters",
+                            write_object(c, arch, c->rope_theta, &c->scaling));
+}

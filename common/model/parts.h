@@ -1,0 +1,45 @@
+/* parts: the pieces of a layer that come in kinds. The first group is written against plain
+ * arrays and serves training pass and decoder alike; norms' weights are given as they multiply.
+ * The second group is the training pass's, with gradients. One compute thread. */
+#ifndef SPIN_MODEL_PARTS_H
+#define SPIN_MODEL_PARTS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "common/model/model_impl.h"
+#include "common/model/workspace_impl.h"
+
+/* stats: (rows) for RMS norms, (rows, 2) for layer norms; b is read by those only. */
+void model_part_norm(struct tn_backend *be, const struct model_config *c, float *y, float *stats,
+                     const float *x, const float *w, const float *b, int32_t rows);
+/* y(rows, F) from x(rows, model_config_ffn_width) */
+void model_part_activate(struct tn_backend *be, const struct model_config *c, float *y,
+                         const float *x, int32_t rows);
+void model_part_activate_bwd(struct tn_backend *be, const struct model_config *c, float *dx,
+                             const float *dy, const float *x, int32_t rows);
+/* Turns queries and keys of x(rows, (H+2G)C), or does nothing where the layer has no rotation. */
+void model_part_rotate(struct tn_backend *be, const struct model_config *c, int32_t layer, float *x,
+                       int32_t rows, const int32_t *positions,
+                       float *const tables[MODEL_ROPE_TABLES], bool inverse);
+/* The network's input; `spare` is as large as x, used with learned positions. */
+void model_part_embed(struct tn_backend *be, const struct model_config *c, float *x, float *spare,
+                      const float *table, const float *positions, const int32_t *ids,
+                      const int32_t *places, int32_t rows);
+
+/* Norm with weights and biases at these offsets of the block. */
+void model_norm_forward(struct model *m, struct model_workspace *work, float *y, float *stats,
+                        const float *x, size_t weights, size_t bias, int32_t rows);
+/* dx += …, and gradients of weights and biases */
+void model_norm_backward(struct model *m, struct model_workspace *work, float *dx, const float *dy,
+                         const float *x, const float *stats, size_t weights, size_t bias,
+                         int32_t rows);
+/* Norms of each head's queries and keys: a->raw into qkv; back, in place. */
+void model_heads_forward(struct model *m, struct model_workspace *work, float *qkv,
+                         const struct model_activations *a, const struct model_layer *layer,
+                         int32_t rows);
+void model_heads_backward(struct model *m, struct model_workspace *work, float *dqkv,
+                          const struct model_activations *a, const struct model_layer *layer,
+                          int32_t rows);
+
+#endif
