@@ -31,6 +31,10 @@ static const struct model_arch table[] = {
     {.model_type = "mistral", .class_name = "MistralForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1},
+    {.model_type = "qwen2", .class_name = "Qwen2ForCausalLM",
+     .names = &llama_names, .keys = &llama_keys, .activation = silu,
+     .traits = {.qkv_bias = true},
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
 };
 /* clang-format on */
 

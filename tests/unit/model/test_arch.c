@@ -13,6 +13,7 @@ static const char *const names[] = {
     "llama3",
     "llama-linear",
     "llama-dynamic",
+    "qwen2",
 };
 
 static struct tn_backend *cpu;
