@@ -35,6 +35,10 @@ static const struct model_arch table[] = {
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qkv_bias = true},
      .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
+    {.model_type = "qwen3", .class_name = "Qwen3ForCausalLM",
+     .names = &llama_names, .keys = &llama_keys, .activation = silu,
+     .traits = {.qk_norm = true}, .may_bias = true, .head_size = 128,
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
 };
 /* clang-format on */
 

@@ -10,10 +10,7 @@
 #define ARCH GOLDEN "arch/"
 
 static const char *const names[] = {
-    "llama3",
-    "llama-linear",
-    "llama-dynamic",
-    "qwen2",
+    "llama3", "llama-linear", "llama-dynamic", "qwen2", "qwen3",
 };
 
 static struct tn_backend *cpu;
