@@ -39,6 +39,10 @@ static const struct model_arch table[] = {
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qk_norm = true}, .may_bias = true, .head_size = 128,
      .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
+    {.model_type = "smollm3", .class_name = "SmolLM3ForCausalLM",
+     .names = &llama_names, .keys = &llama_keys, .activation = silu,
+     .may_bias = true, .may_bias_ffn = true, .tied = true, .nope = true,
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 2000000, .partial = 1},
 };
 /* clang-format on */
 

@@ -10,7 +10,7 @@
 #define ARCH GOLDEN "arch/"
 
 static const char *const names[] = {
-    "llama3", "llama-linear", "llama-dynamic", "qwen2", "qwen3",
+    "llama3", "llama-linear", "llama-dynamic", "qwen2", "qwen3", "smollm3",
 };
 
 static struct tn_backend *cpu;
