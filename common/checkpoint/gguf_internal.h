@@ -52,4 +52,14 @@ const struct gguf_entry *gguf_find(const struct ckpt_gguf *g, const char *key); 
 /* false where the type is no integer, or the value does not fit. */
 bool gguf_load_i64(enum gguf_value type, const uint8_t *from, int64_t *ret);
 
+/* A field that a file should have and lacks makes the file malformed; it is no missing file. */
+static inline enum sp_err gguf_missing(enum sp_err rc, struct sp_error *err)
+{
+    if (rc != SP_ENOTFOUND)
+        return rc;
+    if (err != NULL)
+        err->code = SP_EFORMAT;
+    return SP_EFORMAT;
+}
+
 #endif

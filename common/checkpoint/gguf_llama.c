@@ -7,6 +7,7 @@
 
 #include "common/base/json.h"
 #include "common/base/mem.h"
+#include "common/checkpoint/gguf_internal.h"
 
 #define MAX_SIZE (1 << 20)
 #define MAX_LAYERS 1024
@@ -118,7 +119,7 @@ static enum sp_err need_i32(const struct ckpt_gguf *gguf, const char *key, int64
     enum sp_err rc = ckpt_gguf_i64(gguf, key, 1, max, &value, err);
     if (rc == SP_OK)
         *ret = (int32_t)value;
-    return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+    return gguf_missing(rc, err);
 }
 
 static enum sp_err opt_i32(const struct ckpt_gguf *gguf, const char *key, int64_t min, int64_t max,
@@ -212,7 +213,7 @@ static enum sp_err read_numbers(const struct ckpt_gguf *gguf, struct ckpt_llama 
     if ((rc = ckpt_gguf_f64(gguf, "llama.attention.layer_norm_rms_epsilon", &l->rms_eps, err)) ||
         (rc = ckpt_gguf_opt_f64(gguf, "llama.rope.freq_base", &l->rope_theta, err)) ||
         (rc = ckpt_gguf_opt_text(gguf, "llama.rope.scaling.type", &scaling, err)))
-        return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+        return gguf_missing(rc, err);
     if (!(l->rms_eps > 0 && l->rms_eps < 1))
         return sp_fail(err, SP_EFORMAT,
                        "%s: metadata \"llama.attention.layer_norm_rms_epsilon\": %g is not between "
@@ -226,7 +227,7 @@ static enum sp_err read_numbers(const struct ckpt_gguf *gguf, struct ckpt_llama 
         l->rope = CKPT_ROPE_LINEAR;
         l->rope_factor = 1;
         rc = ckpt_gguf_f64(gguf, "llama.rope.scaling.factor", &l->rope_factor, err);
-        return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+        return gguf_missing(rc, err);
     }
     if (scaling.length != 4 || memcmp(scaling.data, "none", 4) != 0)
         return sp_fail(err, SP_EUNSUPPORTED,
@@ -296,7 +297,7 @@ enum sp_err ckpt_llama_from_gguf(const struct ckpt_gguf *gguf, struct ckpt_llama
     struct ckpt_llama l = {0};
     enum sp_err rc = ckpt_gguf_text(gguf, "general.architecture", &architecture, err);
     if (rc != SP_OK)
-        return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+        return gguf_missing(rc, err);
     if (architecture.length != 5 || memcmp(architecture.data, "llama", 5) != 0)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: metadata \"general.architecture\": \"%.*s\" is not supported; "

@@ -6,6 +6,7 @@
 #include "common/base/json.h"
 #include "common/base/mem.h"
 #include "common/checkpoint/gguf_llama.h"
+#include "common/checkpoint/gguf_internal.h"
 
 #define MAX_SIZE (1 << 20)
 #define MAX_LAYERS 1024
@@ -98,7 +99,7 @@ static enum sp_err need_i32(const json_t *json, const char *key, int64_t max, co
     enum sp_err rc = sp_json_i64(json, key, 1, max, what, &value, err);
     if (rc == SP_OK)
         *ret = (int32_t)value;
-    return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+    return gguf_missing(rc, err);
 }
 
 static enum sp_err opt_i32(const json_t *json, const char *key, int64_t max, const char *what,
@@ -175,7 +176,7 @@ static enum sp_err config_rope(const json_t *json, const char *what, struct ckpt
         rc = sp_fail(err, SP_EUNSUPPORTED,
                      "%s: rope_scaling of type \"%.40s\" can't be written as GGUF", what, type);
     }
-    return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+    return gguf_missing(rc, err);
 }
 
 static int32_t id_in(const json_t *json, const char *key, int32_t vocab)
@@ -211,7 +212,7 @@ enum sp_err ckpt_llama_from_config(const json_t *config, const json_t *generatio
     const char *type = "", *act = "silu";
     enum sp_err rc = sp_json_str(config, "model_type", what, &type, err);
     if (rc != SP_OK)
-        return rc == SP_ENOTFOUND ? SP_EFORMAT : rc;
+        return gguf_missing(rc, err);
     if (strcmp(type, "llama") != 0 && strcmp(type, "mistral") != 0)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: model_type \"%.40s\" can't be written as GGUF; supported: llama, "

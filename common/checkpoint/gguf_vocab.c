@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/checkpoint/gguf_internal.h"
 #include "common/checkpoint/gguf_vocab_internal.h"
 
 #define TOKENS "tokenizer.ggml.tokens"
@@ -363,5 +364,5 @@ enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt
     }
     json_decref(v.ids);
     free(v.pieces);
-    return rc;
+    return gguf_missing(rc, err);
 }

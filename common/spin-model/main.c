@@ -1,5 +1,6 @@
-/* spin-model: looks into checkpoints, tokenizes, scores, generates, makes and converts models, without any
- * daemon. Options and prose stand in the table of commands below; `--help` shows them. */
+/* spin-model: looks into checkpoints, tokenizes, scores, generates, makes and converts models,
+ * without any daemon. Options and prose stand in the table of commands below; `--help` shows them.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -419,12 +420,12 @@ static const struct sp_cli_command commands[] = {
      "initializer_range, norms are 1.\n\n"
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
      init_options, parse_init, run_init},
-    {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and between data types",
-     "A GGUF file (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K, IQ4_NL) of a Llama\n"
-     "model becomes a checkpoint directory: de-quantized weights, config.json, tokenizer.json that\n"
-     "gives the same ids, and the chat template. A directory becomes a GGUF file for llama.cpp, or\n"
-     "another directory with another data type. OUT must not exist; it appears whole or not at "
-     "all.\n\n"
+    {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and data types",
+     "A GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K,\n"
+     "IQ4_NL) becomes a checkpoint directory: de-quantized weights, config.json, a tokenizer.json\n"
+     "that gives the same ids, and the chat template. A directory becomes a GGUF file for\n"
+     "llama.cpp, or another directory with another data type. OUT must not exist; it appears\n"
+     "whole or not at all. Numbers that the chosen type can't hold are refused.\n\n"
      "  spin-model convert model.Q4_1.gguf model --dtype BF16\n"
      "  spin-model convert model model.gguf --dtype Q8_0\n"
      "  spin-model convert model smaller --dtype F16\n",

@@ -14,13 +14,14 @@ _spin_model() {
   done
   case $previous in
     --backend) mapfile -t COMPREPLY < <(compgen -W "cpu openblas" -- "$word") && return ;;
-    --dtype) mapfile -t COMPREPLY < <(compgen -W "F32 BF16 F16" -- "$word") && return ;;
+    --dtype) mapfile -t COMPREPLY < <(compgen -W "F32 BF16 F16 Q8_0" -- "$word") && return ;;
+    --to) mapfile -t COMPREPLY < <(compgen -W "gguf hf" -- "$word") && return ;;
     --input | --config | --tokenizer | -i | -c)
       mapfile -t COMPREPLY < <(compgen -f -- "$word") && return
       ;;
   esac
   if [ -z "$command" ]; then
-    mapfile -t COMPREPLY < <(compgen -W "info tokenize logprobs generate init bench help $every" -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W "info tokenize logprobs generate init convert bench help $every" -- "$word")
     return
   fi
   case $command:$word in
@@ -32,6 +33,7 @@ _spin_model() {
         --max-new-tokens --seed --samples --greedy"
       ;;
     init:-*) every="$every --config --seed --tokenizer --dtype" ;;
+    convert:-*) every="$every --to --dtype --tokenizer" ;;
     bench:-*) every="$every --seconds --seed" ;;
     *)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")

@@ -61,7 +61,8 @@ enum sp_err tool_print_json(json_t *value, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_print(const char *data, size_t length, struct sp_error *err) SP_MUST_USE;
 /* The tokenizer's files into `dir`: those of a checkpoint directory but its configuration, or one
  * tokenizer.json. */
-enum sp_err tool_copy_tokenizer(const char *from, const char *dir, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_copy_tokenizer(const char *from, const char *dir,
+                                struct sp_error *err) SP_MUST_USE;
 struct tok_ids;
 /* Ids with any of spaces, commas and brackets between them, so that a JSON array is read too. */
 enum sp_err tool_parse_ids(const char *text, size_t length, struct tok_ids *ret,

@@ -110,8 +110,8 @@ static void make_model(void)
 START_TEST(test_help)
 {
     char *out = expect_output("--help", NULL);
-    static const char *const names[] = {"info",     "tokenize", "logprobs",
-                                        "generate", "init",     "bench"};
+    static const char *const names[] = {"info", "tokenize", "logprobs", "generate",
+                                        "init", "convert",  "bench"};
     for (size_t i = 0; i < SP_COUNT(names); i++) {
         char *arguments = sp_xprintf("%s --help", names[i]);
         char *one = expect_output(arguments, NULL);
