@@ -24,7 +24,7 @@ struct coord_set {
     uint32_t stored, leased, skipped; /* free = count − the three */
     uint8_t *state;                   /* [count] enum coord_key_state */
     uint8_t *deaths;                  /* [count] leases that died with it */
-    uint32_t *order, *rank;           /* [count] order of handing out and its inverse; NULL: identity */
+    uint32_t *order, *rank; /* [count] order of handing out and its inverse; NULL: identity */
     uint32_t cursor;                  /* no free key has a lower rank */
 };
 
@@ -251,7 +251,6 @@ struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *work
 void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why);
 void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint32_t position);
 void leases_drop_run(struct coord_core *core, struct coord_run *run); /* cancel, close, fresh */
-void leases_of_worker_lapse(struct coord_core *core, struct coord_worker *worker);
 void core_expire_leases(struct coord_core *core);
 void core_renew(struct coord_core *core, const struct coord_event *event);
 void core_lease_return(struct coord_core *core, const struct coord_event *event);

@@ -56,8 +56,8 @@ static bool contains(struct proto_u64s list, uint64_t value)
     return false;
 }
 
-/* A new process under a known name: the one before is gone. What it held is free soon (its leases)
- * or at once (a trainer's run, where the epoch keeps the old process out). */
+/* A new process under a known name: the one before is gone, or will be turned away. What it held is
+ * free at once. */
 static void take_over(struct coord_core *core, struct coord_worker *worker, uint64_t instance)
 {
     worker->old_instances[worker->old_count++ % COORD_OLD_INSTANCES] = worker->instance;
@@ -68,6 +68,11 @@ static void take_over(struct coord_core *core, struct coord_worker *worker, uint
         struct coord_iteration *it = core->runs[i]->iteration;
         if (it && it->holder == worker->id)
             core_trainer_lost(core, core->runs[i], "was started again");
+    }
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        struct coord_lease *lease = core->leases[i];
+        if (lease->worker == worker && !lease->lapsed)
+            lease_lapse(core, lease, true, "died with its worker");
     }
     worker->id = ++core->next_id;
     coord_map_put(&core->worker_by_id, worker->id, worker);

@@ -144,15 +144,39 @@ START_TEST(returned_lease_is_free_at_once)
 }
 END_TEST
 
-START_TEST(leases_a_new_process_does_not_name_are_free_after_ten_seconds)
+START_TEST(leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds)
+{
+    struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR,
+                                .name = "x",
+                                .instance = 77,
+                                .host = "",
+                                .device = "",
+                                .version = "",
+                                .numerics_class = "class"};
+    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello);
+    uint64_t x = ((const struct proto_hello_reply *)reply->body)->worker_id;
+    const struct proto_lease_reply *one = cf_lease(&fx, x, 1), *two = cf_lease(&fx, x, 1);
+    uint64_t named[2] = {one->lease_id, 12345};
+    hello.leases = (struct proto_u64s){named, 2};
+    reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello);
+    CF_OK(reply);
+    const struct proto_hello_reply *again = reply->body;
+    ck_assert_uint_eq(again->worker_id, x);
+    ck_assert_uint_eq(again->leases_lost.count, 1); /* the one that is nobody's */
+    ck_assert_uint_eq(again->leases_lost.values[0], 12345);
+    cf_tick(&fx, fx.times.reclaim_ms - 100);
+    ck_assert(!holds(cf_lease(&fx, a, 1), two->items[0].position));
+    cf_tick(&fx, 200);
+    ck_assert(holds(cf_lease(&fx, a, 1), two->items[0].position));
+    ck_assert_uint_eq(renew(x, named, 1)->lost.count, 0);
+}
+END_TEST
+
+START_TEST(a_process_that_was_started_again_leaves_its_leases)
 {
     const struct proto_lease_reply *lease = cf_lease(&fx, a, 3);
-    b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
     a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a"); /* killed and started again */
-    cf_tick(&fx, fx.times.reclaim_ms - 100);
-    ck_assert(!holds(cf_lease(&fx, b, 1), lease->items[0].position));
-    cf_tick(&fx, 200);
-    ck_assert(holds(cf_lease(&fx, b, 1), lease->items[0].position));
+    ck_assert(holds(cf_lease(&fx, a, 1), lease->items[0].position));
 }
 END_TEST
 
@@ -467,7 +491,9 @@ static Suite *suite(void)
     tcase_add_test(tc, sent_twice_before_the_commit);
     tcase_add_test(tc, lost_before_the_commit_is_not_there);
     tcase_add_test(tc, returned_lease_is_free_at_once);
-    tcase_add_test(tc, leases_a_new_process_does_not_name_are_free_after_ten_seconds);
+    tcase_add_test(
+        tc, leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds);
+    tcase_add_test(tc, a_process_that_was_started_again_leaves_its_leases);
     tcase_add_test(tc, a_replaced_process_is_turned_away);
     tcase_add_test(tc, wrong_results_are_refused);
     tcase_add_test(tc, another_iteration_is_not_wanted);
