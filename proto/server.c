@@ -9,6 +9,7 @@
 #include "common/base/log.h"
 #include "common/base/mailbox.h"
 #include "common/base/mem.h"
+#include "proto/listener_watch.h"
 #include "proto/transport.h"
 
 #define IPC_MODE 0600
@@ -16,6 +17,9 @@
 /* nng has taken a reply when its send ends, the kernel not always: a closing server waits so long
  * after its last reply. */
 #define FLUSH_MS 100
+/* How often an ipc listener is looked at; at least 50 times what a look takes. */
+#define WATCH_MS 100
+#define WATCH_SHARE 50
 
 /* receiving → working → sending → receiving …; closed is the end. Only the loop thread looks. */
 enum slot_state { SLOT_RECEIVING, SLOT_WORKING, SLOT_SENDING, SLOT_CLOSED };
@@ -33,8 +37,11 @@ struct proto_request {
 struct proto_server {
     uv_async_t async;
     uv_timer_t flush_timer;
+    uv_timer_t watch_timer;
     nng_socket socket;
     nng_listener listener;
+    struct proto_watch *watch; /* of an ipc listener; else NULL */
+    bool listening; /* false: the listener is closed and could not be started again yet */
     struct sp_mailbox *box; /* slots whose aio has ended; each is in it at most once */
     struct proto_request *slots;
     uint32_t slot_count;
@@ -81,13 +88,15 @@ static void free_server(uv_handle_t *handle)
 
 static void close_socket(struct proto_server *server)
 {
+    proto_watch_free(server->watch);
     nng_close(server->socket);
     for (uint32_t i = 0; i < server->slot_count; i++)
         nng_aio_free(server->slots[i].aio); /* waits for a callback on its way out */
     sp_mailbox_free(server->box);
-    server->open_handles = 2;
+    server->open_handles = 3;
     uv_close((uv_handle_t *)&server->async, free_server);
     uv_close((uv_handle_t *)&server->flush_timer, free_server);
+    uv_close((uv_handle_t *)&server->watch_timer, free_server);
 }
 
 static void flushed(uv_timer_t *timer)
@@ -204,6 +213,32 @@ static enum sp_err listen_on(struct proto_server *server, const char *url,
     return SP_OK;
 }
 
+/* Closing a dead listener cuts the connections that it made: who waits on them asks again, those
+ * who connected in vain included. */
+static void watch(uv_timer_t *timer)
+{
+    struct proto_server *server = timer->data;
+    int64_t start_ms = sp_now_ms();
+    if (server->closing)
+        return;
+    if (server->listening && proto_watch_is_dead(server->watch, server->listener)) {
+        sp_warn("%s: a peer broke off while it connected: listening anew",
+                proto_watch_url(server->watch));
+        nng_listener_close(server->listener);
+        server->listening = false;
+    }
+    struct sp_error err;
+    if (!server->listening) {
+        server->listening = listen_on(server, proto_watch_url(server->watch), NULL, &err) == SP_OK;
+        if (!server->listening) {
+            sp_warn("listening anew failed, trying again: %s", err.text);
+            nng_listener_close(server->listener);
+        }
+    }
+    int64_t took_ms = sp_now_ms() - start_ms;
+    uv_timer_start(timer, watch, (uint64_t)SP_MAX(WATCH_MS, took_ms * WATCH_SHARE), 0);
+}
+
 static enum sp_err open_slots(struct proto_server *server, struct sp_error *err)
 {
     for (uint32_t i = 0; i < server->slot_count; i++) {
@@ -248,7 +283,13 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
         goto out;
     }
     uv_timer_init(loop, &server->flush_timer);
-    server->async.data = server->flush_timer.data = server;
+    uv_timer_init(loop, &server->watch_timer);
+    server->async.data = server->flush_timer.data = server->watch_timer.data = server;
+    server->listening = true;
+    if (strncmp(url, "ipc:", 4) == 0) {
+        server->watch = proto_watch_new(url);
+        uv_timer_start(&server->watch_timer, watch, WATCH_MS, 0);
+    }
     for (uint32_t i = 0; i < parallel; i++)
         start_receive(&server->slots[i]);
     *ret = server;
