@@ -9,6 +9,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/progress.h"
+#include "common/checkpoint/hf_dir.h"
 #include "common/checkpoint/manifest.h"
 #include "coordinator/spinctl/spinctl.h"
 #include "proto/run_settings.h"
@@ -123,7 +124,12 @@ static enum sp_err put_base(struct ctl *ctl, const char *run_file, const char *b
     char hex[SP_DIGEST_HEX];
     struct sp_digest sha256;
     struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
-    enum sp_err rc = ckpt_manifest_build(dir, NULL, NULL, &manifest, err);
+    struct ckpt *weights = NULL;
+    /* The coordinator never reads weights, so what is wrong with their files is found out here. */
+    enum sp_err rc = ckpt_open(dir, &weights, err);
+    ckpt_close(weights);
+    if (rc == SP_OK)
+        rc = ckpt_manifest_build(dir, NULL, NULL, &manifest, err);
     if (rc == SP_OK)
         rc = put_manifest(ctl, dir, "base", &manifest, &sha256, err);
     if (rc == SP_OK) {
