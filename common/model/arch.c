@@ -6,6 +6,8 @@
 #include "common/base/mem.h"
 
 static const char *const silu[] = {"silu", "swish", NULL};
+static const char *const gelu_new[] = {"gelu_new", "gelu_pytorch_tanh", NULL};
+static const char *const gelu[] = {"gelu", NULL};
 
 /* clang-format off */
 static const struct model_names llama_names = {
@@ -22,6 +24,15 @@ static const struct model_keys llama_keys = {
     .hidden = "hidden_size", .ffn = "intermediate_size", .layers = "num_hidden_layers",
     .heads = "num_attention_heads", .positions = "max_position_embeddings",
     .eps = "rms_norm_eps", .activation = "hidden_act",
+};
+
+/* Phi-3 stores what lies side by side in our block as one matrix. */
+static const struct model_names phi3_names = {
+    .embed = "model.embed_tokens", .layers = "model.layers",
+    .norm1 = "input_layernorm", .qkv = "self_attn.qkv_proj", .out = "self_attn.o_proj",
+    .norm2 = "post_attention_layernorm",
+    .gate_up = "mlp.gate_up_proj", .down = "mlp.down_proj",
+    .final_norm = "model.norm", .head = "lm_head",
 };
 
 static const struct model_arch table[] = {
@@ -43,6 +54,9 @@ static const struct model_arch table[] = {
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .may_bias = true, .may_bias_ffn = true, .tied = true, .nope = true,
      .window = MODEL_WINDOW_ASKED, .rope_theta = 2000000, .partial = 1},
+    {.model_type = "phi3", .class_name = "Phi3ForCausalLM",
+     .names = &phi3_names, .keys = &llama_keys, .activation = silu,
+     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1, .may_turn_partly = true},
 };
 /* clang-format on */
 

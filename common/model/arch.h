@@ -50,12 +50,13 @@ struct model_arch {
     bool may_bias_ffn;             /* mlp_bias to the feed-forward's */
     bool tied;                     /* what tie_word_embeddings is when absent */
     bool nope;                     /* some layers have no rotation: no_rope_layers */
-    bool capped;                   /* attn_logit_softcapping, final_logit_softcapping */
-    int32_t head_size;             /* what head_dim is when absent; 0: D / H */
-    double rope_theta;             /* when absent; 0: no rotation */
-    double local_theta;            /* of windowed layers when absent; 0: the same as the others */
-    double partial;                /* partial_rotary_factor when absent */
-    bool may_turn_partly;          /* partial_rotary_factor below 1 */
+    double attention_softcap, logit_softcap; /* when absent; 0: none */
+    bool capped;                             /* attn_logit_softcapping, final_logit_softcapping */
+    int32_t head_size;                       /* what head_dim is when absent; 0: D / H */
+    double rope_theta;                       /* when absent; 0: no rotation */
+    double local_theta;   /* of windowed layers when absent; 0: the same as the others */
+    double partial;       /* partial_rotary_factor when absent */
+    bool may_turn_partly; /* partial_rotary_factor below 1 */
 };
 
 const struct model_arch *model_arch_find(const char *model_type); /* NULL: not in the table */

@@ -164,6 +164,12 @@ static enum sp_err parse_activation(const json_t *json, const struct model_arch 
                    what, arch->keys->activation, act, arch->activation[0], arch->model_type);
 }
 
+/* A cap that is null is none. */
+static double cap_default(const json_t *json, const char *key, double absent)
+{
+    return json_object_get(json, key) ? 0 : absent;
+}
+
 /* Fields that add to what the row of the table says. */
 static enum sp_err parse_traits(const json_t *json, const struct model_arch *arch, const char *what,
                                 struct model_config *c, struct sp_error *err)
@@ -192,6 +198,8 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
         t->ffn_bias = mlp_bias;
     }
     if (arch->capped) {
+        c->attention_softcap = cap_default(json, "attn_logit_softcapping", arch->attention_softcap);
+        c->logit_softcap = cap_default(json, "final_logit_softcapping", arch->logit_softcap);
         if ((rc = sp_json_opt_f64(json, "attn_logit_softcapping", what, &c->attention_softcap,
                                   err)) ||
             (rc = sp_json_opt_f64(json, "final_logit_softcapping", what, &c->logit_softcap, err)))

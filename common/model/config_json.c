@@ -1,5 +1,5 @@
 /* config_json: a config.json from a struct model_config, for checkpoints that have no template. */
-#include <string.h>
+#include <math.h>
 
 #include "common/base/mem.h"
 #include "common/model/arch.h"
@@ -47,7 +47,11 @@ static void put_traits(json_t *json, const struct model_config *c, const struct 
             c->attention_softcap > 0 ? json_real(c->attention_softcap) : json_null());
         put(json, "final_logit_softcapping",
             c->logit_softcap > 0 ? json_real(c->logit_softcap) : json_null());
-        put(json, "query_pre_attn_scalar", json_real(c->attention_scalar));
+        /* transformers wants an integer where it is one. */
+        if (floor(c->attention_scalar) == c->attention_scalar)
+            put_int(json, "query_pre_attn_scalar", (int64_t)c->attention_scalar);
+        else
+            put(json, "query_pre_attn_scalar", json_real(c->attention_scalar));
     }
 }
 
