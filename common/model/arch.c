@@ -6,6 +6,7 @@
 #include "common/base/mem.h"
 
 static const char *const silu[] = {"silu", "swish", NULL};
+static const char *const gelu_tanh[] = {"gelu_pytorch_tanh", NULL};
 static const char *const gelu_new[] = {"gelu_new", "gelu_pytorch_tanh", NULL};
 static const char *const gelu[] = {"gelu", NULL};
 
@@ -35,6 +36,23 @@ static const struct model_names phi3_names = {
     .final_norm = "model.norm", .head = "lm_head",
 };
 
+static const struct model_names gemma_names = {
+    .embed = "model.embed_tokens", .layers = "model.layers",
+    .norm1 = "input_layernorm",
+    .q = "self_attn.q_proj", .k = "self_attn.k_proj", .v = "self_attn.v_proj",
+    .q_norm = "self_attn.q_norm", .k_norm = "self_attn.k_norm", .out = "self_attn.o_proj",
+    .post1 = "post_attention_layernorm", .norm2 = "pre_feedforward_layernorm",
+    .gate = "mlp.gate_proj", .up = "mlp.up_proj", .down = "mlp.down_proj",
+    .post2 = "post_feedforward_layernorm",
+    .final_norm = "model.norm", .head = "lm_head",
+};
+
+static const struct model_keys gemma_keys = {
+    .hidden = "hidden_size", .ffn = "intermediate_size", .layers = "num_hidden_layers",
+    .heads = "num_attention_heads", .positions = "max_position_embeddings",
+    .eps = "rms_norm_eps", .activation = "hidden_activation",
+};
+
 static const struct model_arch table[] = {
     {.model_type = "llama", .class_name = "LlamaForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
@@ -57,6 +75,13 @@ static const struct model_arch table[] = {
     {.model_type = "phi3", .class_name = "Phi3ForCausalLM",
      .names = &phi3_names, .keys = &llama_keys, .activation = silu,
      .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1, .may_turn_partly = true},
+    {.model_type = "gemma2", .class_name = "Gemma2ForCausalLM",
+     .names = &gemma_names, .keys = &gemma_keys, .activation = gelu_tanh,
+     .traits = {.norm = MODEL_NORM_RMS_PLUS, .activation = MODEL_GEGLU_TANH,
+                .post_norms = true, .scale_embeddings = true},
+     .may_bias = true, .tied = true, .head_size = 256, .capped = true,
+     .attention_softcap = 50, .logit_softcap = 30,
+     .window = MODEL_WINDOW_MIXED, .window_pattern = 2, .rope_theta = 10000, .partial = 1},
 };
 /* clang-format on */
 
