@@ -82,6 +82,13 @@ static const struct model_arch table[] = {
      .may_bias = true, .tied = true, .head_size = 256, .capped = true,
      .attention_softcap = 50, .logit_softcap = 30,
      .window = MODEL_WINDOW_MIXED, .window_pattern = 2, .rope_theta = 10000, .partial = 1},
+    {.model_type = "gemma3_text", .class_name = "Gemma3ForCausalLM",
+     .names = &gemma_names, .keys = &gemma_keys, .activation = gelu_tanh,
+     .traits = {.norm = MODEL_NORM_RMS_PLUS, .activation = MODEL_GEGLU_TANH, .qk_norm = true,
+                .post_norms = true, .scale_embeddings = true},
+     .may_bias = true, .tied = true, .head_size = 256, .capped = true,
+     .window = MODEL_WINDOW_MIXED, .window_pattern = 6,
+     .rope_theta = 1000000, .local_theta = 10000, .partial = 1},
 };
 /* clang-format on */
 

@@ -11,7 +11,7 @@
 
 static const char *const names[] = {
     "llama3",  "llama-linear", "llama-dynamic", "qwen2",  "qwen3",
-    "smollm3", "phi3",         "phi3-longrope", "gemma2",
+    "smollm3", "phi3",         "phi3-longrope", "gemma2", "gemma3",
 };
 
 static struct tn_backend *cpu;
