@@ -53,6 +53,19 @@ static const struct model_keys gemma_keys = {
     .eps = "rms_norm_eps", .activation = "hidden_activation",
 };
 
+static const struct model_names gpt2_names = {
+    .embed = "transformer.wte", .positions = "transformer.wpe", .layers = "transformer.h",
+    .norm1 = "ln_1", .qkv = "attn.c_attn", .out = "attn.c_proj",
+    .norm2 = "ln_2", .gate_up = "mlp.c_fc", .down = "mlp.c_proj",
+    .final_norm = "transformer.ln_f", .head = "lm_head",
+    .prefix = "transformer.", .transposed = true,
+};
+
+static const struct model_keys gpt2_keys = {
+    .hidden = "n_embd", .ffn = "n_inner", .layers = "n_layer", .heads = "n_head",
+    .positions = "n_positions", .eps = "layer_norm_epsilon", .activation = "activation_function",
+};
+
 static const struct model_arch table[] = {
     {.model_type = "llama", .class_name = "LlamaForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
@@ -89,6 +102,11 @@ static const struct model_arch table[] = {
      .may_bias = true, .tied = true, .head_size = 256, .capped = true,
      .window = MODEL_WINDOW_MIXED, .window_pattern = 6,
      .rope_theta = 1000000, .local_theta = 10000, .partial = 1},
+    {.model_type = "gpt2", .class_name = "GPT2LMHeadModel",
+     .names = &gpt2_names, .keys = &gpt2_keys, .activation = gelu_new,
+     .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_TANH, .qkv_bias = true,
+                .out_bias = true, .ffn_bias = true, .learned_positions = true},
+     .tied = true},
 };
 /* clang-format on */
 
