@@ -66,6 +66,21 @@ static const struct model_keys gpt2_keys = {
     .positions = "n_positions", .eps = "layer_norm_epsilon", .activation = "activation_function",
 };
 
+static const struct model_names neox_names = {
+    .embed = "gpt_neox.embed_in", .layers = "gpt_neox.layers",
+    .norm1 = "input_layernorm", .qkv = "attention.query_key_value", .out = "attention.dense",
+    .norm2 = "post_attention_layernorm",
+    .gate_up = "mlp.dense_h_to_4h", .down = "mlp.dense_4h_to_h",
+    .final_norm = "gpt_neox.final_layer_norm", .head = "embed_out", .head_alias = "lm_head",
+    .by_head = true,
+};
+
+static const struct model_keys neox_keys = {
+    .hidden = "hidden_size", .ffn = "intermediate_size", .layers = "num_hidden_layers",
+    .heads = "num_attention_heads", .positions = "max_position_embeddings",
+    .eps = "layer_norm_eps", .activation = "hidden_act",
+};
+
 static const struct model_arch table[] = {
     {.model_type = "llama", .class_name = "LlamaForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
@@ -107,6 +122,11 @@ static const struct model_arch table[] = {
      .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_TANH, .qkv_bias = true,
                 .out_bias = true, .ffn_bias = true, .learned_positions = true},
      .tied = true},
+    {.model_type = "gpt_neox", .class_name = "GPTNeoXForCausalLM",
+     .names = &neox_names, .keys = &neox_keys, .activation = gelu,
+     .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_EXACT, .qkv_bias = true,
+                .out_bias = true, .ffn_bias = true, .parallel = true},
+     .may_bias = true, .rope_theta = 10000, .partial = 0.25, .may_turn_partly = true},
 };
 /* clang-format on */
 

@@ -10,8 +10,9 @@
 #define ARCH GOLDEN "arch/"
 
 static const char *const names[] = {
-    "llama3", "llama-linear",  "llama-dynamic", "qwen2",  "qwen3", "smollm3",
-    "phi3",   "phi3-longrope", "gemma2",        "gemma3", "gpt2",
+    "llama3",  "llama-linear", "llama-dynamic",   "qwen2",  "qwen3",
+    "smollm3", "phi3",         "phi3-longrope",   "gemma2", "gemma3",
+    "gpt2",    "gpt-neox",     "gpt-neox-serial",
 };
 
 static struct tn_backend *cpu;
