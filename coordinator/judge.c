@@ -320,8 +320,8 @@ static enum sp_err summary(const struct judge *j, const struct verdict_result *r
 {
     json_t *trainer = NULL;
     struct sp_error ignored;
-    if (j->row.summary[0] == '\0' || sp_json_parse(j->row.summary, strlen(j->row.summary), "summary",
-                                                   &trainer, &ignored) != SP_OK)
+    if (j->row.summary[0] == '\0' || sp_json_parse(j->row.summary, strlen(j->row.summary),
+                                                   "summary", &trainer, &ignored) != SP_OK)
         trainer = json_object();
     json_t *eval = json_object();
     json_t *object = json_pack(

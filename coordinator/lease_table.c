@@ -71,9 +71,10 @@ static void pause_for(struct coord_core *core, struct coord_run *run, enum proto
     if (set == PROTO_SET_TRAIN) {
         struct plan_key key;
         plan_key_at(&it->plan, position, &key);
-        snprintf(reason, sizeof(reason),
-                 "leases with prompt %u died %d times: `spinctl skip %s %u`, or `spinctl resume %s`",
-                 key.prompt, COORD_MAX_DEATHS, run->info.name, key.prompt, run->info.name);
+        snprintf(
+            reason, sizeof(reason),
+            "leases with prompt %u died %d times: `spinctl skip %s %u`, or `spinctl resume %s`",
+            key.prompt, COORD_MAX_DEATHS, run->info.name, key.prompt, run->info.name);
     } else {
         snprintf(reason, sizeof(reason),
                  "leases with prompt %u of set %d died %d times: `spinctl resume %s` tries again",
@@ -102,7 +103,8 @@ void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, 
         if (lease->done[i])
             continue;
         set_release(set, position);
-        if (died && set->state[position] != KEY_STORED && ++set->deaths[position] >= COORD_MAX_DEATHS)
+        if (died && set->state[position] != KEY_STORED &&
+            ++set->deaths[position] >= COORD_MAX_DEATHS)
             pause_for(core, lease->run, lease->set, position);
     }
 }

@@ -1,4 +1,5 @@
-/* spin-coordinator: schedules the iterations of self-play fine-tuning runs and keeps their state. */
+/* spin-coordinator: schedules the iterations of self-play fine-tuning runs and keeps their state.
+ */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -15,7 +15,8 @@ static const struct sp_setting table[] = {
     {"coordinator", "state_dir", SP_SET_STR, AT(state_dir), "/var/lib/spin", 0, 0, "", "",
      "Directory of databases, blobs, lock, socket and administrator's token, on a local disk."},
     {"coordinator", "listen", SP_SET_STR, AT(listen), "", 0, 0, "", "",
-     "Further addresses, separated by spaces: ipc:///PATH or tls+tcp://HOST:PORT; the socket in the "
+     "Further addresses, separated by spaces: ipc:///PATH or tls+tcp://HOST:PORT; the socket in "
+     "the "
      "state directory is always there."},
     {"coordinator", "log_level", SP_SET_STR, AT(log_level), "info", 0, 0, "", "",
      "debug, info, warn or error."},

@@ -116,12 +116,12 @@ static json_t *run_json(const struct coord_core *core, struct coord_run *run, in
     json_t *object = json_pack(
         "{s:s,s:s,s:I,s:b,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name, "mode",
         modes[settings->mode], "iterations", (json_int_t)settings->iterations, "stop_on_verdict",
-        settings->stop_on_verdict, "next_iteration",
-        (json_int_t)run->next_iteration, "prompts", (json_int_t)run->info.prompts[STORE_SPLIT_TRAIN],
-        "holdout_prompts", (json_int_t)run->info.prompts[STORE_SPLIT_HOLDOUT], "eval_prompts",
-        (json_int_t)run->info.prompts[STORE_SPLIT_EVAL], "numerics_class", run->numerics_class, "strict",
-        settings->numerics == RUN_NUMERICS_STRICT, "base", digest(&run->info.base), "accepted",
-        digest(&run->accepted));
+        settings->stop_on_verdict, "next_iteration", (json_int_t)run->next_iteration, "prompts",
+        (json_int_t)run->info.prompts[STORE_SPLIT_TRAIN], "holdout_prompts",
+        (json_int_t)run->info.prompts[STORE_SPLIT_HOLDOUT], "eval_prompts",
+        (json_int_t)run->info.prompts[STORE_SPLIT_EVAL], "numerics_class", run->numerics_class,
+        "strict", settings->numerics == RUN_NUMERICS_STRICT, "base", digest(&run->info.base),
+        "accepted", digest(&run->accepted));
     const struct coord_iteration *it = run->iteration;
     if (!it) {
         json_object_set_new(object, "iteration", json_null());

@@ -95,8 +95,8 @@ static bool wants_trainer(const struct coord_core *core, const struct coord_iter
         return false;
     if (!it->adoptable || core->now_ms >= it->adopt_until_ms)
         return true;
-    /* The holder from before the restart gets the time to come back; but if this is the holder, or a
-     * new process under its name, it has dropped its work. */
+    /* The holder from before the restart gets the time to come back; but if this is the holder, or
+     * a new process under its name, it has dropped its work. */
     return it->holder_name && strcmp(it->holder_name, worker->name) == 0;
 }
 

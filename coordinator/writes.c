@@ -44,7 +44,8 @@ struct apply {
 };
 
 /* A replayed pair keeps the answer that an earlier iteration's opponent gave. */
-static enum sp_err copy_answer(const struct apply *a, struct store_result *row, struct sp_error *err)
+static enum sp_err copy_answer(const struct apply *a, struct store_result *row,
+                               struct sp_error *err)
 {
     struct store_iteration it;
     SP_TRY(store_iteration_get(a->run, row->iteration, a->arena, &it, err));

@@ -1,5 +1,5 @@
-/* doc-tables: prints what the tables in the code know, for documents, man pages and example files. Used
- * while building; not installed.
+/* doc-tables: prints what the tables in the code know, for documents, man pages and example files.
+ * Used while building; not installed.
  *
  *     doc-tables example|markdown coordinator|generator|trainer|run
  *     doc-tables man coordinator|generator|trainer|run PAGE.in   (its line @SETTINGS@ is replaced)

@@ -45,7 +45,8 @@ enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
                                const struct sp_digest *digests, size_t count,
                                struct sp_error *err) SP_MUST_USE;
 /* Writes the run's row (name, created_ms, settings, base, base_manifest and data of *info), as
- * iteration -1 the base checkpoint's, and the run's first event; makes everything durable and closes the file. */
+ * iteration -1 the base checkpoint's, and the run's first event; makes everything durable and
+ * closes the file. */
 enum sp_err store_builder_finish(struct store_builder *builder, const struct store_run_info *info,
                                  struct sp_error *err) SP_MUST_USE;
 /* NULL is fine; after finish the file stays. */

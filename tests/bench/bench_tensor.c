@@ -161,7 +161,8 @@ static void attention(struct bench *bench, int32_t segments, int32_t prompt, int
         double start = now();
         b->ops->attention(b, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0, 0);
         double middle = now();
-        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0, 0);
+        b->ops->attention_bwd(b, dqkv, dout, out, lse, qkv, T, list, segments, H, G, C, 0.125f, 0,
+                              0);
         times[0][repeat] = middle - start;
         times[1][repeat] = now() - middle;
     }

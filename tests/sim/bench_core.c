@@ -1,6 +1,5 @@
-/* bench_core: what the core costs per pair with many generators, and its longest step. No store: each
- * write is said to be durable at once.
- *     bench_core [GENERATORS [PAIRS [ITEMS]]] */
+/* bench_core: what the core costs per pair with many generators, and its longest step. No store:
+ * each write is said to be durable at once. bench_core [GENERATORS [PAIRS [ITEMS]]] */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>

@@ -177,7 +177,8 @@ static void worked(struct sim *sim, void *context, uint64_t life)
                                         .results_count = count};
         submit->results = sim_alloc(sim, count * sizeof(*submit->results));
         for (uint32_t k = 0; k < count; k++)
-            answer(sim, node, held->lease, &held->lease->items[held->answered + k], &submit->results[k]);
+            answer(sim, node, held->lease, &held->lease->items[held->answered + k],
+                   &submit->results[k]);
         held->answered += count;
         send_submit(sim, node, submit);
         break;

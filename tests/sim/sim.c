@@ -162,7 +162,8 @@ static void set_up(struct sim *sim, bool calm)
     for (int i = 0; i < SIM_TRAINERS; i++)
         sim->trainers[i] = (struct sim_node){
             .name = names[SIM_GENERATORS + i], .role = PROTO_ROLE_TRAINER, .life = 1};
-    sim->admin = (struct sim_node){.name = "admin", .role = PROTO_ROLE_ADMIN, .life = 1, .up = true};
+    sim->admin =
+        (struct sim_node){.name = "admin", .role = PROTO_ROLE_ADMIN, .life = 1, .up = true};
     sim->faults = (struct sim_faults){.delay_ms = 20};
     if (!calm) {
         sim->faults = (struct sim_faults){

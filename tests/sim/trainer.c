@@ -256,7 +256,8 @@ static void fetch(struct sim *sim, struct sim_node *node)
 
 /* ---- the lease ---- */
 
-static void begin(struct sim *sim, struct sim_node *node, const struct proto_trainer_lease_reply *lease)
+static void begin(struct sim *sim, struct sim_node *node,
+                  const struct proto_trainer_lease_reply *lease)
 {
     struct trainer *t = node->state;
     const struct snapshot *snapshot = node->disk;

@@ -1,5 +1,6 @@
-/* world: a small run in a state directory of its own, for tests that put the core on the real store.
- * Prompts and answers are made from their numbers; the base model is a config.json in the blobs. */
+/* world: a small run in a state directory of its own, for tests that put the core on the real
+ * store. Prompts and answers are made from their numbers; the base model is a config.json in the
+ * blobs. */
 #ifndef SPIN_TESTS_SIM_WORLD_H
 #define SPIN_TESTS_SIM_WORLD_H
 

@@ -1,5 +1,6 @@
-/* core_fixture: a core on a real store, stepped by hand: writes are committed at once (or held back),
- * the other threads' work is done at once, replies are kept by the handle of their request. */
+/* core_fixture: a core on a real store, stepped by hand: writes are committed at once (or held
+ * back), the other threads' work is done at once, replies are kept by the handle of their request.
+ */
 #ifndef SPIN_TESTS_CORE_FIXTURE_H
 #define SPIN_TESTS_CORE_FIXTURE_H
 

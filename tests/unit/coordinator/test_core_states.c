@@ -184,8 +184,9 @@ static void check_pause(enum coord_state state)
     generator = cf_hello(&fx, PROTO_ROLE_GENERATOR, "gen");
     ck_assert(!cf_reply(&fx, cf_poll(&fx, generator, 4, 0))->there);
     fx.hold = true;
-    uint64_t handle = cf_send(&fx, PROTO_ROLE_ADMIN, PROTO_ADMIN,
-                              &(struct proto_admin){.verb = "resume", .run = WORLD_RUN, .args = ""});
+    uint64_t handle =
+        cf_send(&fx, PROTO_ROLE_ADMIN, PROTO_ADMIN,
+                &(struct proto_admin){.verb = "resume", .run = WORLD_RUN, .args = ""});
     CF_STATE(&fx, COORD_PAUSED); /* until it is durable */
     ck_assert(!cf_reply(&fx, handle)->there);
     CF_FAILS(SP_EUNAVAIL, cf_verb(&fx, "cancel", "")); /* one change at a time */
@@ -221,7 +222,8 @@ END_TEST
 
 START_TEST(pause_planned)
 {
-    /* planned lasts only as long as a commit: a pause that comes meanwhile is asked to come back. */
+    /* planned lasts only as long as a commit: a pause that comes meanwhile is asked to come back.
+     */
     to_planned();
     cf_restart(&fx);
     fx.hold = true;
