@@ -235,6 +235,8 @@ struct coord_worker *core_asker(struct coord_core *core, const struct coord_even
                                 uint64_t id, enum proto_role role);
 void core_hello(struct coord_core *core, const struct coord_event *event);
 bool core_worker_fits(const struct coord_run *run, const struct coord_worker *worker);
+/* The same, or it would be the one to pin the class. */
+bool core_worker_may_fit(const struct coord_run *run, const struct coord_worker *worker);
 /* Pins the class when it is not pinned; true when the worker fits now, false while it is written or
  * when it does not fit. */
 bool core_claim_class(struct coord_core *core, struct coord_run *run,

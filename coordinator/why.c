@@ -30,7 +30,7 @@ static void count_workers(const struct coord_core *core, const struct coord_run 
         if (worker->role != role ||
             core->now_ms - worker->seen_ms >= core->options.times.worker_gone_ms)
             continue;
-        if (core_worker_fits(run, worker) || run->numerics_class[0] == '\0')
+        if (core_worker_may_fit(run, worker))
             (*ret_fit)++;
         else
             (*ret_misfit)++;
@@ -47,9 +47,9 @@ static void missing_workers(const struct coord_core *core, const struct coord_ru
         return;
     if (misfit > 0)
         add(list, since, what,
-            "a %s of numerics class \"%s\": %u of other classes are there, which would give other "
-            "bits",
-            what, run->numerics_class, misfit);
+            "a %s of backend %s, numerics class \"%s\": %u of others are there, which would give "
+            "other bits",
+            what, run->info.settings.backend, run->numerics_class, misfit);
     else
         add(list, since, what, "a %s: none has said hello", what);
 }

@@ -202,12 +202,31 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
     core_changed(core);
 }
 
+/* A numerics class begins with the name of the backend: "cpu r1". */
+static bool has_backend(const struct coord_run *run, const struct coord_worker *worker)
+{
+    const char *backend = run->info.settings.backend;
+    size_t length = strlen(backend);
+    char next = strncmp(worker->numerics_class, backend, length) == 0
+                    ? worker->numerics_class[length]
+                    : 'x';
+    return next == ' ' || next == '\0';
+}
+
 bool core_worker_fits(const struct coord_run *run, const struct coord_worker *worker)
 {
+    if (!has_backend(run, worker))
+        return false;
     if (run->info.settings.numerics == RUN_NUMERICS_ANY)
         return true;
     return run->numerics_class[0] != '\0' &&
            strcmp(run->numerics_class, worker->numerics_class) == 0;
+}
+
+bool core_worker_may_fit(const struct coord_run *run, const struct coord_worker *worker)
+{
+    return core_worker_fits(run, worker) ||
+           (run->numerics_class[0] == '\0' && has_backend(run, worker));
 }
 
 bool core_claim_class(struct coord_core *core, struct coord_run *run,
@@ -215,7 +234,8 @@ bool core_claim_class(struct coord_core *core, struct coord_run *run,
 {
     if (core_worker_fits(run, worker))
         return true;
-    if (run->numerics_class[0] != '\0' || run->pinning || worker->numerics_class[0] == '\0')
+    if (run->numerics_class[0] != '\0' || run->pinning || !has_backend(run, worker) ||
+        run->info.settings.numerics == RUN_NUMERICS_ANY)
         return false;
     run->pinning = true;
     struct coord_write *write = core_write(COORD_W_CLASS, run);

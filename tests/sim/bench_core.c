@@ -92,7 +92,7 @@ static void add_run(struct bench *b, uint32_t pairs)
     info.prompts[STORE_SPLIT_TRAIN] = pairs;
     struct sp_digest base;
     sp_sha256_of("base", 4, &base);
-    coord_core_add_run(b->core, &info, &base, &base, 0, "class", b->now);
+    coord_core_add_run(b->core, &info, &base, &base, 0, "cpu class", b->now);
 }
 
 static void submit(struct bench *b, uint32_t who)
@@ -151,7 +151,7 @@ int main(int argc, char **argv)
         snprintf(name, sizeof(name), "generator-%u", i);
         struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR, .name = name, .instance = i + 1,
                                     .host = "", .device = "", .version = "",
-                                    .numerics_class = "class"};
+                                    .numerics_class = "cpu class"};
         send(&b, ++b.handles * b.generators, PROTO_HELLO, &hello);
         b.workers[i] = b.reply_id;
     }

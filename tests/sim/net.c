@@ -153,7 +153,7 @@ void sim_hello(struct sim *sim, struct sim_node *node, const uint64_t *leases, u
                                   .host = "host",
                                   .device = "none",
                                   .version = "test",
-                                  .numerics_class = "class",
+                                  .numerics_class = "cpu class",
                                   .slots = 4,
                                   .leases = {.values = leases, .count = count}};
     struct greeting *greeting = sim_alloc(sim, sizeof(*greeting));

@@ -176,7 +176,7 @@ void cf_open(struct cf *fx, const char *settings)
         .train = CF_TRAIN, .holdout = 3, .eval = 2, .settings = settings};
     memset(fx, 0, sizeof(*fx));
     fx->arena = sp_arena_new(1 << 16, ARENA_BYTES);
-    fx->class_name = "class";
+    fx->class_name = "cpu class";
     fx->now = 1000;
     coord_times_init(1, &fx->times);
     world_make(&fx->world, &options);

@@ -152,7 +152,7 @@ START_TEST(leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_se
                                 .host = "",
                                 .device = "",
                                 .version = "",
-                                .numerics_class = "class"};
+                                .numerics_class = "cpu class"};
     const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello);
     uint64_t x = ((const struct proto_hello_reply *)reply->body)->worker_id;
     const struct proto_lease_reply *one = cf_lease(&fx, x, 1), *two = cf_lease(&fx, x, 1);
@@ -188,7 +188,7 @@ START_TEST(a_replaced_process_is_turned_away)
                               .host = "",
                               .device = "",
                               .version = "",
-                              .numerics_class = "class"};
+                              .numerics_class = "cpu class"};
     struct proto_hello new = old;
     new.instance = 8;
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
@@ -301,8 +301,8 @@ END_TEST
 
 START_TEST(only_the_runs_class_gets_work)
 {
-    cf_lease(&fx, a, 1); /* pins "class" */
-    fx.class_name = "another";
+    cf_lease(&fx, a, 1); /* pins "cpu class" */
+    fx.class_name = "cpu another";
     b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
     ck_assert(!cf_reply(&fx, cf_poll(&fx, b, 1, 1000))->there);
     const struct proto_lease_reply *lease = cf_lease(&fx, a, 1);
@@ -324,9 +324,21 @@ START_TEST(any_class_where_the_run_says_so)
     cf_close(&fx);
     start_run("[run]\nnumerics = any\n");
     cf_lease(&fx, a, 1);
-    fx.class_name = "another";
+    fx.class_name = "cpu another";
     b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
     cf_lease(&fx, b, 1);
+}
+END_TEST
+
+START_TEST(another_backend_does_not_pin_the_class)
+{
+    fx.class_name = "openblas r1";
+    b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
+    fx.class_name = "cpuish r1";
+    c = cf_hello(&fx, PROTO_ROLE_GENERATOR, "c");
+    ck_assert(!cf_reply(&fx, cf_poll(&fx, b, 1, 1000))->there);
+    ck_assert(!cf_reply(&fx, cf_poll(&fx, c, 1, 1000))->there);
+    cf_lease(&fx, a, 1);
 }
 END_TEST
 
@@ -500,6 +512,7 @@ static Suite *suite(void)
     tcase_add_test(tc, five_deaths_pause_and_name_the_prompt);
     tcase_add_test(tc, only_the_runs_class_gets_work);
     tcase_add_test(tc, any_class_where_the_run_says_so);
+    tcase_add_test(tc, another_backend_does_not_pin_the_class);
     tcase_add_test(tc, a_different_answer_raises_an_alarm);
     tcase_add_test(tc, straggler_is_leased_a_second_time);
     tcase_add_test(tc, equal_generators_share_evenly);
