@@ -121,12 +121,13 @@ static const struct model_arch table[] = {
      .names = &gpt2_names, .keys = &gpt2_keys, .activation = gelu_new,
      .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_TANH, .qkv_bias = true,
                 .out_bias = true, .ffn_bias = true, .learned_positions = true},
-     .tied = true},
+     .tied = true, .plain_heads = true},
     {.model_type = "gpt_neox", .class_name = "GPTNeoXForCausalLM",
      .names = &neox_names, .keys = &neox_keys, .activation = gelu,
      .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_EXACT, .qkv_bias = true,
                 .out_bias = true, .ffn_bias = true, .parallel = true},
-     .may_bias = true, .rope_theta = 10000, .partial = 0.25, .may_turn_partly = true},
+     .may_bias = true, .rope_theta = 10000, .partial = 0.25, .may_turn_partly = true,
+     .plain_heads = true},
 };
 /* clang-format on */
 

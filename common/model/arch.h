@@ -56,6 +56,7 @@ struct model_arch {
     double rope_theta;                       /* when absent; 0: no rotation */
     double local_theta;   /* of windowed layers when absent; 0: the same as the others */
     double partial;       /* partial_rotary_factor when absent */
+    bool plain_heads;     /* as many keys as queries, and heads that fill the hidden size */
     bool may_turn_partly; /* partial_rotary_factor below 1 */
 };
 

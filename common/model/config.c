@@ -57,6 +57,12 @@ static enum sp_err parse_heads(const json_t *json, const struct model_arch *arch
                            arch->keys->hidden, c->hidden, arch->keys->heads, c->heads);
         c->head_size = c->hidden / c->heads;
     }
+    if (arch->plain_heads && (c->kv_heads != c->heads || c->head_size * c->heads != c->hidden))
+        return sp_fail(
+            err, SP_EUNSUPPORTED,
+            "%s: num_key_value_heads %d and head_dim %d of %d heads and a hidden size of "
+            "%d are not supported in a %s model",
+            what, c->kv_heads, c->head_size, c->heads, c->hidden, arch->model_type);
     if (c->head_size % 2 != 0 || c->head_size > MAX_HEAD_SIZE)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: a head size of %d; it must be even and at most %d", what, c->head_size,
@@ -121,6 +127,7 @@ static enum sp_err refuse_features(const json_t *json, const struct model_arch *
         "num_kv_shared_layers",
         "altup_num_inputs",
         "attention_sinks",
+        "use_mrope",
         "layer_norm_bias",
         "embedding_scale",
     };
@@ -208,11 +215,16 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
         rc = sp_json_opt_f64(json, "query_pre_attn_scalar", what, &c->attention_scalar, err);
         if (rc != SP_OK)
             return rc;
-        if (!(c->attention_softcap >= 0 && c->logit_softcap >= 0 && c->attention_scalar > 0))
+        if (!(c->attention_softcap >= 0 && c->attention_softcap <= 1e6 && c->logit_softcap >= 0 &&
+              c->logit_softcap <= 1e6))
             return sp_fail(err, SP_EFORMAT,
-                           "%s: attn_logit_softcapping, final_logit_softcapping or "
-                           "query_pre_attn_scalar is negative",
-                           what);
+                           "%s: attn_logit_softcapping %g or final_logit_softcapping %g is not "
+                           "between 0 and 1e6",
+                           what, c->attention_softcap, c->logit_softcap);
+        if (!(c->attention_scalar >= 1e-3 && c->attention_scalar <= 1e9))
+            return sp_fail(err, SP_EFORMAT,
+                           "%s: query_pre_attn_scalar %g is not between 1e-3 and 1e9", what,
+                           c->attention_scalar);
     }
     return SP_OK;
 }

@@ -71,6 +71,24 @@ static bool windowed_by_rule(const struct model_arch *arch, const struct model_c
     return arch->nope ? (c->layer_bits[l] & MODEL_LAYER_NOPE) != 0 : l >= max_window_layers;
 }
 
+/* A list of kinds that the model has no use for may only say what holds anyway. */
+static enum sp_err check_unused_types(const json_t *json, const struct model_arch *arch,
+                                      const char *what, struct sp_error *err)
+{
+    size_t l;
+    json_t *entry;
+    json_array_foreach(json_object_get(json, "layer_types"), l, entry)
+    {
+        const char *type = json_string_value(entry);
+        if (!type || strcmp(type, "full_attention") != 0)
+            return sp_fail(err, SP_EUNSUPPORTED,
+                           "%s: field \"layer_types\": entry %zu, \"%.40s\", is not supported in a "
+                           "%s model without a window",
+                           what, l, type ? type : "", arch->model_type);
+    }
+    return SP_OK;
+}
+
 static enum sp_err parse_types(const json_t *json, const struct model_arch *arch, const char *what,
                                struct model_config *c, struct sp_error *err)
 {
@@ -112,11 +130,13 @@ enum sp_err model_config_parse_layers(const json_t *json, const struct model_arc
     if (arch->nope && (rc = parse_nope(json, what, c, err)))
         return rc;
     if (arch->window == MODEL_WINDOW_NEVER)
-        return SP_OK;
+        return check_unused_types(json, arch, what, err);
     if (arch->window == MODEL_WINDOW_ASKED) {
         rc = sp_json_opt_bool(json, "use_sliding_window", what, &asked, err);
-        if (rc != SP_OK || !asked)
+        if (rc != SP_OK)
             return rc;
+        if (!asked)
+            return check_unused_types(json, arch, what, err);
     }
     if (arch->window == MODEL_WINDOW_MIXED)
         c->window = 4096;

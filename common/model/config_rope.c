@@ -45,6 +45,9 @@ static enum sp_err read_type(const json_t *object, const char *key, const char *
                    what, key, type ? type : "");
 }
 
+/* Angles stay below what model_sincos reduces exactly: frequencies may grow by a few times only. */
+#define LOWEST_SHORT_FACTOR 0.2
+
 static enum sp_err read_positive(const json_t *object, const char *key, const char *what,
                                  double *ret, struct sp_error *err)
 {
@@ -88,10 +91,10 @@ static enum sp_err read_longrope(const json_t *json, const json_t *object, const
                        what, MODEL_MAX_ROPE_FACTORS);
     for (size_t i = 0; i < n; i++) {
         double value = json_number_value(json_array_get(list, i));
-        if (!(value > 0 && value <= 1e6))
+        if (!(value >= LOWEST_SHORT_FACTOR && value <= 1e6))
             return sp_fail(err, SP_EFORMAT,
                            "%s: field \"short_factor\": element %zu is not a "
-                           "number between 0 and 1e6",
+                           "number between 0.2 and 1e6",
                            what, i);
         s->short_factor[i] = value;
     }
@@ -133,6 +136,8 @@ static enum sp_err read_scaling(const json_t *json, const json_t *object, const 
     if (rc == SP_OK && s.type == MODEL_ROPE_LLAMA3 && s.high_freq <= s.low_freq)
         return sp_fail(err, SP_EFORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g",
                        what, s.high_freq, s.low_freq);
+    if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT && s.factor < 1)
+        return sp_fail(err, SP_EFORMAT, "%s: field \"factor\": %g is below 1", what, s.factor);
     if (s.type == MODEL_ROPE_DYNAMIC)
         s.original = c->max_positions;
     if (rc == SP_OK)

@@ -346,6 +346,78 @@ START_TEST(saving_gives_back_the_same_files)
 }
 END_TEST
 
+/* --- what other tools call tensors --- */
+
+struct rename {
+    const char *fixture, *from, *to; /* prefixes */
+    const char *extra;               /* a table that follows from the configuration */
+};
+
+static const struct rename renames[] = {
+    {"gpt2", "transformer.", "", "h.0.attn.bias"},
+    {"gpt-neox", "embed_out.", "lm_head.", "gpt_neox.layers.0.attention.masked_bias"},
+    {"gpt-neox", "gpt_neox.", "gpt_neox.", "gpt_neox.layers.1.attention.rotary_emb.inv_freq"},
+};
+
+START_TEST(other_names_are_understood)
+{
+    const struct rename *k = &renames[_i];
+    char dir[4096], path[4096], text[64][96], root[] = "/tmp/spin-arch-XXXXXX";
+    struct ckpt_array arrays[64] = {{0}};
+    struct ckpt_st *st = NULL;
+    struct model *m = NULL;
+    float one = 1;
+    size_t length, n, n_params;
+    char *config = NULL;
+    open_fixture(cpu, k->fixture);
+    snprintf(path, sizeof(path), ARCH "%s/model.safetensors", k->fixture);
+    ck_ok(ckpt_st_open(path, &st, err));
+    n = ckpt_st_count(st);
+    for (size_t i = 0; i < n; i++) {
+        const struct ckpt_tensor *t = ckpt_st_at(st, i);
+        bool renamed = strncmp(t->name, k->from, strlen(k->from)) == 0;
+        snprintf(text[i], sizeof(text[i]), "%s%s", renamed ? k->to : "",
+                 t->name + (renamed ? strlen(k->from) : 0));
+        float *data = sp_xarray(t->count, sizeof(float));
+        ck_ok(ckpt_tensor_to_f32(t, data, err));
+        arrays[i] = (struct ckpt_array){.name = text[i], .dims = t->dims, .data = data};
+        memcpy(arrays[i].shape, t->shape, sizeof(arrays[i].shape));
+    }
+    arrays[n] = (struct ckpt_array){.name = k->extra, .dims = 1, .shape = {1}, .data = &one};
+    snprintf(path, sizeof(path), ARCH "%s/config.json", k->fixture);
+    ck_ok(sp_read_file(path, 1 << 20, &config, &length, err));
+    ck_assert_ptr_nonnull(mkdtemp(root));
+    snprintf(dir, sizeof(dir), "%s/renamed", root);
+    struct ckpt_save_options options = {.config_json = config};
+    ck_ok(ckpt_save(dir, arrays, n + 1, &options, err));
+    ck_ok(model_open(cpu, dir, &m, err));
+    const float *a = model_params(model, &n_params), *b = model_params(m, &n);
+    ck_assert(n == n_params && memcmp(a, b, n * sizeof(float)) == 0);
+    model_free(m);
+    /* But not a tensor that nothing reads. */
+    arrays[ckpt_st_count(st)].name = "model.surprise.weight";
+    snprintf(dir, sizeof(dir), "%s/surprise", root);
+    ck_ok(ckpt_save(dir, arrays, ckpt_st_count(st) + 1, &options, err));
+    ck_fails(SP_EUNSUPPORTED, "model.surprise.weight", model_open(cpu, dir, &m, err));
+    for (size_t i = 0; i < ckpt_st_count(st); i++)
+        free((void *)(uintptr_t)arrays[i].data);
+    free(config);
+    ckpt_st_close(st);
+    ck_ok(sp_remove_tree(root, err));
+}
+END_TEST
+
+START_TEST(positions_end_where_frequencies_change)
+{
+    struct model_decoder_options options = {.slots = 1, .max_positions = 97};
+    struct model_decoder *d = NULL;
+    open_fixture(cpu, "phi3-longrope");
+    ck_assert_int_eq(model_get_config(model)->max_positions, 96);
+    ck_fails(SP_EINVAL, "97 positions, the model has 96; beyond them its rotary frequencies",
+             model_decoder_new(model, &options, &d, err));
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("arch");
@@ -358,6 +430,8 @@ static Suite *suite(void)
     tcase_add_loop_test(t, gradients_agree_with_transformers, 0, n);
     tcase_add_loop_test(t, greedy_answers_are_those_of_transformers, 0, n);
     tcase_add_loop_test(t, saving_gives_back_the_same_files, 0, n);
+    tcase_add_loop_test(t, other_names_are_understood, 0, SP_COUNT(renames));
+    tcase_add_test(t, positions_end_where_frequencies_change);
     suite_add_tcase(s, t);
     return s;
 }

@@ -207,6 +207,70 @@ START_TEST(refuses_what_is_malformed)
 }
 END_TEST
 
+/* Fields of the families, on the fixtures' documents. */
+START_TEST(refuses_fields_of_the_families)
+{
+    static const struct {
+        const char *fixture, *key, *value, *part;
+    } rows[] = {
+        {"llama3", "layer_types", "[\"full_attention\",\"sliding_attention\"]", "layer_types"},
+        {"qwen2", "layer_types", "[\"full_attention\"]", "expected a list of 3 entries"},
+        {"qwen2", "layer_types", "[\"full_attention\",\"linear_attention\",3]", "linear_attention"},
+        {"qwen2", "layer_types", "[\"full_attention\",\"full_attention\",3]", "layer_types"},
+        {"qwen2", "attention_bias", "true", "attention_bias"},
+        {"qwen2", "sliding_window", "0", "sliding_window"},
+        {"qwen2", "max_window_layers", "-1", "max_window_layers"},
+        {"qwen3", "head_dim", "0", "head_dim"},
+        {"smollm3", "no_rope_layers", "[1,1]", "no_rope_layers"},
+        {"smollm3", "no_rope_layers", "[1,1,1,2,1]", "no_rope_layers"},
+        {"smollm3", "no_rope_layers", "[1,1,1,\"x\",1]", "no_rope_layers"},
+        {"smollm3", "no_rope_layer_interval", "0", "no_rope_layer_interval"},
+        {"phi3", "sliding_window", "\"x\"", "sliding_window"},
+        {"phi3", "rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0}",
+         "partial_rotary_factor"},
+        {"phi3", "rope_scaling", "{\"type\":\"linear\",\"factor\":0.5}", "factor"},
+        {"gemma2", "query_pre_attn_scalar", "-1", "query_pre_attn_scalar"},
+        {"gemma2", "attn_logit_softcapping", "-3", "attn_logit_softcapping"},
+        {"gemma2", "final_logit_softcapping", "1e300", "final_logit_softcapping"},
+        {"gemma2", "hidden_activation", "\"gelu\"", "hidden_activation"},
+        {"gemma3", "use_bidirectional_attention", "true", "use_bidirectional_attention"},
+        {"gemma3", "rope_parameters",
+         "{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}", "sliding_attention"},
+        {"gemma3", "rope_parameters", "{\"full_attention\":7}", "rope_parameters"},
+        {"gemma3", "model_type", "\"gemma3\"", "\"gemma3\""},
+        {"gpt2", "n_inner", "0", "n_inner"},
+        {"gpt2", "n_embd", "null", "n_embd"},
+        {"gpt2", "num_key_value_heads", "2", "num_key_value_heads"},
+        {"gpt2", "scale_attn_weights", "false", "scale_attn_weights"},
+        {"gpt2", "scale_attn_by_inverse_layer_idx", "true", "scale_attn_by_inverse_layer_idx"},
+        {"gpt2", "activation_function", "\"relu\"", "activation_function"},
+        {"gpt2", "n_positions", "200000", "n_positions"},
+        {"gpt-neox", "rotary_pct", "0.4", "partial_rotary_factor"},
+        {"gpt-neox", "hidden_act", "\"relu\"", "hidden_act"},
+        {"gpt-neox", "head_dim", "4", "head_dim"},
+        {"gpt-neox", "use_parallel_residual", "1", "use_parallel_residual"},
+    };
+    for (size_t i = 0; i < SP_COUNT(rows); i++) {
+        char path[4096];
+        struct sp_error detail = {0};
+        struct model_config c = {.vocab = 12345};
+        json_error_t unused;
+        json_t *json = NULL;
+        snprintf(path, sizeof(path), GOLDEN "arch/%s/config.json", rows[i].fixture);
+        ck_ok(sp_json_load(path, 1 << 20, &json, err));
+        json_object_set_new(json, rows[i].key, json_loads(rows[i].value, JSON_DECODE_ANY, &unused));
+        enum sp_err rc = model_config_parse(json, NULL, "config.json", &c, &detail);
+        ck_assert_msg(
+            rc == SP_EUNSUPPORTED || rc == SP_EFORMAT || rc == SP_ELIMIT || rc == SP_ENOTFOUND,
+            "%s: %s = %s gave %s", rows[i].fixture, rows[i].key, rows[i].value, sp_err_name(rc));
+        ck_assert_msg(strstr(detail.text, rows[i].part), "\"%s\" lacks \"%s\"", detail.text,
+                      rows[i].part);
+        ck_assert_int_eq(c.vocab, 12345);
+        json_decref(json);
+    }
+}
+END_TEST
+
 START_TEST(writes_what_it_reads)
 {
     struct model_config c, d;
@@ -256,6 +320,7 @@ static Suite *suite(void)
     tcase_add_test(t, rotation_in_both_forms);
     tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);
+    tcase_add_test(t, refuses_fields_of_the_families);
     tcase_add_test(t, writes_what_it_reads);
     tcase_add_test(t, reads_directories);
     suite_add_tcase(s, t);
