@@ -119,12 +119,13 @@ enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const cha
     if (code != 0)
         return proto_fail_nng(err, code, "TLS");
     if ((code = nng_tls_config_ca_file(config, tls->ca_file)) != 0)
-        rc = proto_fail_nng(err, code, "TLS CA file %s", tls->ca_file);
+        rc = sp_fail(err, SP_EFORMAT, "TLS CA file %s: no certificate in it: %s", tls->ca_file,
+                     nng_strerror(code));
     else if ((code = nng_tls_config_cert_key_file(config, tls->cert_file, NULL)) != 0)
-        rc = proto_fail_nng(err, code,
-                            "TLS certificate file %s (a certificate and its unencrypted EC P-256 "
-                            "or RSA key in one PEM file)",
-                            tls->cert_file);
+        rc = sp_fail(err, SP_EFORMAT,
+                     "TLS certificate file %s (a certificate and its unencrypted EC P-256 or RSA "
+                     "key in one PEM file): %s",
+                     tls->cert_file, nng_strerror(code));
     else if ((code = nng_tls_config_auth_mode(config, NNG_TLS_AUTH_MODE_REQUIRED)) != 0)
         rc = proto_fail_nng(err, code, "TLS");
     else if (!server && (code = nng_tls_config_server_name(config, server_name)) != 0)
