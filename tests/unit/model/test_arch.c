@@ -295,6 +295,51 @@ START_TEST(greedy_answers_are_those_of_transformers)
 }
 END_TEST
 
+/* With bf16 weights and cache: near the fp32 log-probabilities, whatever the batch. */
+START_TEST(narrow_decoders_are_near)
+{
+    open_fixture(cpu, names[_i]);
+    const json_t *row = json_array_get(json_object_get(golden, "sequences"), 2);
+    int32_t n_prompt, n;
+    int32_t *prompt = json_ids(json_object_get(row, "prompt"), &n_prompt);
+    int32_t *ids = json_ids(json_object_get(row, "response"), &n);
+    float forward[64], first[64];
+    ck_assert_int_eq(n, 30);
+    forward_logprobs(model, prompt, n_prompt, ids, n, forward);
+    for (int32_t rows = 1; rows <= 33; rows += 16) {
+        struct model_decoder_options options = {.slots = 1,
+                                                .max_positions = 60,
+                                                .rows_per_step = rows,
+                                                .weights = TN_BF16,
+                                                .cache = TN_BF16};
+        struct model_decoder_request request = {.prompt = prompt,
+                                                .n_prompt = n_prompt,
+                                                .answers = {ids},
+                                                .n_answers = {n},
+                                                .token_logprobs = true};
+        struct model_decoder *d = NULL;
+        struct model_decoder_result r;
+        bool idle = false;
+        ck_ok(model_decoder_new(model, &options, &d, err));
+        ck_ok(model_decoder_submit(d, &request, err));
+        while (!idle)
+            ck_ok(model_decoder_step(d, &idle, err));
+        ck_assert(model_decoder_take_result(d, &r));
+        const float *got = r.answers[0].token_logprobs;
+        if (rows == 1)
+            memcpy(first, got, (size_t)n * sizeof(float));
+        ck_assert(memcmp(first, got, (size_t)n * sizeof(float)) == 0);
+        double difference = 0;
+        for (int32_t t = 0; t < n; t++)
+            difference += fabs((double)got[t] - (double)forward[t]) / n;
+        ck_assert_msg(difference > 0 && difference < 0.1, "%s: %.3g", names[_i], difference);
+        model_decoder_free(d);
+    }
+    free(prompt);
+    free(ids);
+}
+END_TEST
+
 /* --- saving --- */
 
 static void check_saved(const char *dir, const char *name)
@@ -429,6 +474,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, logprobs_agree_on_openblas, 0, n);
     tcase_add_loop_test(t, gradients_agree_with_transformers, 0, n);
     tcase_add_loop_test(t, greedy_answers_are_those_of_transformers, 0, n);
+    tcase_add_loop_test(t, narrow_decoders_are_near, 0, n);
     tcase_add_loop_test(t, saving_gives_back_the_same_files, 0, n);
     tcase_add_loop_test(t, other_names_are_understood, 0, SP_COUNT(renames));
     tcase_add_test(t, positions_end_where_frequencies_change);
