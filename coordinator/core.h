@@ -2,8 +2,8 @@
  *
  * The core does no input or output, reads no clock and knows no socket: time comes in with each
  * event, work for the disk goes out as actions whose results come back as events. So the same code
- * runs in the daemon and in the simulation. One thread owns a core. Nothing here takes long: the
- * largest piece of work is one permutation of a plan.
+ * runs in the daemon and in the simulation. One thread owns a core. Nothing here takes long: what
+ * grows with a plan is done outside, save one pass over it when an iteration is made or restarted.
  *
  * Order of things: a change of durable state goes out as COORD_DO_WRITE and takes effect in memory
  * when COORD_EV_WRITTEN comes back; replies and further actions that depend on it come then, never
@@ -73,6 +73,8 @@ struct coord_event {
     uint32_t blob_count;
     struct sp_digest pairs_sha256; /* JUDGED */
     const uint32_t *order; /* ORDERED: plan_pairs positions, copied by the core */
+    bool gap;              /* ORDERED: as in the action */
+    uint32_t pass;
 };
 
 /* ---- actions ---- */
@@ -86,7 +88,7 @@ enum coord_action_kind {
     COORD_DO_MISSING,     /* answer a publish_begin: store the manifest, list what is missing */
     COORD_DO_VERIFY,      /* verify a published checkpoint, then COORD_EV_VERIFIED */
     COORD_DO_JUDGE,       /* compute the verdict, then COORD_EV_JUDGED */
-    COORD_DO_ORDER,       /* compute and store the order by gap, then COORD_EV_ORDERED */
+    COORD_DO_ORDER,       /* compute an order (by gap, or of a pass), then COORD_EV_ORDERED */
     COORD_DO_LOG,         /* text at level */
 };
 
@@ -127,6 +129,8 @@ struct coord_action {
     struct sp_digest checkpoint, manifest; /* GRANT, MISSING (manifest), VERIFY */
     uint32_t *positions;    /* GRANT: positions in `set`; PAIRS: positions in the plan; owned */
     uint32_t count;
+    bool gap;               /* ORDER: coord_gap_order (judge.h), else coord_pass_order of … */
+    uint32_t pass;          /* … this pass */
     struct proto_bytes manifest_text; /* MISSING: borrowed from the request */
 };
 
@@ -212,12 +216,16 @@ void coord_drain(struct coord_core *core, struct coord_actions *actions);
 /* While the disk is nearly full live iterations are paused at the next tick. */
 void coord_set_disk_low(struct coord_core *core, bool low);
 
+/* The order of a pass; malloc'd, plan_pairs positions. Any thread. */
+uint32_t *coord_pass_order(const struct coord_run_info *info, uint32_t iteration, uint32_t pass);
+
 /* Live listings for people; new references. run NULL: all runs. */
 json_t *coord_status(const struct coord_core *core, const char *run, int64_t now_ms);
 json_t *coord_workers(const struct coord_core *core, int64_t now_ms);
 uint64_t coord_version(const struct coord_core *core); /* rises with every change of the status */
 const struct coord_run_info *coord_find_run(const struct coord_core *core, const char *name);
-/* Admin verbs that the core answers (the others are the shell's), and those that change something. */
+/* Admin verbs that the core answers (the others are the shell's), and those that change something.
+ */
 bool coord_admin_is_live(const char *verb);
 bool coord_admin_changes(const char *verb);
 /* What the simulation checks. */

@@ -45,6 +45,9 @@ struct coord_iteration {
     bool ordering;                    /* COORD_DO_ORDER is out */
     uint32_t *gap_order;              /* owned; NULL: not yet */
     /* order of the pass that the trainer reads now */
+    bool work_order_asked;            /* COORD_DO_ORDER of pass 0 is out */
+    bool pass_asked;                  /* that of asked_pass is, for the trainer */
+    uint32_t asked_pass;
     uint32_t *pass_order;             /* owned */
     uint32_t pass;
     /* trainer */
@@ -212,9 +215,6 @@ bool iteration_set_uses_opponent(enum proto_set set);
 bool iteration_set_ready(const struct coord_iteration *iteration, enum proto_set set);
 bool iteration_evaluated(const struct coord_iteration *iteration);
 void iteration_skip_prompt(struct coord_iteration *iteration, uint32_t prompt);
-/* Order of a pass, cached; NULL while the gap order is not known. */
-const uint32_t *iteration_order(struct coord_run *run, struct coord_iteration *iteration,
-                                uint32_t pass);
 /* Asks for a change of state; the caller has checked that it is allowed and none is pending.
  * handle: the request that it answers (follow says how), 0: none. */
 struct coord_write *iteration_move(struct coord_core *core, struct coord_run *run,
@@ -223,7 +223,16 @@ void core_advance(struct coord_core *core, struct coord_run *run); /* what follo
 void core_written(struct coord_core *core, const struct coord_event *event);
 void core_verified(struct coord_core *core, const struct coord_event *event);
 void core_judged(struct coord_core *core, const struct coord_event *event);
+/* The run that work outside the core was done for, if its iteration still is as it was then. */
+struct coord_run *core_still_there(struct coord_core *core, const struct coord_event *event);
+
+/* ---- orders.c ---- */
+bool iteration_has_work_order(const struct coord_iteration *iteration);
+/* Order of a pass; NULL while it is not known (it has been asked for). */
+const uint32_t *iteration_order(struct coord_core *core, struct coord_run *run, uint32_t pass);
+void core_ask_orders(struct coord_core *core, struct coord_run *run);
 void core_ordered(struct coord_core *core, const struct coord_event *event);
+void core_order_written(struct coord_core *core, struct coord_run *run, struct coord_write *write);
 
 enum coord_follow { FOLLOW_NONE, FOLLOW_ADMIN, FOLLOW_MISSING, FOLLOW_COMMIT, FOLLOW_RELEASE };
 

@@ -49,6 +49,8 @@ static void outside_work(struct shell *shell, const struct job *job, enum coord_
         .verdict = job->verdict,
         .bytes = job->bytes,
         .order = job->order,
+        .gap = job->action.gap,
+        .pass = job->action.pass,
         .blobs = job->blobs,
         .blob_count = job->blob_count,
         .pairs_sha256 = job->pairs_sha256,
@@ -153,6 +155,7 @@ void shell_finished(struct shell *shell, struct job *job)
         outside_work(shell, job, COORD_EV_JUDGED);
         break;
     case JOB_ORDER:
+    case JOB_PASS:
         outside_work(shell, job, COORD_EV_ORDERED);
         break;
     case JOB_DISK:

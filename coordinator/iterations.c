@@ -12,18 +12,6 @@ static bool train_needs_work(const struct run_settings *settings)
     return settings->mode == RUN_MODE_DPO && settings->score_by == RUN_SCORE_BY_GENERATOR;
 }
 
-static void order_train_set(const struct coord_run *run, struct coord_iteration *it)
-{
-    struct coord_set *set = &it->sets[PROTO_SET_TRAIN];
-    if (it->plan.order == RUN_ORDER_GAP || set->count == 0)
-        return;
-    set->order = sp_xarray(set->count, sizeof(*set->order));
-    set->rank = sp_xarray(set->count, sizeof(*set->rank));
-    plan_order(&it->plan, 0, run->info.length_keys, NULL, set->order);
-    for (uint32_t i = 0; i < set->count; i++)
-        set->rank[set->order[i]] = i;
-}
-
 static void make_sets(const struct coord_run *run, struct coord_iteration *it)
 {
     const struct run_settings *settings = &run->info.settings;
@@ -32,7 +20,6 @@ static void make_sets(const struct coord_run *run, struct coord_iteration *it)
             coord_set_positions(settings, &it->plan, (enum proto_set)i, run->info.prompts);
         set_init(&it->sets[i], count, i == PROTO_SET_TRAIN && !train_needs_work(settings));
     }
-    order_train_set(run, it);
 }
 
 static void drop_sets(struct coord_iteration *it)
@@ -43,6 +30,7 @@ static void drop_sets(struct coord_iteration *it)
     free(it->pass_order);
     it->gap_order = NULL;
     it->pass_order = NULL;
+    it->work_order_asked = it->pass_asked = it->ordering = false;
 }
 
 struct coord_iteration *iteration_new(const struct coord_run *run,
@@ -124,6 +112,8 @@ bool iteration_set_ready(const struct coord_iteration *it, enum proto_set set)
             return set_complete(&it->sets[PROTO_SET_HOLDOUT]);
         return true;
     }
+    if (set == PROTO_SET_TRAIN && !iteration_has_work_order(it))
+        return false;
     if (it->state == COORD_RUNNING || it->state == COORD_PUBLISHING)
         return iteration_set_uses_opponent(set);
     return false;
@@ -150,20 +140,6 @@ void iteration_skip_prompt(struct coord_iteration *it, uint32_t prompt)
                 set_skip(set, position);
         }
     }
-}
-
-const uint32_t *iteration_order(struct coord_run *run, struct coord_iteration *it, uint32_t pass)
-{
-    uint32_t pairs = plan_pairs(&it->plan);
-    if (it->plan.order == RUN_ORDER_GAP)
-        return it->gap_order;
-    if (!it->pass_order || it->pass != pass) {
-        if (!it->pass_order)
-            it->pass_order = sp_xarray(pairs, sizeof(*it->pass_order));
-        plan_order(&it->plan, pass, run->info.length_keys, NULL, it->pass_order);
-        it->pass = pass;
-    }
-    return it->pass_order;
 }
 
 /* ---- changes of state ---- */
@@ -298,17 +274,6 @@ static void skipped(struct coord_core *core, struct coord_run *run, struct coord
                               (json_int_t)write->prompt));
 }
 
-static void ordered(struct coord_core *core, struct coord_run *run, struct coord_write *write)
-{
-    struct coord_iteration *it = run->iteration;
-    if (it->number != write->iteration || it->attempt != write->attempt)
-        return;
-    it->ordering = false;
-    it->gap_order = write->order;
-    write->order = NULL;
-    core->work_changed = true;
-}
-
 void core_written(struct coord_core *core, const struct coord_event *event)
 {
     struct coord_write *write = coord_map_get(&core->write_by_id, event->write_id);
@@ -341,7 +306,7 @@ void core_written(struct coord_core *core, const struct coord_event *event)
         core_changed(core);
         break;
     case COORD_W_ORDER:
-        ordered(core, run, write);
+        core_order_written(core, run, write);
         break;
     case COORD_W_PUBLISHED:
         published(core, run, write);
@@ -374,14 +339,7 @@ void core_advance(struct coord_core *core, struct coord_run *run)
         it->generated = true;
         core_send(core, core_write(COORD_W_GENERATED, run));
     }
-    if (it->state == COORD_RUNNING && it->plan.order == RUN_ORDER_GAP && !it->gap_order &&
-        !it->ordering && it->generated) {
-        it->ordering = true;
-        struct coord_action *action = core_action(core, COORD_DO_ORDER);
-        action->run = &run->info;
-        action->iteration = it->number;
-        action->attempt = it->attempt;
-    }
+    core_ask_orders(core, run);
     if (it->state == COORD_EVALUATING && !it->judging && iteration_evaluated(it)) {
         it->judging = true;
         struct coord_action *action = core_action(core, COORD_DO_JUDGE);
@@ -391,8 +349,7 @@ void core_advance(struct coord_core *core, struct coord_run *run)
     }
 }
 
-/* The iteration that work outside the core was done for, if it still is as it was then. */
-static struct coord_run *still_there(struct coord_core *core, const struct coord_event *event)
+struct coord_run *core_still_there(struct coord_core *core, const struct coord_event *event)
 {
     struct coord_run *run = core_run(core, event->run);
     if (!run || !run->iteration || run->iteration->number != event->iteration ||
@@ -403,7 +360,7 @@ static struct coord_run *still_there(struct coord_core *core, const struct coord
 
 void core_verified(struct coord_core *core, const struct coord_event *event)
 {
-    struct coord_run *run = still_there(core, event);
+    struct coord_run *run = core_still_there(core, event);
     if (!run || !run->iteration->verifying)
         return;
     struct coord_iteration *it = run->iteration;
@@ -446,7 +403,7 @@ static void note_warnings(struct coord_core *core, struct coord_run *run, const 
 
 void core_judged(struct coord_core *core, const struct coord_event *event)
 {
-    struct coord_run *run = still_there(core, event);
+    struct coord_run *run = core_still_there(core, event);
     if (!run || !run->iteration->judging || run->iteration->state != COORD_EVALUATING ||
         run->iteration->pending)
         return;
@@ -466,29 +423,5 @@ void core_judged(struct coord_core *core, const struct coord_event *event)
     write->pairs_sha256 = event->pairs_sha256;
     core_write_event(write, "coordinator", "verdict", "iteration %u: %s%s", it->number,
                      event->verdict, event->accepted ? "" : ", not accepted");
-    core_send(core, write);
-}
-
-void core_ordered(struct coord_core *core, const struct coord_event *event)
-{
-    struct coord_run *run = still_there(core, event);
-    if (!run || !run->iteration->ordering)
-        return;
-    struct coord_iteration *it = run->iteration;
-    if (it->pending || !coord_state_is_live(it->state)) {
-        it->ordering = false; /* asked for again when the iteration goes on */
-        return;
-    }
-    if (event->status != SP_OK) {
-        it->ordering = false;
-        char reason[SP_ERROR_TEXT_BYTES + 16];
-        snprintf(reason, sizeof(reason), "order by gap: %s", event->text);
-        core_send(core, iteration_move(core, run, COORD_FAILED, "coordinator", reason));
-        return;
-    }
-    struct coord_write *write = core_write(COORD_W_ORDER, run);
-    write->attempt = it->attempt;
-    write->order_count = plan_pairs(&it->plan);
-    write->order = sp_xmemdup(event->order, write->order_count * sizeof(*event->order));
     core_send(core, write);
 }

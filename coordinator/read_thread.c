@@ -69,6 +69,10 @@ void *shell_read_thread(void *context)
             job->rc = coord_build_pairs(shell->reader, &job->action, job->arena, &job->reply.pairs,
                                         &job->err);
             break;
+        case JOB_PASS:
+            job->order =
+                coord_pass_order(job->action.run, job->action.iteration, job->action.pass);
+            break;
         case JOB_DOCTOR:
             doctor(shell, job);
             break;

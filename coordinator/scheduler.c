@@ -183,7 +183,7 @@ static uint32_t held_keys(const struct coord_core *core, const struct coord_work
                           const struct coord_run *run, enum proto_set set)
 {
     uint32_t held = 0;
-    for (uint32_t i = 0; i < core->lease_count; i++) {
+    for (uint32_t i = 0; worker->leases > 0 && i < core->lease_count; i++) {
         const struct coord_lease *lease = core->leases[i];
         if (!lease->lapsed && lease->worker == worker && lease->run == run && lease->set == set)
             held += lease->open;

@@ -108,7 +108,7 @@ static void execute(struct shell *shell, struct coord_action *action)
     case COORD_DO_JUDGE:
         return send_action(shell, action, JOB_JUDGE);
     case COORD_DO_ORDER:
-        return send_action(shell, action, JOB_ORDER);
+        return send_action(shell, action, action->gap ? JOB_ORDER : JOB_PASS);
     case COORD_DO_LOG:
         sp_log((enum sp_log_level)action->level, "%s", action->text);
         return;

@@ -4,7 +4,7 @@
  *   loop thread   sockets, timers, core, tokens; touches no disk
  *   store thread  the writing connection; everything that waits goes into one transaction, replies
  *                 leave after COMMIT; a failed COMMIT ends the process
- *   read thread   a reading connection: work for generators, pairs, listings
+ *   read thread   a reading connection: work for generators, pairs, orders of passes, listings
  *   blob thread   hashes, writes and reads blobs
  *   work thread   a reading connection of its own: create-run, verdicts, the order by gap
  *
@@ -35,6 +35,7 @@ enum job_kind {
     /* read thread */
     JOB_GRANT,
     JOB_PAIRS,
+    JOB_PASS,
     JOB_QUERY,
     JOB_DOCTOR,
     /* blob thread */

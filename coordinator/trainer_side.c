@@ -279,7 +279,7 @@ bool core_try_fetch(struct coord_core *core, const struct coord_parked *parked)
     if (it->state != COORD_RUNNING && it->state != COORD_PUBLISHING)
         return false;
     struct coord_set *set = &it->sets[PROTO_SET_TRAIN];
-    const uint32_t *order = iteration_order(run, it, parked->pass);
+    const uint32_t *order = iteration_order(core, run, parked->pass);
     if (!order || (it->plan.order == RUN_ORDER_GAP && !set_complete(set)))
         return false;
     uint64_t end = SP_MIN(parked->start + parked->count, (uint64_t)set->count);

@@ -153,8 +153,13 @@ static void order_work(struct sim *sim, void *context, uint64_t life)
                                 .run = WORLD_RUN,
                                 .iteration = work->action.iteration,
                                 .attempt = work->action.attempt};
-    event.status = coord_gap_order(sim->world.store, work->action.run, work->action.iteration,
-                                   &order, &sim->world.err);
+    event.gap = work->action.gap;
+    event.pass = work->action.pass;
+    if (event.gap)
+        event.status = coord_gap_order(sim->world.store, work->action.run, work->action.iteration,
+                                       &order, &sim->world.err);
+    else
+        order = coord_pass_order(work->action.run, work->action.iteration, event.pass);
     event.text = sim->world.err.text;
     event.order = order;
     step(sim, &event);

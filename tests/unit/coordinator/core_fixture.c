@@ -92,8 +92,13 @@ static void outside(struct cf *fx, const struct coord_action *action)
         event.pairs_sha256 = judgement.pairs_sha256;
     } else {
         event.kind = COORD_EV_ORDERED;
-        event.status = coord_gap_order(fx->world.store, action->run, action->iteration, &order,
-                                       &fx->world.err);
+        event.gap = action->gap;
+        event.pass = action->pass;
+        if (event.gap)
+            event.status = coord_gap_order(fx->world.store, action->run, action->iteration, &order,
+                                           &fx->world.err);
+        else
+            order = coord_pass_order(action->run, action->iteration, action->pass);
         event.order = order;
     }
     step(fx, &event);
@@ -130,7 +135,7 @@ static void execute(struct cf *fx, struct coord_action *action)
     case COORD_DO_VERIFY:
     case COORD_DO_JUDGE:
     case COORD_DO_ORDER:
-        if (fx->hold_work) {
+        if (fx->hold_work && (action->kind != COORD_DO_ORDER || action->gap)) {
             fx->waiting = *action;
             fx->is_waiting = true;
         } else {
