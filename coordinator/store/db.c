@@ -41,7 +41,9 @@ enum sp_err sdb_fail(struct sdb *db, int rc, const char *doing, struct sp_error 
     const char *words = sqlite3_errstr(rc);
     if (db->handle && sqlite3_errcode(db->handle) == (rc & 0xff))
         words = sqlite3_errmsg(db->handle);
-    return sp_fail(err, code_of(rc), "%s: %s: %s (SQLite code %d)", db->path, doing, words, rc);
+    enum sp_err code = code_of(rc);
+    const char *remedy = code == SP_ECORRUPT ? ": restore the file from a backup" : "";
+    return sp_fail(err, code, "%s: %s: %s (SQLite code %d)%s", db->path, doing, words, rc, remedy);
 }
 
 enum sp_err sdb_exec(struct sdb *db, const char *sql, struct sp_error *err)
