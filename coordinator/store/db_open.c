@@ -1,4 +1,6 @@
 /* Opening a file: settings, mark, version, migrations, comparison of the schema. */
+#include <errno.h>
+#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -218,6 +220,12 @@ static enum sp_err open_handle(struct sdb *db, const struct sdb_options *options
         return sp_fail(err, SP_ENOTFOUND, "%s: missing: restore it from a backup", db->path);
     if (!missing && !S_ISREG(info.st_mode))
         return sp_fail(err, SP_EFORMAT, "%s: not a regular file", db->path);
+    /* SQLite would make it readable for everyone; log and shared memory get the file's mode. */
+    int fd = missing ? open(db->path, O_CREAT | O_WRONLY | O_CLOEXEC, 0600) : -1;
+    if (missing && fd < 0)
+        return sp_fail_errno(err, errno, "%s: create", db->path);
+    if (fd >= 0)
+        close(fd);
     int flags = SQLITE_OPEN_NOMUTEX | SQLITE_OPEN_EXRESCODE;
     flags |= options->readonly ? SQLITE_OPEN_READONLY : SQLITE_OPEN_READWRITE;
     if (options->create)

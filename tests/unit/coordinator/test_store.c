@@ -14,6 +14,7 @@ START_TEST(test_fresh_directory)
     struct stat info;
     char *control = sp_path_join(fx.dir, "control.db");
     ck_assert_int_eq(stat(control, &info), 0);
+    ck_assert_int_eq(info.st_mode & 0777, 0600); /* hashes of tokens are nobody's business */
     free(control);
     const char **names = NULL;
     size_t count = 7;
