@@ -1,5 +1,5 @@
-/* The order in which an iteration's pairs are handed out and trained on. A permutation of a large plan
- * takes milliseconds, so it is computed outside the core, like the order by gap. */
+/* The order in which an iteration's pairs are handed out and trained on. A permutation of a large
+ * plan takes milliseconds, so it is computed outside the core, like the order by gap. */
 #include <stdio.h>
 #include <stdlib.h>
 
