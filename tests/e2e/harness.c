@@ -24,6 +24,8 @@
 #define COORDINATOR_WAIT_MS 30000
 #define END_WAIT_MS 30000
 #define POLL_MS 20
+#define CREEP_SLICE_MS 15
+#define CREEP_WAIT_MS 60000
 
 /* ---- processes ---- */
 
@@ -283,9 +285,11 @@ static pid_t start_worker(struct cluster *cluster, const char *program, const ch
 
 void cluster_start_generator(struct cluster *cluster, int index)
 {
-    char slots[64];
+    char slots[64], items[64];
     snprintf(slots, sizeof(slots), "generate.slots=%d", cluster->slots);
-    const char *const more[] = {"--set", slots, "--set", "generate.submit_wait=20ms", NULL};
+    snprintf(items, sizeof(items), "generate.lease_items=%d", cluster->lease_items);
+    const char *const more[] = {"--set", slots, "--set", "generate.submit_wait=20ms",
+                                "--set", items, NULL};
     ck_assert_int_eq(cluster->generators[index], 0);
     cluster->generators[index] =
         start_worker(cluster, "generator/spin-generator", "generator", index, more);
@@ -477,6 +481,30 @@ void cluster_wait_steps(struct cluster *cluster, const char *run, int64_t least,
                       (long long)least, seconds, cluster->dir);
         sp_sleep_ms(POLL_MS);
     }
+}
+
+static void creep(struct cluster *cluster, pid_t pid, const char *run, int64_t least,
+                  int64_t (*done)(struct cluster *cluster, const char *run))
+{
+    int64_t end_ms = sp_now_ms() + CREEP_WAIT_MS;
+    for (;;) {
+        kill(pid, SIGSTOP);
+        if (done(cluster, run) >= least)
+            return;
+        ck_assert_msg(sp_now_ms() < end_ms, "run %s gets nowhere: see %s", run, cluster->dir);
+        kill(pid, SIGCONT);
+        sp_sleep_ms(CREEP_SLICE_MS);
+    }
+}
+
+void cluster_creep_pairs(struct cluster *cluster, pid_t generator, const char *run, int64_t least)
+{
+    creep(cluster, generator, run, least, cluster_pairs_done);
+}
+
+void cluster_creep_steps(struct cluster *cluster, pid_t trainer, const char *run, int64_t least)
+{
+    creep(cluster, trainer, run, least, cluster_steps_done);
 }
 
 void cluster_start_iteration(struct cluster *cluster, const char *run)

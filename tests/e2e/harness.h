@@ -17,8 +17,8 @@ struct cluster {
     char dir[64];
     char base[256]; /* directory of the starting model */
     double time_scale;
-    int slots; /* of generators started from now on */
-    int snapshots;
+    int slots;       /* of generators started from now on */
+    int lease_items; /* of them; 1 makes them slow enough to be met in the middle */
     pid_t coordinator, generators[CLUSTER_GENERATORS], trainers[CLUSTER_TRAINERS];
 };
 
@@ -58,6 +58,11 @@ int64_t cluster_steps_done(struct cluster *cluster, const char *run);
 void cluster_wait_state(struct cluster *cluster, const char *run, const char *state, int seconds);
 void cluster_wait_pairs(struct cluster *cluster, const char *run, int64_t least, int seconds);
 void cluster_wait_steps(struct cluster *cluster, const char *run, int64_t least, int seconds);
+/* The same in small steps: the daemon runs for a moment at a time and is stopped (SIGSTOP) while
+ * the harness looks, so that it is met in the middle of its work however slow the machine is. It is
+ * left stopped. */
+void cluster_creep_pairs(struct cluster *cluster, pid_t generator, const char *run, int64_t least);
+void cluster_creep_steps(struct cluster *cluster, pid_t trainer, const char *run, int64_t least);
 void cluster_start_iteration(struct cluster *cluster, const char *run);
 /* start-iteration and wait until it is closed. */
 void cluster_iterate(struct cluster *cluster, const char *run, int seconds);

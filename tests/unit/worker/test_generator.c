@@ -84,7 +84,8 @@ static bool same_results(const struct fake *a, const struct fake *b)
     for (uint32_t i = 0; i < FAKE_PAIRS; i++) {
         const struct proto_work_result *x = &a->results[i], *y = &b->results[i];
         if (x->ids.count != y->ids.count || x->finish != y->finish ||
-            memcmp(x->ids.ids, y->ids.ids, x->ids.count * sizeof(int32_t)) != 0 ||
+            (x->ids.count > 0 &&
+             memcmp(x->ids.ids, y->ids.ids, x->ids.count * sizeof(int32_t)) != 0) ||
             memcmp(&x->logprob_a, &y->logprob_a, sizeof(float)) != 0 ||
             (x->ids.count > 0 && memcmp(&x->logprob_ids, &y->logprob_ids, sizeof(float)) != 0))
             return false;
