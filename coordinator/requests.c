@@ -62,9 +62,8 @@ static void token_create(struct shell *shell, struct proto_request *request, con
     if (!rc) {
         job->run = sp_xstrdup(name);
         job->args = sp_xstrdup(runs);
-        rc = coord_token_mint(number, job->run, job->args, now_ms,
-                              valid_ms ? now_ms + valid_ms : 0, job->token_text, job->token_id,
-                              &job->token, &err);
+        rc = coord_token_mint(number, job->run, job->args, now_ms, valid_ms ? now_ms + valid_ms : 0,
+                              job->token_text, job->token_id, &job->token, &err);
     }
     if (rc) {
         job_free(job);
@@ -148,41 +147,54 @@ static bool needs_every_run(const struct proto_admin *admin)
     return admin->run[0] == '\0' && strcmp(admin->verb, "ping") != 0;
 }
 
+/* Verbs that read their arguments here. A reply ends the request, so nothing of it is read after.
+ */
+static void verb_with_args(struct shell *shell, struct proto_request *request, const char *actor)
+{
+    const struct proto_admin *admin = proto_request_body(request);
+    bool creates = strcmp(admin->verb, "token-create") == 0;
+    bool revokes = strcmp(admin->verb, "token-revoke") == 0;
+    json_t *args = NULL;
+    if (!creates && !revokes && strcmp(admin->verb, "backup") != 0) {
+        proto_reply_error(request, SP_EUNSUPPORTED, 0, "no admin verb \"%.40s\"", admin->verb);
+        return;
+    }
+    if (!parse_args(request, &args))
+        return;
+    if (creates)
+        token_create(shell, request, args, actor);
+    else if (revokes)
+        token_revoke(shell, request, args, actor);
+    else
+        backup(shell, request, args);
+    json_decref(args);
+}
+
 static void admin_verb(struct shell *shell, struct proto_request *request,
                        const struct store_token *token)
 {
     const struct proto_admin *admin = proto_request_body(request);
-    json_t *args = NULL;
-    if (!coord_role_may_verb(token->role, admin->verb)) {
+    if (!coord_role_may_verb(token->role, admin->verb))
         proto_reply_error(request, SP_EDENIED, 0, "%.40s: a token of role %s may not do this",
                           admin->verb, coord_role_name(token->role));
-    } else if (!coord_token_allows_run(token, admin->run)) {
+    else if (!coord_token_allows_run(token, admin->run))
         proto_reply_error(request, SP_EDENIED, 0, "the token is not for run %.64s", admin->run);
-    } else if (token->runs[0] && needs_every_run(admin)) {
+    else if (token->runs[0] && needs_every_run(admin))
         proto_reply_error(request, SP_EDENIED, 0,
                           "%.40s: the token is for these runs only: %.200s: name one of them",
                           admin->verb, token->runs);
-    } else if (coord_admin_is_live(admin->verb)) {
+    else if (coord_admin_is_live(admin->verb))
         to_core(shell, request, token);
-    } else if (strcmp(admin->verb, "ping") == 0) {
+    else if (strcmp(admin->verb, "ping") == 0)
         ping(shell, request);
-    } else if (strcmp(admin->verb, "create-run") == 0) {
+    else if (strcmp(admin->verb, "create-run") == 0)
         send_verb(shell, request, JOB_CREATE_RUN, token->id);
-    } else if (strcmp(admin->verb, "doctor") == 0) {
+    else if (strcmp(admin->verb, "doctor") == 0)
         send_verb(shell, request, JOB_DOCTOR, token->id);
-    } else if (coord_query_knows(admin->verb)) {
+    else if (coord_query_knows(admin->verb))
         send_verb(shell, request, JOB_QUERY, token->id);
-    } else if (strcmp(admin->verb, "token-create") == 0 && parse_args(request, &args)) {
-        token_create(shell, request, args, token->id);
-    } else if (strcmp(admin->verb, "token-revoke") == 0 && parse_args(request, &args)) {
-        token_revoke(shell, request, args, token->id);
-    } else if (strcmp(admin->verb, "backup") == 0 && parse_args(request, &args)) {
-        backup(shell, request, args);
-    } else if (strcmp(admin->verb, "token-create") != 0 &&
-               strcmp(admin->verb, "token-revoke") != 0 && strcmp(admin->verb, "backup") != 0) {
-        proto_reply_error(request, SP_EUNSUPPORTED, 0, "no admin verb \"%.40s\"", admin->verb);
-    }
-    json_decref(args);
+    else
+        verb_with_args(shell, request, token->id);
 }
 
 static bool needs_disk(enum proto_type type)

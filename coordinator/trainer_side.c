@@ -311,8 +311,8 @@ bool core_try_fetch(struct coord_core *core, const struct coord_parked *parked)
 void core_pairs_fetch(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_pairs_fetch *fetch = event->body;
-    struct coord_run *run = core_fenced(core, event, fetch->worker_id, fetch->run,
-                                        fetch->iteration, fetch->epoch);
+    struct coord_run *run =
+        core_fenced(core, event, fetch->worker_id, fetch->run, fetch->iteration, fetch->epoch);
     if (!run)
         return;
     struct coord_iteration *it = run->iteration;
@@ -343,19 +343,34 @@ void core_pairs_fetch(struct coord_core *core, const struct coord_event *event)
     core->work_changed = true;
 }
 
+/* No step has more of anything; sums of it stay exact. */
+#define STEP_COUNT_MAX ((uint64_t)1 << 40)
+
+/* NULL, or the field of the metrics that cannot be. */
+static const char *bad_count(const struct proto_step_metrics *step)
+{
+    return step->step == 0 || step->step > STEP_COUNT_MAX ? "step"
+           : step->pairs > STEP_COUNT_MAX                 ? "pairs"
+           : step->identical > STEP_COUNT_MAX             ? "identical"
+           : step->tokens > STEP_COUNT_MAX                ? "tokens"
+           : step->milliseconds > STEP_COUNT_MAX          ? "milliseconds"
+           : step->first_sight_pairs > STEP_COUNT_MAX     ? "first_sight_pairs"
+                                                          : NULL;
+}
+
 void core_steps_report(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_steps_report *report = event->body;
-    struct coord_run *run = core_fenced(core, event, report->worker_id, report->run,
-                                        report->iteration, report->epoch);
+    struct coord_run *run =
+        core_fenced(core, event, report->worker_id, report->run, report->iteration, report->epoch);
     if (!run)
         return;
-    for (uint32_t i = 0; i < report->steps_count; i++) {
-        if (report->steps[i].step == 0 || report->steps[i].step > INT64_MAX) {
-            core_reply_error(core, event->handle, SP_EINVAL, 0, "steps_report: step %llu",
-                             (unsigned long long)report->steps[i].step);
-            return;
-        }
+    const char *bad = report->steps_total > STEP_COUNT_MAX ? "steps_total" : NULL;
+    for (uint32_t i = 0; i < report->steps_count && !bad; i++)
+        bad = bad_count(&report->steps[i]);
+    if (bad) {
+        core_reply_error(core, event->handle, SP_EINVAL, 0, "steps_report: %s: out of range", bad);
+        return;
     }
     struct coord_write *write = core_write(COORD_W_STEPS, run);
     write->steps = report->steps;

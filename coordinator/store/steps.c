@@ -88,7 +88,12 @@ enum sp_err store_steps_list(struct store_run *run, uint32_t iteration, uint64_t
     return rc;
 }
 
-/* total() adds as reals and never fails; counts above 2^53 do not occur. */
+/* A sum of counts: total() adds as reals and never fails, so a damaged file may hold anything. */
+static uint64_t count_of(double sum)
+{
+    return sum >= 0x1p53 ? (uint64_t)1 << 53 : sum >= 0 ? (uint64_t)sum : 0;
+}
+
 enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, uint64_t from_step,
                             struct store_step_sums *ret, struct sp_error *err)
 {
@@ -110,11 +115,11 @@ enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, uint64_t 
         sums.steps = sdb_u64(&row, INT64_MAX);
         sums.first_step = sdb_u64(&row, INT64_MAX);
         sums.last_step = sdb_u64(&row, INT64_MAX);
-        sums.pairs = (uint64_t)sdb_f64(&row);
-        sums.identical = (uint64_t)sdb_f64(&row);
-        sums.tokens = (uint64_t)sdb_f64(&row);
-        sums.milliseconds = (uint64_t)sdb_f64(&row);
-        sums.first_sight_pairs = (uint64_t)sdb_f64(&row);
+        sums.pairs = count_of(sdb_f64(&row));
+        sums.identical = count_of(sdb_f64(&row));
+        sums.tokens = count_of(sdb_f64(&row));
+        sums.milliseconds = count_of(sdb_f64(&row));
+        sums.first_sight_pairs = count_of(sdb_f64(&row));
         sums.first_sight_correct = sdb_f64(&row);
         rc = sdb_row_end(&row, err);
         if (rc == SP_OK)
