@@ -286,6 +286,33 @@ START_TEST(test_daemons_end_well_when_asked)
 }
 END_TEST
 
+/* The same while the coordinator hangs: they end in time, and what they could not say is made up
+ * for. */
+START_TEST(test_daemons_end_well_though_the_coordinator_hangs)
+{
+    struct cluster cluster;
+    char *expected = reference();
+    prepare(&cluster);
+    cluster_start_iteration(&cluster, "r");
+    start_workers(&cluster);
+    cluster_creep_steps(&cluster, cluster.trainers[0], "r", 1);
+    kill(cluster.coordinator, SIGSTOP);
+    kill(cluster.trainers[0], SIGCONT);
+    sp_sleep_ms(200); /* both find out that nobody answers */
+    int64_t start_ms = sp_now_ms();
+    ck_assert_int_eq(cluster_end(&cluster.generators[0], SIGTERM), 0);
+    ck_assert_int_lt(sp_now_ms() - start_ms, 8000);
+    start_ms = sp_now_ms();
+    ck_assert_int_eq(cluster_end(&cluster.trainers[0], SIGTERM), 0);
+    ck_assert_int_lt(sp_now_ms() - start_ms, 20000);
+    kill(cluster.coordinator, SIGCONT);
+    start_workers(&cluster);
+    finish_and_compare(&cluster, expected);
+    cluster_close(&cluster);
+    free(expected);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/states");
@@ -298,6 +325,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_a_standby_takes_over_a_lost_trainers_run);
     tcase_add_test(c, test_an_old_epoch_is_refused);
     tcase_add_test(c, test_daemons_end_well_when_asked);
+    tcase_add_test(c, test_daemons_end_well_though_the_coordinator_hangs);
     suite_add_tcase(s, c);
     return s;
 }
