@@ -342,12 +342,84 @@ START_TEST(test_lies_of_every_role)
 }
 END_TEST
 
+/* The refusal of one message, whose text must have `mention` in it. */
+static void refused(struct proto_client *client, enum proto_type type, const void *body,
+                    enum sp_err code, const char *mention)
+{
+    struct sp_error err = {0};
+    const void *reply = NULL;
+    enum sp_err rc = proto_call(client, type, body, 0, &reply, &err);
+    ck_assert_msg(rc == code && strstr(err.text, mention), "%s: %s", sp_err_name(rc), err.text);
+}
+
+/* Refused once, and answered once: what comes next on the same connection is answered, too. */
+START_TEST(test_arguments_that_are_no_object)
+{
+    static const char *const verbs[] = {"token-create", "token-revoke", "backup", "status"};
+    static const char *const args[] = {"[]", "7", "null", "{", "{\"a\":1,\"a\":2}"};
+    struct cluster cluster;
+    cluster_open(&cluster);
+    struct proto_client *client = open_client(&cluster, "state/admin.token");
+    for (int round = 0; round < 20; round++) {
+        for (size_t v = 0; v < SP_COUNT(verbs); v++) {
+            for (size_t a = 0; a < SP_COUNT(args); a++) {
+                struct proto_admin admin = {.verb = verbs[v], .run = "", .args = args[a]};
+                refused(client, PROTO_ADMIN, &admin, SP_EFORMAT, "args");
+            }
+        }
+    }
+    struct proto_admin ping = {.verb = "ping", .run = "", .args = ""};
+    must(client, PROTO_ADMIN, &ping);
+    proto_client_free(client);
+    cluster_close(&cluster);
+}
+END_TEST
+
+START_TEST(test_counts_that_no_step_can_have)
+{
+    struct cluster cluster;
+    struct truth truth = {0};
+    cluster_open(&cluster);
+    cluster_write_rows(&cluster, "train.jsonl", 0, 20);
+    cluster_create_run(&cluster, "r", 1, "");
+    cluster_start_iteration(&cluster, "r");
+    struct proto_client *client = open_client(&cluster, "trainer.token");
+    for (uint64_t i = 1; truth.epoch == 0; i++) {
+        ck_assert_uint_lt(i, 500);
+        learn(client, PROTO_ROLE_TRAINER, i, &truth);
+        sp_sleep_ms(10);
+    }
+    struct proto_step_metrics step = {.step = 1, .tokens = UINT64_MAX};
+    struct proto_steps_report report = {.worker_id = truth.worker_id,
+                                        .run = "r",
+                                        .iteration = 0,
+                                        .epoch = truth.epoch,
+                                        .steps_total = 4,
+                                        .steps = &step,
+                                        .steps_count = 1};
+    refused(client, PROTO_STEPS_REPORT, &report, SP_EINVAL, "tokens");
+    step = (struct proto_step_metrics){.step = 0};
+    refused(client, PROTO_STEPS_REPORT, &report, SP_EINVAL, "step");
+    step = (struct proto_step_metrics){.step = 1, .milliseconds = 1ull << 63};
+    refused(client, PROTO_STEPS_REPORT, &report, SP_EINVAL, "milliseconds");
+    step = (struct proto_step_metrics){.step = 1, .tokens = 100, .loss = NAN};
+    must(client, PROTO_STEPS_REPORT, &report);
+    report.steps_total = UINT64_MAX;
+    refused(client, PROTO_STEPS_REPORT, &report, SP_EINVAL, "steps_total");
+    json_decref(cluster_ctl_ok(&cluster, "iterations", "r", NULL));
+    proto_client_free(client);
+    cluster_close(&cluster);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/hostile_peers");
     TCase *c = tcase_create("peers");
     tcase_set_timeout(c, 120);
     tcase_add_test(c, test_lies_of_every_role);
+    tcase_add_test(c, test_arguments_that_are_no_object);
+    tcase_add_test(c, test_counts_that_no_step_can_have);
     suite_add_tcase(s, c);
     return s;
 }
