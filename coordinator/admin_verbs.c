@@ -87,8 +87,11 @@ void core_start_written(struct coord_core *core, struct coord_write *write)
         .epoch = write->row.epoch,
     };
     leases_drop_run(core, run);
-    iteration_free(run->iteration);
+    struct coord_iteration *before = run->iteration;
     run->iteration = iteration_new(run, &info, core->now_ms);
+    if (before)
+        iteration_skip_sources_of(run->iteration, before);
+    iteration_free(before);
     run->starting = false;
     run->next_iteration = write->iteration + 1;
     core->work_changed = true;
@@ -249,8 +252,8 @@ static void verb_skip(const struct verb_call *call)
     if (!running)
         return refuse(call, "skip");
     if (prompt >= call->run->info.prompts[STORE_SPLIT_TRAIN]) {
-        core_reply_error(call->core, call->event->handle, SP_EINVAL, 0,
-                         "skip: prompt %lld of %u", (long long)prompt, call->run->info.prompts[STORE_SPLIT_TRAIN]);
+        core_reply_error(call->core, call->event->handle, SP_EINVAL, 0, "skip: prompt %lld of %u",
+                         (long long)prompt, call->run->info.prompts[STORE_SPLIT_TRAIN]);
         return;
     }
     struct coord_write *write = core_write(COORD_W_SKIP, call->run);

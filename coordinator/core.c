@@ -172,6 +172,13 @@ void coord_core_set_skipped(struct coord_core *core, const char *name, uint32_t 
     iteration_skip_prompt(run->iteration, prompt);
 }
 
+void coord_core_set_source_skipped(struct coord_core *core, const char *name, uint32_t prompt)
+{
+    struct coord_run *run = core_run(core, name);
+    SP_ASSERT(run && run->iteration);
+    iteration_skip_source(run->iteration, prompt);
+}
+
 /* What may follow from the event just handled, until nothing does. */
 static void pump(struct coord_core *core)
 {

@@ -206,6 +206,8 @@ void coord_core_add_iteration(struct coord_core *core, const char *run,
 enum sp_err coord_core_set_stored(struct coord_core *core, const char *run, enum proto_set set,
                                   uint32_t position, struct sp_error *err) SP_MUST_USE;
 void coord_core_set_skipped(struct coord_core *core, const char *run, uint32_t prompt);
+/* A prompt that the iteration before has skipped: there is nothing of it to replay. */
+void coord_core_set_source_skipped(struct coord_core *core, const char *run, uint32_t prompt);
 
 /* Appends to *actions. now_ms is monotonic and never goes back. */
 void coord_step(struct coord_core *core, const struct coord_event *event, int64_t now_ms,

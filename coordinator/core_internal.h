@@ -39,6 +39,7 @@ struct coord_iteration {
     struct sp_digest plan_digest;
     struct plan plan;
     struct coord_set sets[COORD_SET_COUNT];
+    uint8_t *source_skipped;          /* [plan.replay_pairs] owned; NULL: none */
     bool generated;                   /* COORD_W_GENERATED was asked for */
     uint64_t refs_stored;
     /* order = gap */
@@ -215,6 +216,12 @@ bool iteration_set_uses_opponent(enum proto_set set);
 bool iteration_set_ready(const struct coord_iteration *iteration, enum proto_set set);
 bool iteration_evaluated(const struct coord_iteration *iteration);
 void iteration_skip_prompt(struct coord_iteration *iteration, uint32_t prompt);
+/* A prompt that the iteration before has skipped: its replayed pairs are skipped here, also when
+ * the iteration starts afresh. Its new pairs are not. */
+void iteration_skip_source(struct coord_iteration *iteration, uint32_t prompt);
+/* The same for all that `before`, the iteration whose pairs are replayed, has skipped. */
+void iteration_skip_sources_of(struct coord_iteration *iteration,
+                               const struct coord_iteration *before);
 /* Asks for a change of state; the caller has checked that it is allowed and none is pending.
  * handle: the request that it answers (follow says how), 0: none. */
 struct coord_write *iteration_move(struct coord_core *core, struct coord_run *run,

@@ -76,6 +76,7 @@ void iteration_free(struct coord_iteration *it)
         return;
     drop_sets(it);
     coord_write_free(it->publish);
+    free(it->source_skipped);
     free(it->reason);
     free(it->holder_name);
     free(it->trainer_activity);
@@ -83,11 +84,25 @@ void iteration_free(struct coord_iteration *it)
     free(it);
 }
 
+static void skip_in_plan_sets(struct coord_iteration *it, uint32_t position)
+{
+    const enum proto_set by_plan[] = {PROTO_SET_TRAIN, PROTO_SET_TRAINED};
+    for (size_t s = 0; s < SP_COUNT(by_plan); s++) {
+        struct coord_set *set = &it->sets[by_plan[s]];
+        if (position < set->count)
+            set_skip(set, position);
+    }
+}
+
 /* Back to the start of the same number: nothing of what was made is left. */
 static void start_afresh(struct coord_run *run, struct coord_iteration *it)
 {
     drop_sets(it);
     make_sets(run, it);
+    for (uint32_t i = 0; it->source_skipped && i < it->plan.replay_pairs; i++) {
+        if (it->source_skipped[i])
+            skip_in_plan_sets(it, it->plan.new_pairs + i);
+    }
     it->attempt++;
     it->step = 0;
     it->first_step = it->last_step = (struct proto_step_metrics){0};
@@ -130,15 +145,38 @@ bool iteration_evaluated(const struct coord_iteration *it)
 
 void iteration_skip_prompt(struct coord_iteration *it, uint32_t prompt)
 {
-    const enum proto_set by_plan[] = {PROTO_SET_TRAIN, PROTO_SET_TRAINED};
-    for (size_t s = 0; s < SP_COUNT(by_plan); s++) {
-        struct coord_set *set = &it->sets[by_plan[s]];
-        for (uint32_t position = 0; position < set->count; position++) {
-            struct plan_key key;
-            plan_key_at(&it->plan, position, &key);
-            if (key.prompt == prompt)
-                set_skip(set, position);
-        }
+    for (uint32_t position = 0; position < plan_pairs(&it->plan); position++) {
+        struct plan_key key;
+        plan_key_at(&it->plan, position, &key);
+        if (key.prompt == prompt)
+            skip_in_plan_sets(it, position);
+    }
+}
+
+void iteration_skip_source(struct coord_iteration *it, uint32_t prompt)
+{
+    for (uint32_t i = 0; i < it->plan.replay_pairs; i++) {
+        struct plan_key key;
+        plan_key_at(&it->plan, it->plan.new_pairs + i, &key);
+        if (key.prompt != prompt)
+            continue;
+        if (!it->source_skipped)
+            it->source_skipped = sp_xalloc(it->plan.replay_pairs);
+        it->source_skipped[i] = 1;
+        skip_in_plan_sets(it, it->plan.new_pairs + i);
+    }
+}
+
+void iteration_skip_sources_of(struct coord_iteration *it, const struct coord_iteration *before)
+{
+    const struct coord_set *train = &before->sets[PROTO_SET_TRAIN];
+    if (before->number + 1 != it->number)
+        return;
+    /* A prompt is skipped with all its samples: the first one tells. */
+    uint32_t samples = before->plan.samples_per_prompt;
+    for (uint32_t i = 0; i < before->plan.new_pairs && i < train->count; i += samples) {
+        if (train->state[i] == KEY_SKIPPED)
+            iteration_skip_source(it, i / samples);
     }
 }
 

@@ -26,6 +26,7 @@ void coord_loaded_deinit(struct coord_loaded *loaded)
     for (int i = 0; i < COORD_SET_COUNT; i++)
         free(loaded->stored[i]);
     free(loaded->skipped);
+    free(loaded->source_skipped);
     *loaded = (struct coord_loaded){0};
 }
 
@@ -118,6 +119,11 @@ static enum sp_err load_results(const struct load *l, const struct plan *plan, s
     uint32_t *skipped;
     SP_TRY(store_skips_list(l->run, plan->iteration, l->arena, &skipped, &to->skipped_count, err));
     to->skipped = sp_xmemdup(skipped, to->skipped_count * sizeof(*skipped));
+    if (plan->replay_pairs == 0)
+        return SP_OK;
+    SP_TRY(store_skips_list(l->run, plan->iteration - 1, l->arena, &skipped,
+                            &to->source_skipped_count, err));
+    to->source_skipped = sp_xmemdup(skipped, to->source_skipped_count * sizeof(*skipped));
     return SP_OK;
 }
 
@@ -220,6 +226,8 @@ enum sp_err coord_load_add(struct coord_core *core, struct coord_loaded *loaded,
         }
         for (size_t i = 0; i < loaded->skipped_count; i++)
             coord_core_set_skipped(core, name, loaded->skipped[i]);
+        for (size_t i = 0; i < loaded->source_skipped_count; i++)
+            coord_core_set_source_skipped(core, name, loaded->source_skipped[i]);
     }
     free(name);
     coord_loaded_deinit(loaded);

@@ -18,6 +18,8 @@ struct coord_loaded {
     uint32_t positions[COORD_SET_COUNT];
     uint32_t *skipped;                  /* prompts */
     size_t skipped_count;
+    uint32_t *source_skipped;           /* prompts of the iteration whose pairs are replayed */
+    size_t source_skipped_count;
 };
 
 /* vocab and stop ids come from the base's config.json and generation_config.json in the blobs, and

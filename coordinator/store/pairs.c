@@ -3,9 +3,10 @@
 
 #include "coordinator/store/internal.h"
 
+/* ?7 is the source iteration: what was skipped there has no answer to replay. */
 #define PAIR_SQL                                                                                   \
     "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                             \
-    " EXISTS (SELECT 1 FROM skips s WHERE s.iteration = ?1 AND s.prompt = p.idx),"                 \
+    " EXISTS (SELECT 1 FROM skips s WHERE s.iteration IN (?1, ?7) AND s.prompt = p.idx),"          \
     " r.position IS NOT NULL, coalesce(r.prompt, p.idx), coalesce(r.sample, ?6),"                  \
     " coalesce(r.source_iteration, ?7), coalesce(r.ids, zeroblob(0)), coalesce(r.finish, 0),"      \
     " coalesce(r.trainer_real, r.ref_real), coalesce(r.trainer_generated, r.ref_generated)"        \

@@ -200,8 +200,9 @@ struct store_pair_key { /* from plan_key_at, or by hand for other sets */
 };
 /* ret[count] in the order of keys, ret_stored[count] (may be NULL): whether a result row is there.
  * generated_ids: the result's ids, else the rejected_ids of the data. Without a row the references
- * are NaN and finish is PROTO_FINISH_NONE. skipped as store_skip_add says; length_key as in
- * messages.def. A row of another prompt or sample than its key's is SP_ECORRUPT. */
+ * are NaN and finish is PROTO_FINISH_NONE. skipped as store_skip_add says, in the iteration or in
+ * the pair's source iteration; length_key as in messages.def. A row of another prompt or sample
+ * than its key's is SP_ECORRUPT. */
 enum sp_err store_pairs_read(struct store_run *run, uint32_t iteration, uint32_t set,
                              enum store_split split, const struct store_pair_key *keys,
                              uint32_t count, struct sp_arena *arena, struct proto_train_pair *ret,

@@ -227,6 +227,64 @@ START_TEST(epoch_rises_over_iterations)
 }
 END_TEST
 
+static void pairs_skip_replays_of(const struct proto_trainer_lease_reply *lease, uint32_t prompt)
+{
+    const struct cf_reply *reply = cf_fetch(&fx, one, lease, 0, 2 * CF_TRAIN);
+    CF_OK(reply);
+    const struct proto_pairs_fetch_reply *pairs = reply->body;
+    ck_assert_uint_eq(pairs->pairs_count, 2 * CF_TRAIN);
+    uint32_t skipped = 0;
+    for (uint32_t i = 0; i < pairs->pairs_count; i++) {
+        const struct proto_train_pair *pair = &pairs->pairs[i];
+        ck_assert_int_eq(pair->skipped, pair->source_iteration == 0 && pair->prompt == prompt);
+        skipped += pair->skipped;
+    }
+    ck_assert_uint_eq(skipped, 1);
+}
+
+/* A prompt skipped in an iteration has no answer to replay in the next one: no work for it, and the
+ * trainer gets it as skipped. _i: what happens to the coordinator in the next iteration. */
+START_TEST(a_skipped_prompt_is_not_replayed)
+{
+    CF_OK(cf_verb(&fx, "skip", "{\"prompt\": 3}"));
+    const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
+    cf_work_all(&fx, generator);
+    CF_OK(cf_publish_begin(&fx, one, lease));
+    CF_OK(cf_publish_commit(&fx, one, lease));
+    cf_work_all(&fx, generator);
+    CF_STATE(&fx, COORD_CLOSED);
+    CF_OK(cf_verb(&fx, "start-iteration", ""));
+    if (_i == 1) {
+        cf_restart(&fx);
+        generator = cf_hello(&fx, PROTO_ROLE_GENERATOR, "g");
+        one = cf_hello(&fx, PROTO_ROLE_TRAINER, "one");
+    } else if (_i == 2) {
+        CF_OK(cf_verb(&fx, "cancel", ""));
+        CF_OK(cf_verb(&fx, "start", "{\"fresh\": true}"));
+    }
+    lease = cf_train(&fx, one);
+    ck_assert(lease && lease->granted);
+    ck_assert_uint_eq(lease->iteration, 1);
+    cf_work_all(&fx, generator);
+    pairs_skip_replays_of(lease, 3);
+    CF_OK(cf_publish_begin(&fx, one, lease));
+    CF_OK(cf_publish_commit(&fx, one, lease));
+    cf_work_all(&fx, generator);
+    CF_STATE(&fx, COORD_CLOSED);
+    /* The mark ends there: what was made anew is replayed. */
+    CF_OK(cf_verb(&fx, "start-iteration", ""));
+    lease = cf_train(&fx, one);
+    ck_assert(lease && lease->granted);
+    cf_work_all(&fx, generator);
+    const struct cf_reply *reply = cf_fetch(&fx, one, lease, 0, 2 * CF_TRAIN);
+    CF_OK(reply);
+    const struct proto_pairs_fetch_reply *pairs = reply->body;
+    ck_assert_uint_eq(pairs->pairs_count, 2 * CF_TRAIN);
+    for (uint32_t i = 0; i < pairs->pairs_count; i++)
+        ck_assert(!pairs->pairs[i].skipped);
+}
+END_TEST
+
 START_TEST(pairs_come_as_a_prefix_in_plan_order)
 {
     const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
@@ -359,6 +417,7 @@ static Suite *suite(void)
     tcase_add_test(tc, a_restarted_trainer_gets_its_run_at_once);
     tcase_add_test(tc, released_run_is_free);
     tcase_add_test(tc, epoch_rises_over_iterations);
+    tcase_add_loop_test(tc, a_skipped_prompt_is_not_replayed, 0, 3);
     tcase_add_test(tc, pairs_come_as_a_prefix_in_plan_order);
     tcase_add_test(tc, order_by_gap_is_a_barrier);
     tcase_add_test(tc, no_generated_answers_no_work);
