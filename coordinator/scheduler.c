@@ -213,7 +213,7 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
     uint32_t held = held_keys(core, worker, run, (enum proto_set)chosen);
     if (held >= fair)
         return NULL;
-    uint32_t share = SP_MAX(set_free_keys(set) / (2 * live), 1u);
+    uint32_t share = SP_MAX(set_free_keys(set) / (4 * live), 1u);
     uint32_t count = SP_MIN(SP_MIN(max_items, share), items_of_a_message(&run->info.settings));
     count = SP_MIN(count, fair - held);
     uint32_t positions[SP_MAX_LEASE_ITEMS];

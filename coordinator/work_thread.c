@@ -28,8 +28,9 @@ static void create_run(struct shell *shell, struct job *job)
     job->rc = coord_create_run_name(job->args, &name, &job->err);
     /* The token was checked against the request's run. */
     if (!job->rc && strcmp(name, job->run) != 0)
-        job->rc = sp_fail(&job->err, SP_EINVAL, "create-run: run %.64s is asked for, its settings say %s",
-                          job->run, name);
+        job->rc =
+            sp_fail(&job->err, SP_EINVAL, "create-run: run %.64s is asked for, its settings say %s",
+                    job->run, name);
     if (job->rc) {
         free(name);
         return;

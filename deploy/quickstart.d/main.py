@@ -63,7 +63,7 @@ accept_degraded = true
 
 class Sizes:
     def __init__(self, fast):
-        self.train = 128 if fast else 500
+        self.train = 192 if fast else 500
         self.holdout = 100 if fast else 1000
         self.validation = 200 if fast else 400
         self.eval = 1000 if fast else 2000
