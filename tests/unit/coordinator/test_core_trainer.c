@@ -313,7 +313,7 @@ START_TEST(order_by_gap_is_a_barrier)
     const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
     const struct proto_lease_reply *work = cf_lease(&fx, generator, 4);
     ck_assert_uint_eq(work->items[0].position, 0);
-    cf_submit(&fx, generator, work, 0, 4);
+    cf_submit(&fx, generator, work, 0, work->items_count);
     const struct cf_reply *fetch = cf_fetch(&fx, one, lease, 0, 4);
     ck_assert(!fetch->there);
     cf_work_all(&fx, generator);
