@@ -111,6 +111,10 @@ struct coord_worker {
     uint64_t tokens_generated, tokens_scored, results;
     double tokens_per_s;
     uint64_t last_request, last_lease; /* the newest grant, for retries */
+    /* training pairs that it was granted in this attempt at this iteration */
+    const struct coord_run *taken_run;
+    uint32_t taken_iteration, taken;
+    uint64_t taken_attempt;
 };
 
 struct coord_lease {

@@ -199,6 +199,33 @@ static uint32_t items_of_a_message(const struct run_settings *settings)
     return items < 1 ? 1 : (uint32_t)SP_MIN(items, (int64_t)SP_MAX_LEASE_ITEMS);
 }
 
+static uint32_t *taken_pairs(struct coord_worker *worker, const struct coord_run *run)
+{
+    const struct coord_iteration *it = run->iteration;
+    if (worker->taken_run != run || worker->taken_iteration != it->number ||
+        worker->taken_attempt != it->attempt) {
+        worker->taken_run = run;
+        worker->taken_iteration = it->number;
+        worker->taken_attempt = it->attempt;
+        worker->taken = 0;
+    }
+    return &worker->taken;
+}
+
+/* How many training pairs a worker may take now. Workers load a new opponent at unlike speeds; where
+ * the pairs of an iteration are few, the first would have them all before the last is ready. So for
+ * a moment nobody takes more than an even share; ticks ask again when the moment is over. */
+static uint32_t fair_allowance(const struct coord_core *core, struct coord_worker *worker,
+                               const struct coord_run *run, uint32_t live)
+{
+    const struct coord_iteration *it = run->iteration;
+    if (core->now_ms - it->since_ms >= core->options.times.fair_ms)
+        return UINT32_MAX;
+    uint32_t even = (it->sets[PROTO_SET_TRAIN].count + live - 1) / live;
+    uint32_t taken = *taken_pairs(worker, run);
+    return even > taken ? even - taken : 0;
+}
+
 static struct coord_lease *lease_next(struct coord_core *core, struct coord_worker *worker,
                                       struct coord_run *run, uint32_t max_items)
 {
@@ -216,6 +243,12 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
     uint32_t share = SP_MAX(set_free_keys(set) / (4 * live), 1u);
     uint32_t count = SP_MIN(SP_MIN(max_items, share), items_of_a_message(&run->info.settings));
     count = SP_MIN(count, fair - held);
+    if (chosen == PROTO_SET_TRAIN) {
+        count = SP_MIN(count, fair_allowance(core, worker, run, live));
+        if (count == 0)
+            return NULL;
+        *taken_pairs(worker, run) += count;
+    }
     uint32_t positions[SP_MAX_LEASE_ITEMS];
     for (uint32_t i = 0; i < count; i++)
         positions[i] = set_take_next(set);

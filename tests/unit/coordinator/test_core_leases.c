@@ -371,6 +371,7 @@ START_TEST(straggler_is_leased_a_second_time)
     b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
     const struct proto_lease_reply *slow = cf_lease(&fx, a, 1); /* the first key of the plan */
     renew(a, &slow->lease_id, 1);
+    cf_tick(&fx, fx.times.fair_ms);
     cf_work_all(&fx, b); /* the rest, fast */
     const struct cf_reply *fetch = cf_fetch(&fx, trainer, grant, 0, 4);
     ck_assert(!fetch->there);
@@ -387,6 +388,26 @@ START_TEST(straggler_is_leased_a_second_time)
     ck_assert_uint_eq(cf_submit(&fx, b, second, 0, 1)->stored, 1);
     CF_OK(fetch);
     ck_assert_uint_eq(cf_submit(&fx, a, slow, 0, 1)->duplicates, 1);
+}
+END_TEST
+
+START_TEST(who_is_first_waits_a_moment_for_the_others)
+{
+    b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
+    uint32_t made = 0;
+    uint64_t poll;
+    for (;;) {
+        poll = cf_poll(&fx, b, 4, 20000);
+        if (!cf_reply(&fx, poll)->there)
+            break;
+        CF_OK(cf_reply(&fx, poll));
+        const struct proto_lease_reply *work = cf_reply(&fx, poll)->body;
+        made += work->items_count;
+        cf_submit(&fx, b, work, 0, work->items_count);
+    }
+    ck_assert_uint_eq(made, (CF_TRAIN + 1) / 2);
+    cf_tick(&fx, fx.times.fair_ms);
+    CF_OK(cf_reply(&fx, poll)); /* the others did not come: it has the rest */
 }
 END_TEST
 
@@ -515,6 +536,7 @@ static Suite *suite(void)
     tcase_add_test(tc, another_backend_does_not_pin_the_class);
     tcase_add_test(tc, a_different_answer_raises_an_alarm);
     tcase_add_test(tc, straggler_is_leased_a_second_time);
+    tcase_add_test(tc, who_is_first_waits_a_moment_for_the_others);
     tcase_add_test(tc, equal_generators_share_evenly);
     tcase_add_test(tc, nobody_takes_the_others_share_at_once);
     tcase_add_test(tc, polls_wait_for_work_and_end_empty);
