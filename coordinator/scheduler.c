@@ -212,9 +212,9 @@ static uint32_t *taken_pairs(struct coord_worker *worker, const struct coord_run
     return &worker->taken;
 }
 
-/* How many training pairs a worker may take now. Workers load a new opponent at unlike speeds; where
- * the pairs of an iteration are few, the first would have them all before the last is ready. So for
- * a moment nobody takes more than an even share; ticks ask again when the moment is over. */
+/* How many training pairs a worker may take now. Workers load a new opponent at unlike speeds;
+ * where the pairs of an iteration are few, the first would have them all before the last is ready.
+ * So for a moment nobody takes more than an even share; ticks ask again when it is over. */
 static uint32_t fair_allowance(const struct coord_core *core, struct coord_worker *worker,
                                const struct coord_run *run, uint32_t live)
 {

@@ -17,7 +17,7 @@
     X(worker_forget, 86400000, "and is forgotten after this")                                      \
     X(lapsed_keep, 600000, "late answers to a dead lease are recognised for this long")            \
     X(straggler_floor, 5000, "a key is leased a second time no sooner than this")                  \
-    X(fair, 2000, "at first nobody takes more than an even share of the pairs for this long")        \
+    X(fair, 2000, "so long, at first, nobody takes more than an even share of the pairs")         \
     X(retry_after, 1000, "for requests that find no place")                                        \
     X(busy, 50, "for requests that meet a change of state in flight")                              \
     X(tick, 50, "the core looks at its clock this often")
