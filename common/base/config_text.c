@@ -50,7 +50,9 @@ static bool starts_section(const struct sp_config_spec *spec, size_t i)
     return i == 0 || strcmp(spec->settings[i].section, spec->settings[i - 1].section) != 0;
 }
 
-/* Words of text in lines of at most 79 columns behind `prefix`. */
+#define WRAP_COLUMNS 76 /* --help passes through argp, which wraps again at 79 */
+
+/* Words of text in lines of at most WRAP_COLUMNS behind `prefix`. */
 static void put_wrapped(struct sp_buf *out, const char *prefix, const char *text)
 {
     size_t column = 0;
@@ -59,7 +61,7 @@ static void put_wrapped(struct sp_buf *out, const char *prefix, const char *text
         size_t word = strcspn(p, " ");
         if (word == 0)
             break;
-        if (column > 0 && column + 1 + word > 79) {
+        if (column > 0 && column + 1 + word > WRAP_COLUMNS) {
             sp_buf_putc(out, '\n');
             column = 0;
         }

@@ -181,10 +181,9 @@ enum sp_err worker_settings_finish(struct worker_settings *settings, const char 
 enum sp_err worker_read_token(const struct worker_settings *settings, char **ret,
                               struct sp_error *err) SP_MUST_USE;
 
-/* Parses the command line of a worker into *values (initialised with the defaults here): --config
- * FILE, --set NAME=VALUE, --state-dir DIR, --coordinator URL, --token-file FILE, --name NAME,
- * --example-config, --help, --version; later options win, a file counts as standing first.
- * SP_OK: go on. SP_ECANCELED: something was printed, exit with 0. */
+/* Parses the command line of a worker into *values: what common/base/daemon_cli.h has, and
+ * --state-dir DIR, --coordinator URL, --token-file FILE, --name NAME. SP_OK: go on. SP_ECANCELED:
+ * something was printed, exit with 0. */
 struct worker_program {
     const char *name; /* "spin-generator" */
     const char *doc;  /* one paragraph for --help */
