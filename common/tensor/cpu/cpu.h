@@ -23,6 +23,7 @@ struct tn_cpu {
     struct tn_scratch shared;
     struct tn_scratch *own; /* one for each worker */
     struct tn_ops ops;      /* of a backend that replaces some: see openblas.c */
+    int32_t block_rows;     /* of such a backend's calls of its library */
 };
 
 static inline struct tn_cpu *tn_cpu_of(struct tn_backend *backend)

@@ -1,11 +1,13 @@
 /* openblas: the "openblas" backend: the "cpu" one with its matrix products done by OpenBLAS.
  *
  * OpenBLAS picks kernels by the shape of a product, so a row's bits would depend on how many rows
- * it shares a call with. Every call here has ROWS rows (the last block is filled up with zeros) and
- * a block of columns that depends on N alone, and OpenBLAS itself runs on one thread under our
- * workers: a row's bits depend on nothing but its values, N and K. Sums over rows (linear_bwd_w)
- * are one call for all rows, split over columns: they depend on the number of rows, which is the
- * plan's. */
+ * it shares a call with. Every call here has the same number of rows (the last block is filled up
+ * with zeros) and a block of columns that depends on N alone, and OpenBLAS itself runs on one
+ * thread under our workers. Some of its kernels also treat the rows of one call differently
+ * (Haswell's, in each twelve), so the number of rows is the largest for which a trial at opening
+ * finds no difference: a row's bits depend on nothing but its values, N, K and the core's kernels.
+ * Sums over rows (linear_bwd_w) are one call for all rows, split over columns: they depend on the
+ * number of rows, which is the plan's. */
 #include <cblas.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -15,7 +17,7 @@
 #include "common/base/half.h"
 #include "common/tensor/cpu/cpu.h"
 
-#define ROWS 64
+#define MAX_ROWS 64
 #define COLUMNS 256
 
 struct call {
@@ -30,31 +32,32 @@ struct call {
 /* A block of rows filled up with zeros, and its result. */
 static size_t fill_floats(size_t k)
 {
-    return ROWS * k + ROWS * COLUMNS;
+    return MAX_ROWS * k + MAX_ROWS * COLUMNS;
 }
 
 static void call_task(void *context, int32_t task, int32_t worker)
 {
     const struct call *p = context;
-    int32_t row = task / p->column_blocks * ROWS, col = task % p->column_blocks * COLUMNS;
-    int32_t rows = SP_MIN(ROWS, p->M - row), cols = SP_MIN(COLUMNS, p->N - col);
+    int32_t full = p->cpu->block_rows;
+    int32_t row = task / p->column_blocks * full, col = task % p->column_blocks * COLUMNS;
+    int32_t rows = SP_MIN(full, p->M - row), cols = SP_MIN(COLUMNS, p->N - col);
     size_t k = (size_t)p->K, n = (size_t)p->N;
     const float *a = p->a + (size_t)row * k;
     const float *b = p->b_transposed ? p->b + (size_t)col * k : p->b + col;
     float *c = p->c + (size_t)row * n + (size_t)col, *full_c = c;
     int ldc = p->N;
-    if (rows < ROWS) {
+    if (rows < full) {
         float *full_a = tn_own_scratch(p->cpu, worker, fill_floats(k));
-        full_c = full_a + ROWS * k;
+        full_c = full_a + (size_t)full * k;
         ldc = cols;
-        memset(full_a, 0, ROWS * k * sizeof(float));
+        memset(full_a, 0, (size_t)full * k * sizeof(float));
         memcpy(full_a, a, (size_t)rows * k * sizeof(float));
-        memset(full_c, 0, ROWS * (size_t)cols * sizeof(float));
+        memset(full_c, 0, (size_t)full * (size_t)cols * sizeof(float));
         for (int32_t i = 0; p->accumulate && i < rows; i++)
             memcpy(full_c + i * cols, c + (size_t)i * n, (size_t)cols * sizeof(float));
         a = full_a;
     }
-    cblas_sgemm(CblasRowMajor, CblasNoTrans, p->b_transposed ? CblasTrans : CblasNoTrans, ROWS,
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, p->b_transposed ? CblasTrans : CblasNoTrans, full,
                 cols, p->K, 1.0f, a, p->K, b, p->b_transposed ? p->K : p->N,
                 p->accumulate ? 1.0f : 0.0f, full_c, ldc);
     for (int32_t i = 0; full_c != c && i < rows; i++)
@@ -65,7 +68,8 @@ static void product(struct tn_backend *backend, struct call *p)
 {
     p->cpu = tn_cpu_of(backend);
     p->column_blocks = tn_ceil_div(p->N, COLUMNS);
-    tn_pool_run(p->cpu->pool, tn_ceil_div(p->M, ROWS) * p->column_blocks, call_task, p);
+    tn_pool_run(p->cpu->pool, tn_ceil_div(p->M, p->cpu->block_rows) * p->column_blocks, call_task,
+                p);
 }
 
 static void blas_linear(struct tn_backend *backend, float *y, const float *x, const float *w,
@@ -142,6 +146,45 @@ static bool blas_reserve(struct tn_backend *backend, int32_t max_rows, int32_t l
     return ok;
 }
 
+#define TRIAL_K 530 /* over OpenBLAS's block of K, and no multiple of anything */
+
+/* Whether equal rows get equal results in one call of `rows` rows and `cols` columns. */
+static bool rows_are_alike(int32_t rows, int32_t cols, bool b_transposed, const float *a,
+                           const float *b, float *c)
+{
+    cblas_sgemm(CblasRowMajor, CblasNoTrans, b_transposed ? CblasTrans : CblasNoTrans, rows, cols,
+                TRIAL_K, 1.0f, a, TRIAL_K, b, b_transposed ? TRIAL_K : cols, 0.0f, c, cols);
+    for (int32_t i = 1; i < rows; i++)
+        if (memcmp(c, c + (size_t)i * (size_t)cols, (size_t)cols * sizeof(float)) != 0)
+            return false;
+    return true;
+}
+
+/* The largest block of rows whose rows are alike in full and in narrow blocks of columns. */
+static int32_t choose_block_rows(void)
+{
+    static const int32_t candidates[] = {MAX_ROWS, 48, 24, 16, 8, 4}, columns[] = {COLUMNS, 70, 9};
+    float *a = sp_xarray((size_t)MAX_ROWS * TRIAL_K, sizeof(float));
+    float *b = sp_xarray((size_t)COLUMNS * TRIAL_K, sizeof(float));
+    float *c = sp_xarray((size_t)MAX_ROWS * COLUMNS, sizeof(float));
+    for (uint32_t i = 0; i < MAX_ROWS * TRIAL_K; i++)
+        a[i] = (float)(i % TRIAL_K * 2654435761u >> 16 & 0xffff) / 65536.0f - 0.5f;
+    for (uint32_t i = 0; i < COLUMNS * TRIAL_K; i++)
+        b[i] = (float)(i * 2246822519u >> 16 & 0xffff) / 65536.0f - 0.5f;
+    int32_t chosen = 0;
+    for (size_t i = 0; chosen == 0 && i < SP_COUNT(candidates); i++) {
+        bool alike = true;
+        for (size_t j = 0; alike && j < SP_COUNT(columns); j++)
+            alike = rows_are_alike(candidates[i], columns[j], false, a, b, c) &&
+                    rows_are_alike(candidates[i], columns[j], true, a, b, c);
+        chosen = alike ? candidates[i] : 0;
+    }
+    free(a);
+    free(b);
+    free(c);
+    return chosen > 0 ? chosen : 1;
+}
+
 /* "OpenBLAS 0.3.21 DYNAMIC_ARCH …": the second word */
 void tn_openblas_class(char ret[TN_CLASS_BYTES])
 {
@@ -165,6 +208,7 @@ enum sp_err tn_openblas_open(const struct tn_backend_options *options, struct tn
         return rc;
     openblas_set_num_threads(1);
     struct tn_cpu *cpu = tn_cpu_of(backend);
+    cpu->block_rows = choose_block_rows();
     cpu->ops = *backend->ops;
     cpu->ops.reserve = blas_reserve;
     cpu->ops.linear = blas_linear;
