@@ -20,21 +20,18 @@ enum sp_err store_checkpoint_put(struct store_run *run, const struct store_check
                    checkpoint->provenance);
 }
 
-static enum sp_err read_checkpoint(struct sdb_row *row, struct store_checkpoint *ret,
-                                   struct sp_error *err)
+static void read_checkpoint(struct sdb_row *row, void *ret)
 {
-    struct store_checkpoint checkpoint = {0};
-    checkpoint.iteration = (int32_t)sdb_i64(row, -1, INT32_MAX);
-    sdb_digest(row, &checkpoint.digest);
-    sdb_digest(row, &checkpoint.manifest);
-    checkpoint.created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    checkpoint.bytes = sdb_u64(row, INT64_MAX);
-    checkpoint.provenance = sdb_text(row);
-    enum sp_err rc = sdb_row_end(row, err);
-    if (rc == SP_OK)
-        *ret = checkpoint;
-    return rc;
+    struct store_checkpoint *checkpoint = ret;
+    checkpoint->iteration = (int32_t)sdb_i64(row, -1, INT32_MAX);
+    sdb_digest(row, &checkpoint->digest);
+    sdb_digest(row, &checkpoint->manifest);
+    checkpoint->created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    checkpoint->bytes = sdb_u64(row, INT64_MAX);
+    checkpoint->provenance = sdb_text(row);
 }
+static const struct sdb_row_kind checkpoint_rows = {"checkpoints", sizeof(struct store_checkpoint),
+                                                    read_checkpoint};
 
 enum sp_err store_checkpoint_get(struct store_run *run, const struct sp_digest *digest,
                                  struct sp_arena *arena, struct store_checkpoint *ret,
@@ -45,17 +42,12 @@ enum sp_err store_checkpoint_get(struct store_run *run, const struct sp_digest *
     enum sp_err rc = sdb_query(run->db, "SELECT " COLUMNS " FROM checkpoints WHERE digest = ?1",
                                &statement, err, "g", digest);
     if (rc == SP_OK)
-        rc = sdb_step(run->db, statement, &have, err);
+        rc = sdb_one(run->db, statement, &checkpoint_rows, arena, ret, &have, err);
     if (rc == SP_OK && !have) {
         char hex[SP_DIGEST_HEX];
         sp_digest_hex(digest, hex);
         rc = sp_fail(err, SP_ENOTFOUND, "run %s has no checkpoint %s", run->name, hex);
     }
-    if (rc == SP_OK) {
-        struct sdb_row row = sdb_row(run->db, statement, arena, "checkpoints");
-        rc = read_checkpoint(&row, ret, err);
-    }
-    sdb_done(statement);
     return rc;
 }
 
@@ -64,23 +56,11 @@ enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena
                                    struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc = sdb_query(
         run->db, "SELECT " COLUMNS " FROM checkpoints ORDER BY iteration, created_ms, digest",
         &statement, err, "");
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "checkpoints");
-        struct store_checkpoint *checkpoint = sdb_list_add(&list, sizeof(*checkpoint));
-        rc = read_checkpoint(&row, checkpoint, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &checkpoint_rows, arena, ret, ret_count, err);
     return rc;
 }
 

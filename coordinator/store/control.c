@@ -41,22 +41,19 @@ enum sp_err store_token_revoke(struct store *store, const char *id, int64_t now_
     return rc;
 }
 
-static enum sp_err read_token(struct sdb_row *row, struct store_token *ret, struct sp_error *err)
+static void read_token(struct sdb_row *row, void *ret)
 {
-    struct store_token token = {0};
-    token.id = sdb_text(row);
-    sdb_digest(row, &token.secret_sha);
-    token.role = (uint32_t)sdb_i64(row, PROTO_ROLE_ADMIN, PROTO_ROLE_READONLY);
-    token.name = sdb_text(row);
-    token.runs = sdb_text(row);
-    token.created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    token.expires_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    token.revoked_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    enum sp_err rc = sdb_row_end(row, err);
-    if (rc == SP_OK)
-        *ret = token;
-    return rc;
+    struct store_token *token = ret;
+    token->id = sdb_text(row);
+    sdb_digest(row, &token->secret_sha);
+    token->role = (uint32_t)sdb_i64(row, PROTO_ROLE_ADMIN, PROTO_ROLE_READONLY);
+    token->name = sdb_text(row);
+    token->runs = sdb_text(row);
+    token->created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    token->expires_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    token->revoked_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
 }
+static const struct sdb_row_kind token_rows = {"tokens", sizeof(struct store_token), read_token};
 
 enum sp_err store_token_get(struct store *store, const char *id, struct sp_arena *arena,
                             struct store_token *ret, struct sp_error *err)
@@ -66,14 +63,9 @@ enum sp_err store_token_get(struct store *store, const char *id, struct sp_arena
     enum sp_err rc = sdb_query(store->control, "SELECT " TOKEN_COLUMNS " FROM tokens WHERE id = ?1",
                                &statement, err, "t", id);
     if (rc == SP_OK)
-        rc = sdb_step(store->control, statement, &have, err);
+        rc = sdb_one(store->control, statement, &token_rows, arena, ret, &have, err);
     if (rc == SP_OK && !have)
         rc = sp_fail(err, SP_ENOTFOUND, "no token with the id \"%.32s\"", id);
-    if (rc == SP_OK) {
-        struct sdb_row row = sdb_row(store->control, statement, arena, "tokens");
-        rc = read_token(&row, ret, err);
-    }
-    sdb_done(statement);
     return rc;
 }
 
@@ -81,23 +73,11 @@ enum sp_err store_tokens_list(struct store *store, struct sp_arena *arena, struc
                               size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
-    bool have = true;
     enum sp_err rc =
         sdb_query(store->control, "SELECT " TOKEN_COLUMNS " FROM tokens ORDER BY created_ms, id",
                   &statement, err, "");
-    while (rc == SP_OK) {
-        rc = sdb_step(store->control, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(store->control, statement, arena, "tokens");
-        struct store_token *token = sdb_list_add(&list, sizeof(*token));
-        rc = read_token(&row, token, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(store->control, statement, &token_rows, arena, ret, ret_count, err);
     return rc;
 }
 
@@ -122,37 +102,32 @@ enum sp_err store_worker_put(struct store *store, const struct store_worker *wor
         worker->last_seen_ms);
 }
 
+static void read_worker(struct sdb_row *row, void *ret)
+{
+    struct store_worker *worker = ret;
+    worker->name = sdb_text(row);
+    worker->role = (uint32_t)sdb_i64(row, PROTO_ROLE_ADMIN, PROTO_ROLE_READONLY);
+    worker->host = sdb_text(row);
+    worker->device = sdb_text(row);
+    worker->version = sdb_text(row);
+    worker->numerics_class = sdb_text(row);
+    worker->token_id = sdb_text(row);
+    worker->first_seen_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    worker->last_seen_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+}
+static const struct sdb_row_kind worker_rows = {"workers", sizeof(struct store_worker),
+                                                read_worker};
+
 enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
                                struct store_worker **ret, size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
-    bool have = true;
     enum sp_err rc = sdb_query(store->control,
                                "SELECT name, role, host, device, version, numerics_class, token_id,"
                                " first_seen_ms, last_seen_ms FROM workers ORDER BY name",
                                &statement, err, "");
-    while (rc == SP_OK) {
-        rc = sdb_step(store->control, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(store->control, statement, arena, "workers");
-        struct store_worker *worker = sdb_list_add(&list, sizeof(*worker));
-        worker->name = sdb_text(&row);
-        worker->role = (uint32_t)sdb_i64(&row, PROTO_ROLE_ADMIN, PROTO_ROLE_READONLY);
-        worker->host = sdb_text(&row);
-        worker->device = sdb_text(&row);
-        worker->version = sdb_text(&row);
-        worker->numerics_class = sdb_text(&row);
-        worker->token_id = sdb_text(&row);
-        worker->first_seen_ms = sdb_i64(&row, INT64_MIN, INT64_MAX);
-        worker->last_seen_ms = sdb_i64(&row, INT64_MIN, INT64_MAX);
-        rc = sdb_row_end(&row, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(store->control, statement, &worker_rows, arena, ret, ret_count, err);
     return rc;
 }
 
@@ -176,28 +151,18 @@ enum sp_err store_event_append(struct store *store, struct store_run *run,
     return rc == SP_OK ? store_db_event_append(db, event, err) : rc;
 }
 
-static enum sp_err read_events(struct sdb *db, sqlite3_stmt *statement, struct sp_arena *arena,
-                               struct sdb_list *list, struct sp_error *err)
+static void read_event(struct sdb_row *row, void *ret)
 {
-    for (;;) {
-        bool have = false;
-        enum sp_err rc = sdb_step(db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            return rc;
-        struct sdb_row row = sdb_row(db, statement, arena, "events");
-        struct store_event *event = sdb_list_add(list, sizeof(*event));
-        event->id = sdb_u64(&row, INT64_MAX);
-        event->at_ms = sdb_i64(&row, INT64_MIN, INT64_MAX);
-        event->iteration = (int32_t)sdb_i64(&row, -1, INT32_MAX);
-        event->actor = sdb_text(&row);
-        event->kind = sdb_text(&row);
-        event->text = sdb_text(&row);
-        event->detail = sdb_text(&row);
-        rc = sdb_row_end(&row, err);
-        if (rc != SP_OK)
-            return rc;
-    }
+    struct store_event *event = ret;
+    event->id = sdb_u64(row, INT64_MAX);
+    event->at_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    event->iteration = (int32_t)sdb_i64(row, -1, INT32_MAX);
+    event->actor = sdb_text(row);
+    event->kind = sdb_text(row);
+    event->text = sdb_text(row);
+    event->detail = sdb_text(row);
 }
+static const struct sdb_row_kind event_rows = {"events", sizeof(struct store_event), read_event};
 
 enum sp_err store_events_list(struct store *store, struct store_run *run, uint64_t after,
                               uint32_t limit, struct sp_arena *arena, struct store_event **ret,
@@ -205,18 +170,13 @@ enum sp_err store_events_list(struct store *store, struct store_run *run, uint64
 {
     struct sdb *db = run ? run->db : store->control;
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc =
         sdb_query(db,
                   "SELECT id, at_ms, iteration, actor, kind, text, detail FROM events"
                   " WHERE id > ?1 ORDER BY id LIMIT ?2",
                   &statement, err, "ui", after, (int64_t)SP_MIN(limit, (uint32_t)SP_MAX_LIST_ROWS));
     if (rc == SP_OK)
-        rc = read_events(db, statement, arena, &list, err);
-    sdb_done(statement);
-    if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(db, statement, &event_rows, arena, ret, ret_count, err);
     return rc;
 }
 

@@ -111,14 +111,20 @@ struct proto_ids sdb_ids(struct sdb_row *row); /* copied to the arena; ids ≥ 0
 /* SP_ECORRUPT with file, table, column and the row's first columns, or SP_ELIMIT. */
 enum sp_err sdb_row_end(struct sdb_row *row, struct sp_error *err) SP_MUST_USE;
 
-/* A growing list of plain structs that ends up in an arena. */
-struct sdb_list {
-    void *data;
-    size_t count, capacity, elem_bytes;
+/* What a table's rows become: plain structs of `bytes`, zeroed, which `read` fills from the columns
+ * (text and blobs go to the row's arena). */
+struct sdb_row_kind {
+    const char *table;
+    size_t bytes;
+    void (*read)(struct sdb_row *row, void *ret);
 };
-void *sdb_list_add(struct sdb_list *list, size_t elem_bytes); /* zeroed */
-/* Copies into the arena and frees the list; SP_ELIMIT. */
-enum sp_err sdb_list_end(struct sdb_list *list, struct sp_arena *arena, void *ret_array,
-                         size_t *ret_count, struct sp_error *err) SP_MUST_USE;
+/* The statement's first row, or *ret_have = false; the statement ends. */
+enum sp_err sdb_one(struct sdb *db, sqlite3_stmt *statement, const struct sdb_row_kind *kind,
+                    struct sp_arena *arena, void *ret, bool *ret_have,
+                    struct sp_error *err) SP_MUST_USE;
+/* All its rows as an array in the arena (ret_array points to a pointer); the statement ends. */
+enum sp_err sdb_rows(struct sdb *db, sqlite3_stmt *statement, const struct sdb_row_kind *kind,
+                     struct sp_arena *arena, void *ret_array, size_t *ret_count,
+                     struct sp_error *err) SP_MUST_USE;
 
 #endif

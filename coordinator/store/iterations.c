@@ -56,43 +56,40 @@ static enum store_state read_state(struct sdb_row *row)
     return STORE_STATE_FAILED;
 }
 
-static enum sp_err read_iteration(struct sdb_row *row, struct store_iteration *ret,
-                                  struct sp_error *err)
+static void read_iteration(struct sdb_row *row, void *ret)
 {
-    struct store_iteration it = {0};
-    it.iteration = sdb_u32(row);
-    it.state = read_state(row);
-    it.return_state = read_state(row);
-    it.reason = sdb_text(row);
-    sdb_digest(row, &it.opponent);
-    sdb_digest(row, &it.opponent_manifest);
-    sdb_digest(row, &it.checkpoint);
-    sdb_digest(row, &it.checkpoint_manifest);
-    it.seed = sdb_u64(row, INT64_MAX);
-    it.prompts = sdb_u32(row);
-    it.samples_per_prompt = sdb_u32(row);
-    it.new_pairs = sdb_u32(row);
-    it.replay_pairs = sdb_u32(row);
-    it.order = (uint32_t)sdb_u64(row, RUN_ORDER_GAP);
-    sdb_digest(row, &it.plan);
-    it.epoch = sdb_u64(row, INT64_MAX);
-    it.attempt = sdb_u64(row, INT64_MAX);
-    it.steps_total = sdb_u64(row, INT64_MAX);
-    it.created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    it.started_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    it.generated_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    it.trained_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    it.closed_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    it.verdict = sdb_text(row);
-    it.accepted = sdb_bool(row);
-    it.summary = sdb_text(row);
-    sdb_digest(row, &it.pairs_sha256);
-    sdb_digest(row, &it.pairs_chain);
-    enum sp_err rc = sdb_row_end(row, err);
-    if (rc == SP_OK)
-        *ret = it;
-    return rc;
+    struct store_iteration *it = ret;
+    it->iteration = sdb_u32(row);
+    it->state = read_state(row);
+    it->return_state = read_state(row);
+    it->reason = sdb_text(row);
+    sdb_digest(row, &it->opponent);
+    sdb_digest(row, &it->opponent_manifest);
+    sdb_digest(row, &it->checkpoint);
+    sdb_digest(row, &it->checkpoint_manifest);
+    it->seed = sdb_u64(row, INT64_MAX);
+    it->prompts = sdb_u32(row);
+    it->samples_per_prompt = sdb_u32(row);
+    it->new_pairs = sdb_u32(row);
+    it->replay_pairs = sdb_u32(row);
+    it->order = (uint32_t)sdb_u64(row, RUN_ORDER_GAP);
+    sdb_digest(row, &it->plan);
+    it->epoch = sdb_u64(row, INT64_MAX);
+    it->attempt = sdb_u64(row, INT64_MAX);
+    it->steps_total = sdb_u64(row, INT64_MAX);
+    it->created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    it->started_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    it->generated_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    it->trained_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    it->closed_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+    it->verdict = sdb_text(row);
+    it->accepted = sdb_bool(row);
+    it->summary = sdb_text(row);
+    sdb_digest(row, &it->pairs_sha256);
+    sdb_digest(row, &it->pairs_chain);
 }
+static const struct sdb_row_kind iteration_rows = {"iterations", sizeof(struct store_iteration),
+                                                   read_iteration};
 
 enum sp_err store_iteration_get(struct store_run *run, uint32_t iteration, struct sp_arena *arena,
                                 struct store_iteration *ret, struct sp_error *err)
@@ -102,14 +99,9 @@ enum sp_err store_iteration_get(struct store_run *run, uint32_t iteration, struc
     enum sp_err rc = sdb_query(run->db, "SELECT " COLUMNS " FROM iterations WHERE iteration = ?1",
                                &statement, err, "i", (int64_t)iteration);
     if (rc == SP_OK)
-        rc = sdb_step(run->db, statement, &have, err);
+        rc = sdb_one(run->db, statement, &iteration_rows, arena, ret, &have, err);
     if (rc == SP_OK && !have)
         rc = sp_fail(err, SP_ENOTFOUND, "run %s has no iteration %u", run->name, iteration);
-    if (rc == SP_OK) {
-        struct sdb_row row = sdb_row(run->db, statement, arena, "iterations");
-        rc = read_iteration(&row, ret, err);
-    }
-    sdb_done(statement);
     return rc;
 }
 
@@ -118,22 +110,10 @@ enum sp_err store_iterations_list(struct store_run *run, struct sp_arena *arena,
                                   struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc = sdb_query(run->db, "SELECT " COLUMNS " FROM iterations ORDER BY iteration",
                                &statement, err, "");
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "iterations");
-        struct store_iteration *it = sdb_list_add(&list, sizeof(*it));
-        rc = read_iteration(&row, it, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &iteration_rows, arena, ret, ret_count, err);
     return rc;
 }
 
@@ -204,28 +184,21 @@ enum sp_err store_skip_add(struct store_run *run, uint32_t iteration, uint32_t p
                    NULL, err, "iiti", (int64_t)iteration, (int64_t)prompt, actor, at_ms);
 }
 
+static void read_skip(struct sdb_row *row, void *ret)
+{
+    *(uint32_t *)ret = sdb_u32(row);
+}
+static const struct sdb_row_kind skip_rows = {"skips", sizeof(uint32_t), read_skip};
+
 enum sp_err store_skips_list(struct store_run *run, uint32_t iteration, struct sp_arena *arena,
                              uint32_t **ret, size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc =
         sdb_query(run->db, "SELECT prompt FROM skips WHERE iteration = ?1 ORDER BY prompt",
                   &statement, err, "i", (int64_t)iteration);
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "skips");
-        uint32_t *prompt = sdb_list_add(&list, sizeof(*prompt));
-        *prompt = sdb_u32(&row);
-        rc = sdb_row_end(&row, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &skip_rows, arena, ret, ret_count, err);
     return rc;
 }
 

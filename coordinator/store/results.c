@@ -124,26 +124,24 @@ enum sp_err store_refs_put(struct store_run *run, uint32_t iteration, uint32_t s
     return rc;
 }
 
-static enum sp_err read_result(struct sdb_row *row, struct store_result *ret, struct sp_error *err)
+static void read_result(struct sdb_row *row, void *ret)
 {
-    struct store_result result = {0};
-    result.iteration = sdb_u32(row);
-    result.set = (uint32_t)sdb_u64(row, PROTO_SET_TRAINED);
-    result.position = sdb_u64(row, INT64_MAX);
-    result.prompt = sdb_u32(row);
-    result.sample = sdb_u32(row);
-    result.source_iteration = sdb_u32(row);
-    result.ids = sdb_ids(row);
-    result.finish = (uint32_t)sdb_u64(row, PROTO_FINISH_LENGTH);
-    result.ref_real = sdb_f32(row);
-    result.ref_generated = sdb_f32(row);
-    result.worker = sdb_text(row);
-    result.at_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
-    enum sp_err rc = sdb_row_end(row, err);
-    if (rc == SP_OK)
-        *ret = result;
-    return rc;
+    struct store_result *result = ret;
+    result->iteration = sdb_u32(row);
+    result->set = (uint32_t)sdb_u64(row, PROTO_SET_TRAINED);
+    result->position = sdb_u64(row, INT64_MAX);
+    result->prompt = sdb_u32(row);
+    result->sample = sdb_u32(row);
+    result->source_iteration = sdb_u32(row);
+    result->ids = sdb_ids(row);
+    result->finish = (uint32_t)sdb_u64(row, PROTO_FINISH_LENGTH);
+    result->ref_real = sdb_f32(row);
+    result->ref_generated = sdb_f32(row);
+    result->worker = sdb_text(row);
+    result->at_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
 }
+static const struct sdb_row_kind result_rows = {"results", sizeof(struct store_result),
+                                                read_result};
 
 enum sp_err store_results_get(struct store_run *run, uint32_t iteration, uint32_t set,
                               const uint64_t *positions, uint32_t count, struct sp_arena *arena,
@@ -156,15 +154,10 @@ enum sp_err store_results_get(struct store_run *run, uint32_t iteration, uint32_
         rc = sdb_query(run->db, "SELECT " COLUMNS " FROM results" KEY_WHERE, &statement, err, "iiu",
                        (int64_t)iteration, (int64_t)set, positions[i]);
         if (rc == SP_OK)
-            rc = sdb_step(run->db, statement, &have, err);
+            rc = sdb_one(run->db, statement, &result_rows, arena, &ret[i], &have, err);
         if (rc == SP_OK && !have)
             rc = sp_fail(err, SP_ENOTFOUND, "run %s, iteration %u, set %u: no result at %llu",
                          run->name, iteration, set, (unsigned long long)positions[i]);
-        if (rc == SP_OK) {
-            struct sdb_row row = sdb_row(run->db, statement, arena, "results");
-            rc = read_result(&row, &ret[i], err);
-        }
-        sdb_done(statement);
     }
     return rc;
 }
@@ -174,25 +167,13 @@ enum sp_err store_results_range(struct store_run *run, uint32_t iteration, uint3
                                 struct store_result **ret, size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc =
         sdb_query(run->db,
                   "SELECT " COLUMNS " FROM results WHERE iteration = ?1"
                   " AND work_set = ?2 AND position >= ?3 ORDER BY position LIMIT ?4",
                   &statement, err, "iiui", (int64_t)iteration, (int64_t)set, first, (int64_t)limit);
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "results");
-        struct store_result *result = sdb_list_add(&list, sizeof(*result));
-        rc = read_result(&row, result, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &result_rows, arena, ret, ret_count, err);
     return rc;
 }
 
@@ -254,12 +235,20 @@ enum sp_err store_results_clear(struct store_run *run, uint32_t iteration, uint3
     return rc;
 }
 
+static void read_share(struct sdb_row *row, void *ret)
+{
+    struct store_share *share = ret;
+    share->worker = sdb_text(row);
+    share->results = sdb_u64(row, INT64_MAX);
+    share->tokens = sdb_u64(row, INT64_MAX);
+}
+static const struct sdb_row_kind share_rows = {"results", sizeof(struct store_share), read_share};
+
 enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set, bool new_only,
                          struct sp_arena *arena, struct store_share **ret, size_t *ret_count,
                          struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc =
         sdb_query(run->db,
                   "SELECT worker, count(*), coalesce(sum(length(ids) / 4), 0)"
@@ -267,21 +256,7 @@ enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set
                   " AND (?3 = 0 OR source_iteration = iteration)"
                   " GROUP BY worker ORDER BY worker",
                   &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)new_only);
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "results");
-        struct store_share *share = sdb_list_add(&list, sizeof(*share));
-        share->worker = sdb_text(&row);
-        share->results = sdb_u64(&row, INT64_MAX);
-        share->tokens = sdb_u64(&row, INT64_MAX);
-        rc = sdb_row_end(&row, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &share_rows, arena, ret, ret_count, err);
     return rc;
 }

@@ -167,34 +167,62 @@ enum sp_err sdb_row_end(struct sdb_row *row, struct sp_error *err)
     return SP_OK;
 }
 
-void *sdb_list_add(struct sdb_list *list, size_t elem_bytes)
+enum sp_err sdb_one(struct sdb *db, sqlite3_stmt *statement, const struct sdb_row_kind *kind,
+                    struct sp_arena *arena, void *ret, bool *ret_have, struct sp_error *err)
 {
-    SP_ASSERT(list->elem_bytes == 0 || list->elem_bytes == elem_bytes);
-    list->elem_bytes = elem_bytes;
-    if (list->count == list->capacity) {
-        list->capacity = list->capacity ? list->capacity * 2 : 16;
-        list->data = sp_xgrow(list->data, list->capacity, elem_bytes);
+    enum sp_err rc = sdb_step(db, statement, ret_have, err);
+    if (rc == SP_OK && *ret_have) {
+        void *element = sp_xalloc(kind->bytes);
+        struct sdb_row row = sdb_row(db, statement, arena, kind->table);
+        kind->read(&row, element);
+        rc = sdb_row_end(&row, err);
+        if (rc == SP_OK)
+            memcpy(ret, element, kind->bytes);
+        free(element);
     }
-    void *element = (char *)list->data + list->count++ * elem_bytes;
-    memset(element, 0, elem_bytes);
-    return element;
+    sdb_done(statement);
+    return rc;
 }
 
-enum sp_err sdb_list_end(struct sdb_list *list, struct sp_arena *arena, void *ret_array,
-                         size_t *ret_count, struct sp_error *err)
+/* A copy in the arena: lists grow by doubling, which an arena can't. */
+static enum sp_err to_arena(const void *elements, size_t count, size_t bytes,
+                            struct sp_arena *arena, void *ret_array, struct sp_error *err)
 {
-    void *copy = sp_arena_alloc(arena, list->count ? list->count : 1,
-                                list->elem_bytes ? list->elem_bytes : 1);
-    if (copy == NULL) {
-        free(list->data);
-        *list = (struct sdb_list){0};
+    void *copy = sp_arena_alloc(arena, count ? count : 1, bytes);
+    if (copy == NULL)
         return sp_fail(err, SP_ELIMIT, "a listing is larger than a request may take");
-    }
-    if (list->count)
-        memcpy(copy, list->data, list->count * list->elem_bytes);
+    if (count)
+        memcpy(copy, elements, count * bytes);
     memcpy(ret_array, &copy, sizeof(copy));
-    *ret_count = list->count;
-    free(list->data);
-    *list = (struct sdb_list){0};
     return SP_OK;
+}
+
+enum sp_err sdb_rows(struct sdb *db, sqlite3_stmt *statement, const struct sdb_row_kind *kind,
+                     struct sp_arena *arena, void *ret_array, size_t *ret_count,
+                     struct sp_error *err)
+{
+    char *elements = NULL;
+    size_t count = 0, capacity = 0;
+    enum sp_err rc = SP_OK;
+    for (bool have = true; rc == SP_OK;) {
+        rc = sdb_step(db, statement, &have, err);
+        if (rc != SP_OK || !have)
+            break;
+        if (count == capacity) {
+            capacity = capacity ? capacity * 2 : 16;
+            elements = sp_xgrow(elements, capacity, kind->bytes);
+        }
+        char *element = elements + count++ * kind->bytes;
+        memset(element, 0, kind->bytes);
+        struct sdb_row row = sdb_row(db, statement, arena, kind->table);
+        kind->read(&row, element);
+        rc = sdb_row_end(&row, err);
+    }
+    sdb_done(statement);
+    if (rc == SP_OK)
+        rc = to_arena(elements, count, kind->bytes, arena, ret_array, err);
+    if (rc == SP_OK)
+        *ret_count = count;
+    free(elements);
+    return rc;
 }

@@ -28,37 +28,34 @@ enum sp_err store_step_put(struct store_run *run, uint32_t iteration,
                    s->first_sight_pairs, (int64_t)s->skipped);
 }
 
-static enum sp_err read_step(struct sdb_row *row, struct proto_step_metrics *ret,
-                             struct sp_error *err)
+static void read_step(struct sdb_row *row, void *ret)
 {
-    struct proto_step_metrics s = {0};
+    struct proto_step_metrics *s = ret;
     row->next = 1;
-    s.step = sdb_u64(row, INT64_MAX);
-    s.train_epoch = sdb_u32(row);
-    s.learning_rate = sdb_f64(row);
-    s.loss = sdb_f64(row);
-    s.sft_loss = sdb_f64(row);
-    s.margin = sdb_f64(row);
-    s.margin_abs_max = sdb_f64(row);
-    s.accuracy = sdb_f64(row);
-    s.reward_real = sdb_f64(row);
-    s.reward_generated = sdb_f64(row);
-    s.logp_real = sdb_f64(row);
-    s.logp_generated = sdb_f64(row);
-    s.logp_real_change = sdb_f64(row);
-    s.grad_norm = sdb_f64(row);
-    s.pairs = sdb_u64(row, INT64_MAX);
-    s.identical = sdb_u64(row, INT64_MAX);
-    s.tokens = sdb_u64(row, INT64_MAX);
-    s.milliseconds = sdb_u64(row, INT64_MAX);
-    s.first_sight_correct = sdb_f64(row);
-    s.first_sight_pairs = sdb_u64(row, INT64_MAX);
-    s.skipped = sdb_bool(row);
-    enum sp_err rc = sdb_row_end(row, err);
-    if (rc == SP_OK)
-        *ret = s;
-    return rc;
+    s->step = sdb_u64(row, INT64_MAX);
+    s->train_epoch = sdb_u32(row);
+    s->learning_rate = sdb_f64(row);
+    s->loss = sdb_f64(row);
+    s->sft_loss = sdb_f64(row);
+    s->margin = sdb_f64(row);
+    s->margin_abs_max = sdb_f64(row);
+    s->accuracy = sdb_f64(row);
+    s->reward_real = sdb_f64(row);
+    s->reward_generated = sdb_f64(row);
+    s->logp_real = sdb_f64(row);
+    s->logp_generated = sdb_f64(row);
+    s->logp_real_change = sdb_f64(row);
+    s->grad_norm = sdb_f64(row);
+    s->pairs = sdb_u64(row, INT64_MAX);
+    s->identical = sdb_u64(row, INT64_MAX);
+    s->tokens = sdb_u64(row, INT64_MAX);
+    s->milliseconds = sdb_u64(row, INT64_MAX);
+    s->first_sight_correct = sdb_f64(row);
+    s->first_sight_pairs = sdb_u64(row, INT64_MAX);
+    s->skipped = sdb_bool(row);
 }
+static const struct sdb_row_kind step_rows = {"steps", sizeof(struct proto_step_metrics),
+                                              read_step};
 
 enum sp_err store_steps_list(struct store_run *run, uint32_t iteration, uint64_t after,
                              uint32_t limit, struct sp_arena *arena,
@@ -66,25 +63,13 @@ enum sp_err store_steps_list(struct store_run *run, uint32_t iteration, uint64_t
                              struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
     enum sp_err rc = sdb_query(run->db,
                                "SELECT " COLUMNS " FROM steps WHERE iteration = ?1 AND step > ?2"
                                " ORDER BY step LIMIT ?3",
                                &statement, err, "iui", (int64_t)iteration, after,
                                (int64_t)SP_MIN(limit, (uint32_t)SP_MAX_LIST_ROWS));
-    while (rc == SP_OK) {
-        bool have = false;
-        rc = sdb_step(run->db, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(run->db, statement, arena, "steps");
-        struct proto_step_metrics *step = sdb_list_add(&list, sizeof(*step));
-        rc = read_step(&row, step, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(run->db, statement, &step_rows, arena, ret, ret_count, err);
     return rc;
 }
 

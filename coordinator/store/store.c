@@ -240,29 +240,23 @@ bool store_in_transaction(const struct store *store)
 
 /* ---- runs ---- */
 
+static void read_run_name(struct sdb_row *row, void *ret)
+{
+    const char *name = sdb_text(row);
+    if (!store_run_name_is_good(name))
+        row->bad = 0;
+    *(const char **)ret = name;
+}
+static const struct sdb_row_kind run_name_rows = {"runs", sizeof(const char *), read_run_name};
+
 enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const char ***ret_names,
                             size_t *ret_count, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    struct sdb_list list = {0};
-    bool have = true;
     enum sp_err rc =
         sdb_query(store->control, "SELECT name FROM runs ORDER BY id", &statement, err, "");
-    while (rc == SP_OK) {
-        rc = sdb_step(store->control, statement, &have, err);
-        if (rc != SP_OK || !have)
-            break;
-        struct sdb_row row = sdb_row(store->control, statement, arena, "runs");
-        const char **name = sdb_list_add(&list, sizeof(*name));
-        *name = sdb_text(&row);
-        if (!store_run_name_is_good(*name))
-            row.bad = 0;
-        rc = sdb_row_end(&row, err);
-    }
-    sdb_done(statement);
     if (rc == SP_OK)
-        return sdb_list_end(&list, arena, ret_names, ret_count, err);
-    free(list.data);
+        rc = sdb_rows(store->control, statement, &run_name_rows, arena, ret_names, ret_count, err);
     return rc;
 }
 
