@@ -13,6 +13,7 @@ void coord_actions_clear(struct coord_actions *actions)
         free(action->text);
         free(action->ids);
         free(action->positions);
+        free(action->roots);
     }
     actions->count = 0;
 }

@@ -291,6 +291,18 @@ static void verb_status(const struct verb_call *call)
     parked->run = admin->run[0] ? sp_xstrdup(admin->run) : NULL;
 }
 
+static void verb_gc(const struct verb_call *call)
+{
+    bool dry_run = false;
+    struct sp_error err;
+    if (sp_json_opt_bool(call->args, "dry_run", "gc", &dry_run, &err))
+        core_reply_error(call->core, call->event->handle, err.code, 0, "%s", err.text);
+    else if (!core_collect(call->core, call->event->handle, true, dry_run))
+        core_reply_error(call->core, call->event->handle, SP_EUNAVAIL,
+                         (uint32_t)call->core->options.times.retry_after_ms,
+                         "gc: a collection or an upload is under way");
+}
+
 static void verb_why(const struct verb_call *call)
 {
     core_reply_json(call->core, call->event->handle, core_why(call->core, call->run));
@@ -314,6 +326,7 @@ static const struct {
     {"cancel", verb_cancel, true, true},
     {"start", verb_start, true, true},
     {"skip", verb_skip, true, true},
+    {"gc", verb_gc, false, true},
     {"status", verb_status, false, false},
     {"why", verb_why, true, false},
     {"workers", verb_workers, false, false},

@@ -237,6 +237,7 @@ static void tick(struct coord_core *core)
     core->work_changed = true;
     pump(core);
     core_expire_parked(core);
+    core_collect_by_clock(core);
 }
 
 static void request(struct coord_core *core, const struct coord_event *event)
@@ -301,6 +302,9 @@ void coord_step(struct coord_core *core, const struct coord_event *event, int64_
         break;
     case COORD_EV_ORDERED:
         core_ordered(core, event);
+        break;
+    case COORD_EV_COLLECTED:
+        core->collecting = false;
         break;
     }
     pump(core);

@@ -47,6 +47,7 @@ enum coord_event_kind {
     COORD_EV_VERIFIED, /* COORD_DO_VERIFY is done */
     COORD_EV_JUDGED,   /* COORD_DO_JUDGE is done */
     COORD_EV_ORDERED,  /* COORD_DO_ORDER is done */
+    COORD_EV_COLLECTED, /* COORD_DO_COLLECT is done */
 };
 
 struct coord_event {
@@ -89,6 +90,7 @@ enum coord_action_kind {
     COORD_DO_VERIFY,      /* verify a published checkpoint, then COORD_EV_VERIFIED */
     COORD_DO_JUDGE,       /* compute the verdict, then COORD_EV_JUDGED */
     COORD_DO_ORDER,       /* compute an order (by gap, or of a pass), then COORD_EV_ORDERED */
+    COORD_DO_COLLECT,     /* collect blobs that nothing refers to, then COORD_EV_COLLECTED */
     COORD_DO_LOG,         /* text at level */
 };
 
@@ -132,6 +134,13 @@ struct coord_action {
     bool gap;               /* ORDER: coord_gap_order (judge.h), else coord_pass_order of … */
     uint32_t pass;          /* … this pass */
     struct proto_bytes manifest_text; /* MISSING: borrowed from the request */
+    /* COLLECT (handle: the request that it answers, 0: by the clock). roots: the manifests that
+     * something alive needs, beside what the store's references name. Nothing of them may be
+     * deleted, whatever the store says (collect.h). Owned. */
+    struct sp_digest *roots;
+    uint32_t root_count;
+    bool retain;            /* first let go of old checkpoints, as `keep_last` says */
+    bool dry_run;           /* say what would be done */
 };
 
 struct coord_actions {

@@ -37,6 +37,7 @@ struct coord_iteration {
     int64_t since_ms;                 /* of the state */
     struct sp_digest opponent, opponent_manifest, checkpoint, checkpoint_manifest;
     struct sp_digest plan_digest;
+    struct sp_digest upload;          /* manifest of the publication under way; zero: not known */
     struct plan plan;
     struct coord_set sets[COORD_SET_COUNT];
     uint8_t *source_skipped;          /* [plan.replay_pairs] owned; NULL: none */
@@ -124,6 +125,7 @@ struct coord_lease {
     uint32_t iteration;
     uint64_t attempt;
     enum proto_set set;
+    struct sp_digest manifest;        /* of the weights that it works with */
     int64_t granted_ms, expires_ms;
     int64_t confirm_by_ms;            /* COORD_NEVER: confirmed */
     bool lapsed;                      /* its keys are free again; late answers are recognised */
@@ -173,6 +175,8 @@ struct coord_core {
     int64_t now_ms;                   /* of the step in progress */
     uint64_t alarms;
     bool disk_low;
+    bool collecting;                  /* COORD_DO_COLLECT is out */
+    int64_t collect_at_ms;            /* the next one by the clock; 0: not set yet */
 };
 
 /* ---- core.c ---- */
@@ -319,6 +323,11 @@ void core_publish_commit(struct coord_core *core, const struct coord_event *even
 void core_admin(struct coord_core *core, const struct coord_event *event);
 void core_start_written(struct coord_core *core, struct coord_write *write);
 json_t *core_iteration_brief(const struct coord_run *run, bool created); /* new reference */
+
+/* ---- collection.c ---- */
+/* Looks for blobs that nothing refers to; false: not now. */
+bool core_collect(struct coord_core *core, uint64_t handle, bool retain, bool dry_run);
+void core_collect_by_clock(struct coord_core *core);
 
 /* ---- why.c ---- */
 json_t *core_why(const struct coord_core *core, const struct coord_run *run);

@@ -106,6 +106,56 @@ static void adopted(struct shell *shell, struct job *job)
     reply_text(job);
 }
 
+/* References are known: the next step is on another thread. */
+static void collect(struct shell *shell, struct job *job)
+{
+    struct job *next = job_new(shell, JOB_COLLECT, job->request);
+    next->action = job->action;
+    next->refs = job->refs;
+    next->dropped = job->dropped;
+    job->action.roots = NULL;
+    job->refs = NULL;
+    shell_send(shell, next);
+}
+
+static void collected(struct shell *shell, struct job *job)
+{
+    const struct ckpt_collected *c = &job->collected;
+    shell_event(shell, &(struct coord_event){.kind = COORD_EV_COLLECTED});
+    if (job->rc)
+        sp_warn("collection of blobs: %s", job->err.text);
+    else if (c->deleted > 0)
+        sp_info("%llu blobs that nothing refers to are deleted: %llu bytes",
+                (unsigned long long)c->deleted, (unsigned long long)c->deleted_bytes);
+    if (!job->request)
+        return;
+    if (job->rc)
+        return reply_error(job);
+    json_t *object = json_pack(
+        "{s:b,s:I,s:I,s:I,s:I,s:I,s:I,s:I,s:I}", "dry_run", job->action.dry_run,
+        "checkpoints_dropped", (json_int_t)job->dropped, "blobs_kept", (json_int_t)c->kept,
+        "bytes_kept", (json_int_t)c->kept_bytes, "blobs_unreferenced", (json_int_t)c->waiting,
+        "bytes_unreferenced", (json_int_t)c->waiting_bytes, "blobs_deleted",
+        (json_int_t)c->deleted, "bytes_deleted", (json_int_t)c->deleted_bytes, "grace_ms",
+        (json_int_t)shell->times.collect_grace_ms);
+    job->text = json_dumps(object, JSON_COMPACT);
+    json_decref(object);
+    reply_text(job);
+}
+
+static void pinned(struct job *job)
+{
+    char hex[SP_DIGEST_HEX];
+    if (job->rc)
+        return reply_error(job);
+    sp_digest_hex(&job->digest, hex);
+    json_t *object = json_pack("{s:s,s:s,s:b}", "run", job->run, "digest", hex, "pinned",
+                               job->pinned);
+    job->text = json_dumps(object, JSON_COMPACT);
+    json_decref(object);
+    reply_text(job);
+}
+
 static void disk_checked(struct shell *shell, const struct job *job)
 {
     bool low = job->rc == SP_OK &&
@@ -131,6 +181,18 @@ void shell_finished(struct shell *shell, struct job *job)
         break;
     case JOB_ADOPT:
         adopted(shell, job);
+        break;
+    case JOB_REFS:
+        if (job->rc)
+            collected(shell, job);
+        else
+            collect(shell, job);
+        break;
+    case JOB_COLLECT:
+        collected(shell, job);
+        break;
+    case JOB_PIN:
+        pinned(job);
         break;
     case JOB_BACKUP:
     case JOB_QUERY:

@@ -106,7 +106,7 @@ static void start_afresh(struct coord_run *run, struct coord_iteration *it)
     it->attempt++;
     it->step = 0;
     it->first_step = it->last_step = (struct proto_step_metrics){0};
-    it->checkpoint = it->checkpoint_manifest = (struct sp_digest){0};
+    it->checkpoint = it->checkpoint_manifest = it->upload = (struct sp_digest){0};
     coord_write_free(it->publish);
     it->publish = NULL;
     it->verifying = it->generated = it->ordering = it->judging = false;

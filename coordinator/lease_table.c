@@ -20,6 +20,8 @@ struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *work
     lease->iteration = run->iteration->number;
     lease->attempt = run->iteration->attempt;
     lease->set = set;
+    lease->manifest = iteration_set_uses_opponent(set) ? run->iteration->opponent_manifest
+                                                       : run->iteration->checkpoint_manifest;
     lease->granted_ms = core->now_ms;
     lease->expires_ms = core->now_ms + core->options.times.lease_ms;
     lease->confirm_by_ms = core->now_ms + core->options.times.confirm_ms;

@@ -51,6 +51,8 @@ void core_publish_begin(struct coord_core *core, const struct coord_event *event
                          train->stored + train->skipped, train->count);
         return;
     }
+    /* Few microseconds for the manifests that there are; 4 ms for the longest that is allowed. */
+    sp_sha256_of(begin->manifest.data, begin->manifest.length, &it->upload);
     if (it->state == COORD_PUBLISHING) {
         struct coord_action *action = core_action(core, COORD_DO_MISSING);
         action->handle = event->handle;

@@ -24,10 +24,12 @@ static json_t *checkpoint_json(struct store_run *run, const struct store_checkpo
                                const struct store_iteration *it)
 {
     return json_pack(
-        "{s:o, s:o, s:s, s:i, s:I, s:I, s:o, s:o}", "digest", query_hex(&checkpoint->digest),
+        "{s:o, s:o, s:s, s:i, s:I, s:I, s:b, s:o, s:o, s:o}", "digest",
+        query_hex(&checkpoint->digest),
         "manifest", query_hex(&checkpoint->manifest), "run", store_run_name(run), "iteration",
         (int)checkpoint->iteration, "bytes", (json_int_t)checkpoint->bytes, "created_ms",
-        (json_int_t)checkpoint->created_ms, "verdict",
+        (json_int_t)checkpoint->created_ms, "pinned", checkpoint->pinned, "dropped_ms",
+        query_time(checkpoint->dropped_ms), "verdict",
         it && it->verdict[0] ? query_text(it->verdict, strlen(it->verdict)) : json_null(),
         "accepted", it ? json_boolean(it->accepted) : json_null());
 }

@@ -107,6 +107,28 @@ static void backup(struct shell *shell, struct proto_request *request, const jso
     shell_send(shell, job);
 }
 
+static void pin(struct shell *shell, struct proto_request *request, const json_t *args,
+                const char *actor, bool pinned)
+{
+    const struct proto_admin *admin = proto_request_body(request);
+    const char *hex = "";
+    struct sp_digest digest;
+    struct sp_error err;
+    enum sp_err rc = sp_json_str(args, "digest", admin->verb, &hex, &err);
+    if (!rc)
+        rc = sp_digest_parse(hex, &digest, &err);
+    if (rc) {
+        proto_reply_error(request, rc, 0, "%s", err.text);
+        return;
+    }
+    struct job *job = job_new(shell, JOB_PIN, request);
+    job->run = sp_xstrdup(admin->run);
+    job->actor = sp_xstrdup(actor);
+    job->digest = digest;
+    job->pinned = pinned;
+    shell_send(shell, job);
+}
+
 static void ping(struct shell *shell, struct proto_request *request)
 {
     reply_json(request, json_pack("{s:b,s:s,s:I,s:I}", "ok", true, "version", SPIN_VERSION,
@@ -154,8 +176,9 @@ static void verb_with_args(struct shell *shell, struct proto_request *request, c
     const struct proto_admin *admin = proto_request_body(request);
     bool creates = strcmp(admin->verb, "token-create") == 0;
     bool revokes = strcmp(admin->verb, "token-revoke") == 0;
+    bool pins = strcmp(admin->verb, "pin") == 0, unpins = strcmp(admin->verb, "unpin") == 0;
     json_t *args = NULL;
-    if (!creates && !revokes && strcmp(admin->verb, "backup") != 0) {
+    if (!creates && !revokes && !pins && !unpins && strcmp(admin->verb, "backup") != 0) {
         proto_reply_error(request, SP_EUNSUPPORTED, 0, "no admin verb \"%.40s\"", admin->verb);
         return;
     }
@@ -165,6 +188,8 @@ static void verb_with_args(struct shell *shell, struct proto_request *request, c
         token_create(shell, request, args, actor);
     else if (revokes)
         token_revoke(shell, request, args, actor);
+    else if (pins || unpins)
+        pin(shell, request, args, actor, pins);
     else
         backup(shell, request, args);
     json_decref(args);

@@ -24,6 +24,9 @@ static const struct sp_setting table[] = {
      "Requests in work at once on one address; every waiting worker holds one."},
     {"coordinator", "disk_reserve", SP_SET_BYTES, AT(disk_reserve_bytes), "256 MiB", 0, 1e15,
      "bytes", "", "Below this much free space nothing is accepted and runs pause."},
+    {"coordinator", "keep_last", SP_SET_I64, AT(keep_last), "3", 0, 1e6, "checkpoints", "",
+     "`spinctl gc` lets go of a run's checkpoints but the newest of this many, the base, the one "
+     "that the next iteration starts from, those in use and those pinned; 0: of none."},
     {"coordinator", "time_scale", SP_SET_F64, AT(time_scale), "1", 0.001, 100, "", "",
      "Factor of every time-out; for tests."},
     {"tls", "ca", SP_SET_STR, AT(tls_ca), "", 0, 0, "", "",

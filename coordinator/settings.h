@@ -14,6 +14,7 @@ struct coord_settings {
     char *log_level;
     int64_t parallel;    /* requests in work at once, held ones included */
     int64_t disk_reserve_bytes;
+    int64_t keep_last;   /* checkpoints of a run that `spinctl gc` keeps; 0: all */
     double time_scale;
     char *tls_ca, *tls_cert;
 };

@@ -30,6 +30,8 @@ void job_free(struct job *job)
 {
     sp_arena_free(job->arena);
     free(job->action.positions);
+    free(job->action.roots);
+    coord_refs_free(job->refs);
     free(job->verb);
     free(job->actor);
     free(job->run);
@@ -78,6 +80,7 @@ static void send_action(struct shell *shell, struct coord_action *action, enum j
     struct job *job = job_new(shell, kind, request);
     job->action = *action;
     action->positions = NULL;
+    action->roots = NULL;
     shell_send(shell, job);
 }
 
@@ -109,6 +112,8 @@ static void execute(struct shell *shell, struct coord_action *action)
         return send_action(shell, action, JOB_JUDGE);
     case COORD_DO_ORDER:
         return send_action(shell, action, action->gap ? JOB_ORDER : JOB_PASS);
+    case COORD_DO_COLLECT:
+        return send_action(shell, action, JOB_REFS);
     case COORD_DO_LOG:
         sp_log((enum sp_log_level)action->level, "%s", action->text);
         return;

@@ -18,6 +18,7 @@
 
 #include "common/base/mailbox.h"
 #include "common/checkpoint/blobstore.h"
+#include "coordinator/collect.h"
 #include "coordinator/core.h"
 #include "coordinator/load.h"
 #include "coordinator/map.h"
@@ -31,6 +32,8 @@ enum job_kind {
     JOB_TOKEN_PUT,
     JOB_TOKEN_REVOKE,
     JOB_ADOPT,
+    JOB_REFS,
+    JOB_PIN,
     JOB_BACKUP,
     /* read thread */
     JOB_GRANT,
@@ -49,6 +52,7 @@ enum job_kind {
     JOB_CREATE_RUN,
     JOB_JUDGE,
     JOB_ORDER,
+    JOB_COLLECT,
     /* the store thread has given up: the process ends */
     JOB_FATAL,
 };
@@ -92,6 +96,13 @@ struct job {
     struct sp_digest pairs_sha256;
     /* ORDER */
     uint32_t *order;
+    /* REFS, COLLECT */
+    struct coord_refs *refs;
+    struct ckpt_collected collected;
+    uint32_t dropped;              /* checkpoints */
+    /* PIN */
+    struct sp_digest digest;
+    bool pinned;
     /* DISK */
     uint64_t disk_free;
     int64_t at_ms;                 /* wall clock when it was made */

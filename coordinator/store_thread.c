@@ -59,6 +59,20 @@ static void audit(struct store *store, struct job *job, const char *kind, const 
         job->rc = store_event_append(store, NULL, &event, &job->err);
 }
 
+static enum sp_err pin(struct store *store, struct job *job)
+{
+    struct store_run *run;
+    char hex[SP_DIGEST_HEX];
+    sp_digest_hex(&job->digest, hex);
+    enum sp_err rc = store_run_open(store, job->run, &run, &job->err);
+    if (!rc)
+        rc = store_checkpoint_pin(run, &job->digest, job->pinned, &job->err);
+    job->rc = rc;
+    audit(store, job, "pin", "checkpoint %.12s of run %.64s is %s", hex, job->run,
+          job->pinned ? "pinned" : "not pinned any more");
+    return job->rc;
+}
+
 static void apply(struct batch *batch, struct job *job)
 {
     struct store *store = batch->shell->store;
@@ -79,6 +93,18 @@ static void apply(struct batch *batch, struct job *job)
     case JOB_ADOPT:
         job->rc = store_run_adopt(store, job->run, &job->err);
         audit(store, job, "run", "run %s is created", job->run);
+        break;
+    case JOB_REFS:
+        job->rc = SP_OK;
+        if (job->action.retain)
+            job->rc = coord_retain(store, (uint32_t)batch->shell->settings->keep_last,
+                                   job->action.roots, job->action.root_count, job->at_ms,
+                                   job->action.dry_run, &job->dropped, &job->err);
+        if (job->dropped > 0 && !job->action.dry_run)
+            audit(store, job, "gc", "%u checkpoints are let go of", job->dropped);
+        break;
+    case JOB_PIN:
+        job->rc = pin(store, job);
         break;
     default:
         job->rc = sp_fail(&job->err, SP_EINTERNAL, "job %d on the store thread", (int)job->kind);
@@ -108,6 +134,8 @@ static bool run_batch(struct batch *batch)
         struct job *job = batch->jobs[i];
         if (job->kind == JOB_ADOPT && !job->rc)
             job->rc = coord_load_run(shell->store, shell->blobs, job->run, &job->loaded, &job->err);
+        if (job->kind == JOB_REFS && !job->rc)
+            job->rc = coord_refs_load(shell->store, &job->refs, &job->err);
         sp_mailbox_put(shell->done, job);
     }
     return true;

@@ -18,6 +18,8 @@
     X(lapsed_keep, 600000, "late answers to a dead lease are recognised for this long")            \
     X(straggler_floor, 5000, "a key is leased a second time no sooner than this")                  \
     X(fair, 2000, "so long, at first, nobody takes more than an even share of the pairs")         \
+    X(collect, 600000, "blobs that nothing refers to are looked for this often")                   \
+    X(collect_grace, 3600000, "such a blob is deleted after this, if nobody has asked for it")     \
     X(retry_after, 1000, "for requests that find no place")                                        \
     X(busy, 50, "for requests that meet a change of state in flight")                              \
     X(tick, 50, "the core looks at its clock this often")

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "coordinator/create_run.h"
 #include "coordinator/judge.h"
@@ -73,6 +74,12 @@ void *shell_work_thread(void *context)
             break;
         case JOB_JUDGE:
             judge(shell, query, job);
+            break;
+        case JOB_COLLECT:
+            job->rc = coord_collect(shell->blobs, job->refs, job->action.roots,
+                                    job->action.root_count, sp_now_ms(),
+                                    shell->times.collect_grace_ms, job->action.dry_run,
+                                    &job->collected, &job->err);
             break;
         default:
             job->rc = coord_gap_order(shell->worker, job->action.run, job->action.iteration,

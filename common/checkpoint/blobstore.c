@@ -1,38 +1,24 @@
 #include "common/checkpoint/blobstore.h"
 
 #include <errno.h>
-#include <pthread.h>
-#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/checkpoint/blobstore_internal.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/checkpoint/manifest_internal.h"
 
-#define FANOUT 256
 #define CREATE_TRIES 1000
 
-struct ckpt_blobs {
-    const struct ckpt_fs *fs;
-    char *root;            /* DIR/blobs */
-    char *temporary;       /* DIR/blobs/tmp */
-    atomic_uint next_name; /* of temporary files */
-    pthread_mutex_t mutex; /* of what follows, and of rename with its count */
-    bool durable[FANOUT];  /* the directory's entry is known to be on disk */
-    uint64_t count, bytes;
-};
-
-#define FS(blobs, op, ...) ((blobs)->fs->op((blobs)->fs->context, __VA_ARGS__))
-
-static char *bucket_path(const struct ckpt_blobs *blobs, unsigned bucket)
+char *blobs_bucket_path(const struct ckpt_blobs *blobs, unsigned bucket)
 {
     return sp_xprintf("%s/%02x", blobs->root, bucket);
 }
 
-static char *blob_path(const struct ckpt_blobs *blobs, const struct sp_digest *digest)
+char *blobs_path(const struct ckpt_blobs *blobs, const struct sp_digest *digest)
 {
     char hex[SP_DIGEST_HEX];
     sp_digest_hex(digest, hex);
@@ -71,7 +57,7 @@ enum sp_err ckpt_blobs_each(struct ckpt_blobs *blobs,
     struct walk walk = {.blobs = blobs, .each = each, .context = context};
     enum sp_err rc = SP_OK;
     for (unsigned i = 0; rc == SP_OK && !walk.stopped && i < FANOUT; i++) {
-        char *dir = bucket_path(blobs, i);
+        char *dir = blobs_bucket_path(blobs, i);
         walk.dir = dir;
         int bad = FS(blobs, list, dir, walk_entry, &walk);
         if (bad != 0 && bad != -ENOENT)
@@ -136,6 +122,7 @@ void ckpt_blobs_close(struct ckpt_blobs *blobs)
     if (blobs == NULL)
         return;
     pthread_mutex_destroy(&blobs->mutex);
+    free(blobs->marks);
     free(blobs->root);
     free(blobs->temporary);
     free(blobs);
@@ -177,8 +164,9 @@ enum sp_err ckpt_blobs_sweep(struct ckpt_blobs *blobs, struct sp_error *err)
 
 bool ckpt_blobs_has(struct ckpt_blobs *blobs, const struct sp_digest *digest)
 {
-    char *path = blob_path(blobs, digest);
+    char *path = blobs_path(blobs, digest);
     uint64_t bytes;
+    blobs_in_use(blobs, digest);
     bool there = FS(blobs, size, path, &bytes) == 0;
     free(path);
     return there;
@@ -217,9 +205,10 @@ static enum sp_err read_blob(struct ckpt_blobs *blobs, const char *path, uint8_t
 enum sp_err ckpt_blobs_get(struct ckpt_blobs *blobs, const struct sp_digest *digest,
                            uint8_t **ret_data, size_t *ret_length, struct sp_error *err)
 {
-    char *path = blob_path(blobs, digest);
+    char *path = blobs_path(blobs, digest);
     uint8_t *data = NULL;
     size_t length = 0;
+    blobs_in_use(blobs, digest);
     enum sp_err rc = read_blob(blobs, path, &data, &length, err);
     if (rc == SP_OK) {
         struct sp_digest real;
@@ -303,7 +292,7 @@ static enum sp_err ensure_bucket(struct ckpt_blobs *blobs, unsigned bucket, stru
 {
     if (blobs->durable[bucket])
         return SP_OK;
-    char *path = bucket_path(blobs, bucket);
+    char *path = blobs_bucket_path(blobs, bucket);
     enum sp_err rc = make_dir(blobs, path, blobs->root, err);
     blobs->durable[bucket] = rc == SP_OK;
     free(path);
@@ -343,7 +332,7 @@ static bool intact(struct ckpt_blobs *blobs, const struct sp_digest *digest)
 static enum sp_err put_verified(struct ckpt_blobs *blobs, const struct sp_digest *digest,
                                 const void *data, size_t length, struct sp_error *err)
 {
-    char *path = blob_path(blobs, digest), *dir = bucket_path(blobs, digest->bytes[0]);
+    char *path = blobs_path(blobs, digest), *dir = blobs_bucket_path(blobs, digest->bytes[0]);
     char *temporary = NULL;
     enum sp_err rc = SP_OK;
     /* A blob that is there was fsynced before it got its name, but its name may not be on disk
@@ -393,14 +382,15 @@ enum sp_err ckpt_blobs_put_new(struct ckpt_blobs *blobs, const void *data, size_
     return rc;
 }
 
-enum sp_err ckpt_blobs_delete(struct ckpt_blobs *blobs, const struct sp_digest *digest,
-                              struct sp_error *err)
+enum sp_err blobs_delete_if(struct ckpt_blobs *blobs, const struct sp_digest *digest,
+                            bool (*still)(struct ckpt_blobs *blobs, const struct sp_digest *digest),
+                            bool *ret_deleted, struct sp_error *err)
 {
-    char *path = blob_path(blobs, digest), *dir = bucket_path(blobs, digest->bytes[0]);
+    char *path = blobs_path(blobs, digest), *dir = blobs_bucket_path(blobs, digest->bytes[0]);
     enum sp_err rc = SP_OK;
     uint64_t bytes = 0;
     pthread_mutex_lock(&blobs->mutex);
-    int bad = FS(blobs, size, path, &bytes);
+    int bad = still && !still(blobs, digest) ? -ENOENT : FS(blobs, size, path, &bytes);
     if (bad == 0)
         bad = FS(blobs, unlink, path);
     if (bad == 0) {
@@ -408,6 +398,7 @@ enum sp_err ckpt_blobs_delete(struct ckpt_blobs *blobs, const struct sp_digest *
         blobs->bytes -= bytes;
     }
     pthread_mutex_unlock(&blobs->mutex);
+    *ret_deleted = bad == 0;
     if (bad == 0)
         bad = FS(blobs, fsync_dir, dir);
     if (bad != 0 && bad != -ENOENT)
@@ -415,6 +406,13 @@ enum sp_err ckpt_blobs_delete(struct ckpt_blobs *blobs, const struct sp_digest *
     free(dir);
     free(path);
     return rc;
+}
+
+enum sp_err ckpt_blobs_delete(struct ckpt_blobs *blobs, const struct sp_digest *digest,
+                              struct sp_error *err)
+{
+    bool deleted;
+    return blobs_delete_if(blobs, digest, NULL, &deleted, err);
 }
 
 /* ---- whole files ---- */

@@ -49,6 +49,34 @@ enum sp_err ckpt_blobs_each(struct ckpt_blobs *blobs,
                             bool (*each)(void *context, const struct sp_digest *digest,
                                          uint64_t bytes),
                             void *context, struct sp_error *err) SP_MUST_USE;
+/* ---- collection ----
+ *
+ * A blob that nothing refers to is marked, left alone for a while, and deleted when it still has
+ * the mark then. Whoever puts, asks for or reads a blob takes its mark away, so that an upload that
+ * finds a chunk stored already can count on it. Marks are in memory: after a restart the wait
+ * starts anew. */
+
+enum ckpt_blob_fate { CKPT_BLOB_KEEP, CKPT_BLOB_MARK, CKPT_BLOB_WAIT, CKPT_BLOB_DELETE };
+/* The decision about one blob; marked_ms: since when it is marked, -1: it is not. */
+enum ckpt_blob_fate ckpt_blob_fate(bool referenced, int64_t marked_ms, int64_t now_ms,
+                                   int64_t grace_ms);
+
+struct ckpt_collect {
+    bool (*referenced)(void *context, const struct sp_digest *digest);
+    void *context;
+    int64_t now_ms;   /* monotonic */
+    int64_t grace_ms; /* from mark to deletion */
+    bool dry_run;     /* count, but mark and delete nothing */
+};
+struct ckpt_collected {
+    uint64_t kept, kept_bytes;       /* referred to */
+    uint64_t waiting, waiting_bytes; /* not referred to; those deleted are counted here, too */
+    uint64_t deleted, deleted_bytes;
+};
+/* One collection. By one thread at a time; others may put, has and get meanwhile. */
+enum sp_err ckpt_blobs_collect(struct ckpt_blobs *blobs, const struct ckpt_collect *ask,
+                               struct ckpt_collected *ret, struct sp_error *err) SP_MUST_USE;
+
 /* Number of blobs and the sum of their bytes, kept up to date since open. */
 void ckpt_blobs_usage(struct ckpt_blobs *blobs, uint64_t *ret_count, uint64_t *ret_bytes);
 

@@ -38,8 +38,7 @@ static bool show(void *context, uint64_t done, uint64_t total)
     return true;
 }
 
-/* "RUN", "RUN:ITERATION" or a digest, or the first eight or more characters of one */
-static json_t *describe(const char *name)
+json_t *ctl_describe_checkpoint(const char *name)
 {
     const char *colon = strrchr(name, ':');
     size_t hex = strspn(name, "0123456789abcdef");
@@ -73,12 +72,16 @@ int ctl_export(void *context)
 {
     struct ctl *ctl = context;
     struct sp_error err = {0};
-    json_t *args = describe(ctl->args[0]), *found = NULL;
+    json_t *args = ctl_describe_checkpoint(ctl->args[0]), *found = NULL;
     struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
     struct source source = {.ctl = ctl};
     char hex[SP_DIGEST_HEX] = "";
     char *run = sp_xstrdup(ctl_string(args, "run", ""));
     enum sp_err rc = ctl_admin(ctl, "checkpoint", run, args, &found, &err);
+    if (rc == SP_OK && ctl_integer(found, "dropped_ms", 0) != 0)
+        rc = sp_fail(&err, SP_ENOTFOUND, "checkpoint %.12s was let go of: `spinctl gc` keeps the "
+                     "newest and those that `spinctl pin` names",
+                     ctl_string(found, "digest", ""));
     if (rc == SP_OK)
         rc = get_manifest(ctl, found, &manifest, &err);
     if (rc == SP_OK) {

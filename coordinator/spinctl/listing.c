@@ -184,6 +184,7 @@ int ctl_checkpoints(void *context)
         {"digest", "CHECKPOINT", "text"},      {"run", "RUN", "text"},
         {"iteration", ">ITERATION", "number"}, {"bytes", ">SIZE", "bytes"},
         {"created_ms", "CREATED", "utc"},      {"verdict", "VERDICT", "text"},
+        {"pinned", "PINNED", "text"},          {"dropped_ms", "LET GO OF", "utc"},
     };
     struct ctl *ctl = context;
     return list(ctl, "checkpoints", run_or_empty(ctl), NULL, "checkpoints", COLUMNS(columns));

@@ -36,6 +36,7 @@ enum {
     OPT_FORCE,
     OPT_ONCE,
     OPT_EXAMPLE,
+    OPT_DRY_RUN,
 };
 
 static const struct argp_option global_options[] = {
@@ -171,6 +172,9 @@ static error_t parse_option(struct ctl *ctl, int key, char *arg, struct argp_sta
     case OPT_ONCE:
         ctl->once = true;
         return 0;
+    case OPT_DRY_RUN:
+        ctl->dry_run = true;
+        return 0;
     case OPT_SET:
         ctl->set_name = arg;
         return 0;
@@ -291,6 +295,17 @@ static const struct argp_option token_options[] = {
     {0},
 };
 
+static const struct argp_option gc_options[] = {
+    {"dry-run", OPT_DRY_RUN, NULL, 0, "Say what would be let go of; change nothing", 0},
+    {0},
+};
+
+static const char gc_details[] =
+    "Lets go of the checkpoints of every run but the base, the newest (setting keep_last of the "
+    "coordinator), the one that the next iteration starts from, those in use and those pinned. "
+    "Their blobs, and what failed uploads have left, are deleted an hour later.";
+static const char pin_details[] =
+    "CHECKPOINT is a digest (eight characters or more), RUN for its newest one, or RUN:ITERATION.";
 static const char create_details[] =
     "FILE is an INI file; `spinctl create-run --example > run.conf` writes one with every setting "
     "explained. Base model and data go to the coordinator, which renders and tokenizes the data "
@@ -327,6 +342,11 @@ static const struct sp_cli_command commands[] = {
     {"export", "CHECKPOINT DIR", "write a checkpoint as a Hugging Face directory",
      "CHECKPOINT is a digest (eight characters or more), RUN for its best one, or RUN:ITERATION.",
      NULL, parse_2, ctl_export},
+    {"pin", "CHECKPOINT", "keep a checkpoint whatever gc does", pin_details, NULL, parse_1,
+     ctl_pin},
+    {"unpin", "CHECKPOINT", "let gc have a checkpoint again", pin_details, NULL, parse_1,
+     ctl_unpin},
+    {"gc", "", "let go of old checkpoints", gc_details, gc_options, parse_0, ctl_gc},
     {"settings", "RUN", "show the settings of a run", NULL, NULL, parse_1, ctl_settings_command},
     {"events", "[RUN]", "list what happened", NULL, events_options, parse_0_1, ctl_events},
     {"workers", "", "list generators and trainers", NULL, NULL, parse_0, ctl_workers},

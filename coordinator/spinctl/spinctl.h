@@ -34,7 +34,7 @@ struct ctl {
     int arg_count;
     /* options of subcommands; 0 or NULL when not given */
     int64_t iterations, iteration, limit, offset, after;
-    bool has_iteration, fresh, follow, jsonl, force, once, no_wait;
+    bool has_iteration, fresh, follow, jsonl, force, once, no_wait, dry_run;
     const char *set_name, *role, *name, *runs, *expires, *prompt, *out, *assignments[64];
     int assignment_count;
     char *token;
@@ -58,6 +58,11 @@ enum sp_err ctl_admin(struct ctl *ctl, const char *verb, const char *run, json_t
 /* A blob by digest into `to` (at most SP_MAX_CHUNK bytes). */
 enum sp_err ctl_blob(struct ctl *ctl, const struct sp_digest *digest, struct sp_buf *to,
                      struct sp_error *err) SP_MUST_USE;
+
+/* ---- export.c ---- */
+/* Arguments of the verb `checkpoint` for "RUN", "RUN:ITERATION" or a digest or the first eight or
+ * more characters of one; a new reference. */
+json_t *ctl_describe_checkpoint(const char *name);
 
 /* ---- print.c ---- */
 struct ctl_column {
@@ -85,6 +90,9 @@ int ctl_start_iteration(void *context); /* follow.c */
 int ctl_run(void *context);             /* follow.c */
 int ctl_watch(void *context);           /* follow.c */
 int ctl_export(void *context);          /* export.c */
+int ctl_pin(void *context);             /* keep.c, and so on */
+int ctl_unpin(void *context);
+int ctl_gc(void *context);
 int ctl_pairs(void *context);           /* listing.c */
 int ctl_status(void *context);          /* listing.c, and so on */
 int ctl_why(void *context);

@@ -4,7 +4,8 @@
 #include "common/base/mem.h"
 #include "coordinator/store/internal.h"
 
-#define COLUMNS "iteration, digest, manifest, created_ms, bytes, provenance"
+#define PUT_COLUMNS "iteration, digest, manifest, created_ms, bytes, provenance"
+#define COLUMNS PUT_COLUMNS ", pinned, dropped_ms"
 
 enum sp_err store_checkpoint_put(struct store_run *run, const struct store_checkpoint *checkpoint,
                                  struct sp_error *err)
@@ -13,8 +14,8 @@ enum sp_err store_checkpoint_put(struct store_run *run, const struct store_check
     if (rc != SP_OK)
         return rc;
     return sdb_run(run->db,
-                   "INSERT INTO checkpoints(" COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
-                   " ON CONFLICT DO NOTHING",
+                   "INSERT INTO checkpoints(" PUT_COLUMNS ") VALUES (?1, ?2, ?3, ?4, ?5, ?6)"
+                   " ON CONFLICT(digest) DO UPDATE SET dropped_ms = 0",
                    NULL, err, "iggiut", (int64_t)checkpoint->iteration, &checkpoint->digest,
                    &checkpoint->manifest, checkpoint->created_ms, checkpoint->bytes,
                    checkpoint->provenance);
@@ -29,6 +30,8 @@ static void read_checkpoint(struct sdb_row *row, void *ret)
     checkpoint->created_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
     checkpoint->bytes = sdb_u64(row, INT64_MAX);
     checkpoint->provenance = sdb_text(row);
+    checkpoint->pinned = sdb_bool(row);
+    checkpoint->dropped_ms = sdb_i64(row, 0, INT64_MAX);
 }
 static const struct sdb_row_kind checkpoint_rows = {"checkpoints", sizeof(struct store_checkpoint),
                                                     read_checkpoint};
@@ -62,6 +65,40 @@ enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena
     if (rc == SP_OK)
         rc = sdb_rows(run->db, statement, &checkpoint_rows, arena, ret, ret_count, err);
     return rc;
+}
+
+/* ---- retention ---- */
+
+enum sp_err store_checkpoint_pin(struct store_run *run, const struct sp_digest *digest, bool pinned,
+                                 struct sp_error *err)
+{
+    int changes = 0;
+    char hex[SP_DIGEST_HEX];
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc == SP_OK)
+        rc = sdb_run(run->db,
+                     "UPDATE checkpoints SET pinned = ?2 WHERE digest = ?1 AND dropped_ms = 0",
+                     &changes, err, "gi", digest, (int64_t)pinned);
+    if (rc != SP_OK || changes == 1)
+        return rc;
+    struct store_checkpoint row;
+    struct sp_arena *arena = sp_arena_new(4096, 16 << 20);
+    rc = store_checkpoint_get(run, digest, arena, &row, err);
+    sp_arena_free(arena);
+    sp_digest_hex(digest, hex);
+    return rc == SP_OK ? sp_fail(err, SP_ESTATE, "checkpoint %s was let go of already", hex) : rc;
+}
+
+enum sp_err store_checkpoint_drop(struct store_run *run, const struct sp_digest *digest,
+                                  int64_t now_ms, struct sp_error *err)
+{
+    char owner[SP_DIGEST_HEX];
+    sp_digest_hex(digest, owner);
+    enum sp_err rc = store_blob_refs_drop(run, owner, err);
+    if (rc != SP_OK)
+        return rc;
+    return sdb_run(run->db, "UPDATE checkpoints SET dropped_ms = ?2 WHERE digest = ?1", NULL, err,
+                   "gi", digest, now_ms);
 }
 
 /* ---- references ---- */

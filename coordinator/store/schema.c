@@ -74,6 +74,9 @@ static const char *const run_migrations[] = {
     "CREATE TABLE blob_refs("
     " owner TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (owner, digest))"
     " STRICT, WITHOUT ROWID;" EVENTS_TABLE,
+    /* 2: retention */
+    "ALTER TABLE checkpoints ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
+    "ALTER TABLE checkpoints ADD COLUMN dropped_ms INTEGER NOT NULL DEFAULT 0;",
 };
 
 const struct sdb_schema sdb_control_schema = {

@@ -244,6 +244,8 @@ struct store_checkpoint {
     int64_t created_ms;
     uint64_t bytes;         /* of all files */
     const char *provenance; /* JSON: what made it */
+    bool pinned;            /* never let go of by retention */
+    int64_t dropped_ms;     /* wall clock when it was let go of: its blobs may be gone; 0: no */
 };
 /* Again with the same digest: no change. Write. */
 enum sp_err store_checkpoint_put(struct store_run *run, const struct store_checkpoint *checkpoint,
@@ -255,6 +257,12 @@ enum sp_err store_checkpoint_get(struct store_run *run, const struct sp_digest *
 enum sp_err store_checkpoints_list(struct store_run *run, struct sp_arena *arena,
                                    struct store_checkpoint **ret, size_t *ret_count,
                                    struct sp_error *err) SP_MUST_USE;
+/* Write. SP_ENOTFOUND; SP_ESTATE: it was let go of already. */
+enum sp_err store_checkpoint_pin(struct store_run *run, const struct sp_digest *digest, bool pinned,
+                                 struct sp_error *err) SP_MUST_USE;
+/* Lets go of a checkpoint: its references are dropped, its row stays. Write. */
+enum sp_err store_checkpoint_drop(struct store_run *run, const struct sp_digest *digest,
+                                  int64_t now_ms, struct sp_error *err) SP_MUST_USE;
 /* Blobs that must not be deleted while the run is there: the manifest and its chunks. owner:
  * "base", "data", or a checkpoint's digest in hex. Idempotent. Write. */
 enum sp_err store_blob_refs_add(struct store_run *run, const char *owner,

@@ -232,6 +232,8 @@ static int64_t commit_ms(struct sim *sim)
     return 1 + (int64_t)sim_draw(sim, sim_draw(sim, 10) == 0 ? 3000 : 30);
 }
 
+static void collected(struct sim *sim, void *context, uint64_t life);
+
 static void execute(struct sim *sim, struct coord_action *action)
 {
     switch (action->kind) {
@@ -271,6 +273,9 @@ static void execute(struct sim *sim, struct coord_action *action)
     case COORD_DO_ORDER:
         start_work(sim, action, order_work, 500);
         break;
+    case COORD_DO_COLLECT:
+        sim_after(sim, 1, collected, NULL, sim->life);
+        break;
     case COORD_DO_LOG:
         sim_trace(sim, "  %s", action->text);
         break;
@@ -283,6 +288,14 @@ static void step(struct sim *sim, const struct coord_event *event)
     for (size_t i = 0; i < sim->actions.count; i++)
         execute(sim, &sim->actions.items[i]);
     coord_actions_clear(&sim->actions);
+}
+
+/* There are no blobs in this world: nothing to collect. */
+static void collected(struct sim *sim, void *context, uint64_t life)
+{
+    (void)context;
+    if (sim->core && sim->life == life)
+        step(sim, &(struct coord_event){.kind = COORD_EV_COLLECTED});
 }
 
 /* ---- life ---- */

@@ -142,6 +142,14 @@ static void execute(struct cf *fx, struct coord_action *action)
             outside(fx, action);
         }
         return;
+    case COORD_DO_COLLECT:
+        free(fx->roots);
+        fx->roots = action->roots;
+        fx->root_count = action->root_count;
+        fx->retain = action->retain;
+        fx->collections++;
+        action->roots = NULL;
+        return;
     case COORD_DO_LOG:
         return;
     }
@@ -155,6 +163,11 @@ static void step(struct cf *fx, const struct coord_event *event)
     for (size_t i = 0; i < actions.count; i++)
         execute(fx, &actions.items[i]);
     coord_actions_deinit(&actions);
+}
+
+void cf_collected(struct cf *fx)
+{
+    step(fx, &(struct coord_event){.kind = COORD_EV_COLLECTED});
 }
 
 void cf_finish(struct cf *fx)
@@ -190,6 +203,8 @@ void cf_open(struct cf *fx, const char *settings)
 
 void cf_close(struct cf *fx)
 {
+    free(fx->roots);
+    fx->roots = NULL;
     coord_core_free(fx->core);
     world_remove(&fx->world);
     sp_arena_free(fx->arena);

@@ -40,6 +40,9 @@ struct cf {
     bool verify_fails;
     struct coord_action waiting; /* held verification or verdict */
     bool is_waiting;
+    struct sp_digest *roots; /* of the newest collection */
+    uint32_t root_count, collections;
+    bool retain;
     const char *class_name; /* of workers that say hello */
 };
 
@@ -58,6 +61,8 @@ uint64_t cf_send(struct cf *fx, enum proto_role role, enum proto_type type, cons
 const struct cf_reply *cf_ask(struct cf *fx, enum proto_role role, enum proto_type type,
                               const void *body);
 const struct cf_reply *cf_reply(struct cf *fx, uint64_t handle);
+
+void cf_collected(struct cf *fx);        /* the collection is done */
 
 /* Shorter. Verbs: args "" or JSON. */
 const struct cf_reply *cf_verb(struct cf *fx, const char *verb, const char *args);

@@ -39,6 +39,51 @@ static bool holds(const struct proto_lease_reply *lease, uint64_t position)
     return false;
 }
 
+static uint32_t roots_that_are(const struct sp_digest *manifest)
+{
+    uint32_t found = 0;
+    for (uint32_t i = 0; i < fx.root_count; i++)
+        found += sp_digest_equal(&fx.roots[i], manifest);
+    return found;
+}
+
+/* By the clock, and by `spinctl gc`; one at a time; with the weights of every lease. */
+START_TEST(nothing_in_use_is_collected)
+{
+    const struct proto_lease_reply *lease = cf_lease(&fx, a, 2);
+    struct sp_digest manifest = lease->manifest;
+    uint64_t id = lease->lease_id;
+    const struct cf_reply *gc;
+    cf_send(&fx, PROTO_ROLE_ADMIN, PROTO_ADMIN,
+            &(struct proto_admin){.verb = "gc", .run = "", .args = ""});
+    ck_assert_uint_eq(fx.collections, 1);
+    ck_assert(fx.retain);
+    /* base, accepted and opponent are one checkpoint here; the fourth is the lease */
+    ck_assert_uint_eq(roots_that_are(&manifest), 4);
+    gc = cf_verb(&fx, "gc", "");
+    ck_assert_int_eq(gc->status, SP_EUNAVAIL);
+    cf_collected(&fx);
+    /* A lease that was given back is remembered, and its worker may still be loading. */
+    struct proto_lease_return back = {.worker_id = a, .leases = {.values = &id, .count = 1}};
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_LEASE_RETURN, &back));
+    cf_send(&fx, PROTO_ROLE_ADMIN, PROTO_ADMIN,
+            &(struct proto_admin){.verb = "gc", .run = "", .args = ""});
+    ck_assert_uint_eq(fx.collections, 2);
+    ck_assert_uint_eq(roots_that_are(&manifest), 4);
+    cf_collected(&fx);
+    uint32_t before = fx.collections;
+    cf_tick(&fx, fx.times.collect_ms);
+    ck_assert_uint_eq(fx.collections, before + 1);
+    ck_assert(!fx.retain);
+    cf_tick(&fx, 2 * fx.times.collect_ms);
+    ck_assert_uint_eq(fx.collections, before + 1); /* the one before is not done */
+    cf_collected(&fx);
+    cf_tick(&fx, fx.times.collect_ms);
+    ck_assert_uint_eq(fx.collections, before + 2);
+    ck_assert_uint_eq(roots_that_are(&manifest), 3); /* the lease is forgotten */
+}
+END_TEST
+
 START_TEST(retried_request_gets_its_grant)
 {
     struct proto_lease ask = {.worker_id = a, .request_id = 99, .run = "", .max_items = 3};
@@ -516,6 +561,7 @@ static Suite *suite(void)
     Suite *s = suite_create("core_leases");
     TCase *tc = tcase_create("leases");
     tcase_add_checked_fixture(tc, open_world, close_world);
+    tcase_add_test(tc, nothing_in_use_is_collected);
     tcase_add_test(tc, retried_request_gets_its_grant);
     tcase_add_test(tc, unconfirmed_grant_lapses);
     tcase_add_test(tc, renewed_lease_lives);
