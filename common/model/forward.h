@@ -80,6 +80,13 @@ enum sp_err model_forward(struct model *model, struct model_workspace *work,
 enum sp_err model_backward(struct model *model, struct model_workspace *work,
                            const struct model_batch *batch, struct sp_error *err) SP_MUST_USE;
 
+/* Floating-point operations that a forward pass over these segments needs: each row once through
+ * every layer's matrices, each query with the keys that it sees, the output matrix for `head_rows`
+ * rows (those with targets). The backward pass needs twice that. Norms, activations, losses and
+ * what is computed a second time count as nothing. Pure. */
+double model_forward_flops(const struct model_config *config, const struct tn_segment *segments,
+                           int32_t n_segments, int32_t head_rows);
+
 /* The one rule for the log-probability of a response: the fp32 log-probabilities of its tokens are
  * summed in double in order of position, and the sum is rounded to fp32. */
 float model_sum_logprobs(const float *logprobs, int32_t n);

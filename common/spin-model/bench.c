@@ -1,5 +1,7 @@
-/* bench: tokens per second of the three things that a run spends its time on: scoring, training
- * steps, decoding. Medians over repeats, with their spread, because machines are noisy. */
+/* bench: tokens per second of the things that a run spends its time on, beside what the machine
+ * could do. Medians over repeats, with their spread, because machines are noisy. */
+#include "common/spin-model/bench.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -8,35 +10,7 @@
 #include "common/base/clock.h"
 #include "common/base/fs.h"
 #include "common/base/mem.h"
-#include "common/base/progress.h"
 #include "common/base/rng.h"
-#include "common/base/table.h"
-#include "common/model/decoder.h"
-#include "common/model/forward.h"
-#include "common/spin-model/engine.h"
-
-#define MIN_REPEATS 3
-#define MAX_REPEATS 200
-#define SEGMENTS 2         /* of a scoring or training batch */
-#define SEGMENT_TOKENS 256 /* half prompt, half response */
-#define DECODE_PROMPT 16
-#define DECODE_TOKENS 64
-
-struct bench {
-    const struct tool *tool;
-    struct tn_backend *backend;
-    struct model *model;
-    const struct model_config *config;
-    struct sp_table *table; /* NULL with --json */
-    struct sp_progress *progress;
-    uint64_t figures; /* that are done */
-};
-
-struct samples {
-    double values[MAX_REPEATS]; /* tokens/s */
-    int count;
-    int64_t started_ns;
-};
 
 static int by_value(const void *a, const void *b)
 {
@@ -44,145 +18,134 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
-/* Notes one repeat; true while there is time for more. */
-static bool note(const struct tool *tool, struct samples *s, double tokens, int64_t ns)
+static double median(const double *values, int32_t n)
 {
-    s->values[s->count++] = tokens * 1e9 / (double)(ns > 0 ? ns : 1);
-    return s->count < MAX_REPEATS &&
-           (s->count < MIN_REPEATS ||
-            (double)(sp_now_ns() - s->started_ns) < tool->bench_seconds * 1e9);
+    double sorted[BENCH_MAX_REPEATS];
+    memcpy(sorted, values, (size_t)n * sizeof(*sorted));
+    qsort(sorted, (size_t)n, sizeof(*sorted), by_value);
+    return sorted[n / 2];
 }
 
-static enum sp_err report(struct bench *bench, const char *what, int32_t batch, struct samples *s,
-                          struct sp_error *err)
+/* The most memory that the process has held since reset_peak, and where the system doesn't say,
+ * since it began. */
+static uint64_t peak_bytes(void)
 {
+    char *text = NULL;
+    size_t length;
+    struct sp_error ignored;
+    uint64_t kib = 0;
+    if (sp_read_file("/proc/self/status", 1 << 16, &text, &length, &ignored) != SP_OK)
+        return 0;
+    const char *line = strstr(text, "VmHWM:");
+    if (line != NULL)
+        kib = strtoull(line + strlen("VmHWM:"), NULL, 10);
+    free(text);
+    return kib * 1024;
+}
+
+static void reset_peak(void)
+{
+    FILE *f = fopen("/proc/self/clear_refs", "w");
+    if (f == NULL)
+        return;
+    fputs("5", f);
+    fclose(f);
+}
+
+static bool enough(const struct bench *bench, const struct bench_figure *f, int64_t started_ns)
+{
+    if (f->repeats == BENCH_MAX_REPEATS)
+        return true;
+    return f->repeats >= bench->tool->bench_repeats &&
+           (double)(sp_now_ns() - started_ns) >= bench->tool->bench_seconds * 1e9;
+}
+
+enum sp_err bench_measure(struct bench *bench, struct bench_figure *f, struct sp_error *err)
+{
+    struct bench_products *products = NULL;
+    int64_t ns = 0, started = sp_now_ns();
+    reset_peak();
+    enum sp_err rc = f->run(f->context, &ns, err); /* pages are touched for the first time */
+    f->peak_bytes = peak_bytes();
+    if (rc == SP_OK)
+        rc = bench_products_new(bench, &f->shape, &products, err);
+    if (rc == SP_OK)
+        bench_products_run(products);
+    for (f->repeats = 0; rc == SP_OK && !enough(bench, f, started); f->repeats++) {
+        f->probe[f->repeats] = tn_probe(bench->backend);
+        f->gemm[f->repeats] = bench_products_run(products);
+        rc = f->run(f->context, &ns, err);
+        f->seconds[f->repeats] = (double)(ns > 0 ? ns : 1) * 1e-9;
+    }
+    bench_products_free(products);
+    return rc;
+}
+
+/* Median of work per second over `limit`, repeat by repeat. */
+static double share(const struct bench_figure *f, double work, const double *limit)
+{
+    double values[BENCH_MAX_REPEATS];
+    for (int32_t i = 0; i < f->repeats; i++)
+        values[i] = limit[i] > 0 ? work / f->seconds[i] / limit[i] : 0;
+    return median(values, f->repeats);
+}
+
+static void report_row(struct bench *bench, const struct bench_figure *f, double seconds,
+                       double least, double most)
+{
+    struct sp_table *t = bench->table;
+    sp_table_cell(t, "%s", f->what);
+    sp_table_cell(t, "%.0f", f->tokens / seconds);
+    sp_table_cell(t, "%.0f", f->tokens / most);
+    sp_table_cell(t, "%.0f", f->tokens / least);
+    sp_table_cell(t, f->pairs > 0 ? "%.2f" : "", f->pairs / seconds);
+    sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->probe));
+    sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->gemm));
+    sp_table_cell(t, f->bytes > 0 ? "%.1f" : "", f->bytes / seconds * 1e-9);
+    sp_table_cell(t, "%.0f", (double)f->peak_bytes / (1 << 20));
+    sp_table_cell(t, "%d", f->repeats);
+}
+
+void bench_report(struct bench *bench, struct bench_figure *f)
+{
+    double sorted[BENCH_MAX_REPEATS], seconds = median(f->seconds, f->repeats);
+    memcpy(sorted, f->seconds, (size_t)f->repeats * sizeof(*sorted));
+    qsort(sorted, (size_t)f->repeats, sizeof(*sorted), by_value);
+    double least = sorted[0], most = sorted[f->repeats - 1];
     sp_progress_set(bench->progress, ++bench->figures);
-    qsort(s->values, (size_t)s->count, sizeof(*s->values), by_value);
-    double median = s->values[s->count / 2], low = s->values[0], high = s->values[s->count - 1];
-    if (bench->table == NULL)
-        return tool_print_json(json_pack("{s:s, s:i, s:f, s:f, s:f, s:i, s:s, s:i}", "what", what,
-                                         "batch", batch, "tokens_per_second", median, "lowest", low,
-                                         "highest", high, "repeats", s->count, "backend",
-                                         bench->backend->numerics_class, "threads",
-                                         bench->backend->threads),
-                               err);
-    sp_table_cell(bench->table, "%s", what);
-    sp_table_cell(bench->table, "%d", batch);
-    sp_table_cell(bench->table, "%.0f", median);
-    sp_table_cell(bench->table, "%.0f", low);
-    sp_table_cell(bench->table, "%.0f", high);
-    sp_table_cell(bench->table, "%d", s->count);
-    return SP_OK;
+    if (bench->table != NULL) {
+        report_row(bench, f, seconds, least, most);
+        json_decref(f->fields);
+        return;
+    }
+    json_t *o = f->fields;
+    json_object_set_new(o, "tokens_per_s", json_real(f->tokens / seconds));
+    json_object_set_new(o, "tokens_per_s_lowest", json_real(f->tokens / most));
+    json_object_set_new(o, "tokens_per_s_highest", json_real(f->tokens / least));
+    if (f->pairs > 0) {
+        json_object_set_new(o, "pairs_per_s", json_real(f->pairs / seconds));
+        json_object_set_new(o, "flops_per_pair", json_real(f->flops / f->pairs));
+    } else {
+        json_object_set_new(o, "flops_per_token", json_real(f->flops / f->tokens));
+    }
+    json_object_set_new(o, "fma_share", json_real(share(f, f->flops, f->probe)));
+    json_object_set_new(o, "gemm_share", json_real(share(f, f->flops, f->gemm)));
+    json_object_set_new(o, "probe_gflops", json_real(median(f->probe, f->repeats) * 1e-9));
+    json_object_set_new(o, "gemm_gflops", json_real(median(f->gemm, f->repeats) * 1e-9));
+    if (f->bytes > 0)
+        json_object_set_new(o, "gb_per_s", json_real(f->bytes / seconds * 1e-9));
+    json_object_set_new(o, "peak_bytes", json_integer((json_int_t)f->peak_bytes));
+    json_object_set_new(o, "repeats", json_integer(f->repeats));
+    json_array_append_new(json_object_get(bench->document, f->list), o);
 }
 
-static int32_t random_id(const struct bench *bench, uint32_t i)
+int32_t bench_random_id(const struct bench *bench, uint32_t i)
 {
     return (int32_t)sp_rng_below((uint64_t)bench->tool->seed, SP_STREAM_TEST, 0, i, 0, 0,
                                  (uint64_t)bench->config->vocab);
 }
 
-/* Log-probabilities of responses, with or without the gradient. */
-static enum sp_err bench_pass(struct bench *bench, bool backward, struct sp_error *err)
-{
-    int32_t length = SP_MIN(SEGMENT_TOKENS, bench->config->max_positions), prompt = length / 2;
-    int32_t rows = SEGMENTS * length, n_targets = 0;
-    int32_t ids[SEGMENTS * SEGMENT_TOKENS], positions[SEGMENTS * SEGMENT_TOKENS];
-    struct tn_segment segments[SEGMENTS];
-    struct tn_target targets[SEGMENTS * SEGMENT_TOKENS];
-    float logprobs[SEGMENTS * SEGMENT_TOKENS];
-    for (int32_t s = 0; s < SEGMENTS; s++) {
-        segments[s] =
-            (struct tn_segment){.row = s * length, .prompt = prompt, .a = length - prompt};
-        for (int32_t i = 0; i < length; i++) {
-            ids[s * length + i] = random_id(bench, (uint32_t)(s * length + i));
-            positions[s * length + i] = i;
-            if (i >= prompt)
-                targets[n_targets++] = (struct tn_target){
-                    .row = s * length + i, .id = ids[s * length + i], .coefficient = 1e-6f};
-        }
-    }
-    struct model_batch batch = {rows, ids, positions, segments, SEGMENTS, targets, n_targets};
-    struct model_workspace_size size = {
-        .max_rows = rows, .longest = length, .max_targets = n_targets, .backward = backward};
-    struct model_workspace *work = NULL;
-    struct samples samples = {.started_ns = sp_now_ns()};
-    enum sp_err rc = backward ? model_enable_grads(bench->model, err) : SP_OK;
-    if (rc == SP_OK)
-        rc = model_workspace_new(bench->model, &size, &work, err);
-    if (rc == SP_OK) /* not counted: pages are touched for the first time */
-        rc = model_forward(bench->model, work, &batch, logprobs, err);
-    for (bool more = true; rc == SP_OK && more;) {
-        int64_t start = sp_now_ns();
-        rc = model_forward(bench->model, work, &batch, logprobs, err);
-        if (rc == SP_OK && backward)
-            rc = model_backward(bench->model, work, &batch, err);
-        more = note(bench->tool, &samples, rows, sp_now_ns() - start);
-    }
-    model_workspace_free(work);
-    if (rc == SP_OK)
-        rc = report(bench, backward ? "train" : "score", rows, &samples, err);
-    return rc;
-}
-
-/* `slots` answers at once; the prompts are part of the time, not of the tokens. */
-static enum sp_err decode_once(struct bench *bench, struct model_decoder *decoder, int32_t slots,
-                               double *ret_tokens, struct sp_error *err)
-{
-    int32_t prompt[DECODE_PROMPT];
-    int32_t room = bench->config->max_positions;
-    int32_t n_prompt = SP_MIN(DECODE_PROMPT, room / 2), n_new = SP_MIN(DECODE_TOKENS, room / 2);
-    struct model_decoder_request request = {
-        .prompt = prompt,
-        .n_prompt = n_prompt,
-        .generate = true,
-        .max_new_tokens = n_new, /* no end tokens: every answer has this length */
-        .params = {.temperature = 1, .top_p = 1},
-        .seed = (uint64_t)bench->tool->seed,
-    };
-    enum sp_err rc = SP_OK;
-    for (int32_t s = 0; rc == SP_OK && s < slots; s++) {
-        for (int32_t i = 0; i < n_prompt; i++)
-            prompt[i] = random_id(bench, (uint32_t)(s * n_prompt + i));
-        request.prompt_key = (uint32_t)s;
-        rc = model_decoder_submit(decoder, &request, err);
-    }
-    for (bool idle = false; rc == SP_OK && !idle;)
-        rc = model_decoder_step(decoder, &idle, err);
-    struct model_decoder_result result;
-    *ret_tokens = 0;
-    while (rc == SP_OK && model_decoder_take_result(decoder, &result))
-        *ret_tokens += result.n_ids;
-    return rc;
-}
-
-static enum sp_err bench_decode(struct bench *bench, int32_t slots, enum tn_dtype dtype,
-                                struct sp_error *err)
-{
-    struct model_decoder_options options = {
-        .slots = slots,
-        .queue = slots,
-        .max_positions = SP_MIN(DECODE_PROMPT + DECODE_TOKENS, bench->config->max_positions),
-        .weights = dtype,
-        .cache = dtype,
-    };
-    struct model_decoder *decoder = NULL;
-    double tokens;
-    enum sp_err rc = model_decoder_new(bench->model, &options, &decoder, err);
-    if (rc == SP_OK)
-        rc = decode_once(bench, decoder, slots, &tokens, err);
-    struct samples samples = {.started_ns = sp_now_ns()};
-    for (bool more = true; rc == SP_OK && more;) {
-        int64_t start = sp_now_ns();
-        rc = decode_once(bench, decoder, slots, &tokens, err);
-        more = note(bench->tool, &samples, tokens, sp_now_ns() - start);
-    }
-    model_decoder_free(decoder);
-    if (rc == SP_OK)
-        rc = report(bench, dtype == TN_BF16 ? "decode bf16" : "decode f32", slots, &samples, err);
-    return rc;
-}
-
-/* The checkpoint, or random weights where the directory (or --config) has only a shape. */
+/* The checkpoint, or random weights where the directory has only a shape. */
 static enum sp_err open_model(struct bench *bench, struct sp_error *err)
 {
     const struct tool *tool = bench->tool;
@@ -207,31 +170,59 @@ static enum sp_err open_model(struct bench *bench, struct sp_error *err)
     return rc;
 }
 
+static void begin_report(struct bench *bench)
+{
+    static const char *const headers[] = {"what",      ">tokens/s", ">lowest",  ">highest",
+                                          ">pairs/s",  ">of FMA",   ">of GEMM", ">GB/s",
+                                          ">peak MiB", ">repeats",  NULL};
+    double probe = tn_probe(bench->backend) * 1e-9;
+    if (bench->tool->json) {
+        bench->document = json_pack(
+            "{s:f, s:[], s:[], s:[], s:[], s:s, s:s, s:s, s:i, s:I}", "probe_gflops", probe,
+            "prefill", "score", "decode", "spin_step", "backend", bench->backend->numerics_class,
+            "device", bench->backend->device, "model_type", bench->config->model_type, "threads",
+            bench->backend->threads, "parameters", (json_int_t)bench->config->n_params);
+        SP_ASSERT(bench->document != NULL);
+        return;
+    }
+    bench->table = sp_table_new(headers);
+    printf("%s, %" PRId64 " parameters; %s, %s; multiply-add limit %.1f GFLOP/s\n\n",
+           bench->config->model_type, bench->config->n_params, bench->backend->numerics_class,
+           bench->backend->device, probe);
+    fflush(stdout);
+}
+
+static bool wanted(const struct tool *tool, const char *part)
+{
+    return tool->bench_only == NULL || strcmp(tool->bench_only, part) == 0;
+}
+
 enum sp_err tool_bench(struct tool *tool, struct sp_error *err)
 {
-    static const char *const headers[] = {"what",     ">batch",   ">tokens/s", ">lowest",
-                                          ">highest", ">repeats", NULL};
-    static const int32_t batches[] = {1, 8, 32, 64};
+    static const struct {
+        const char *name;
+        enum sp_err (*run)(struct bench *bench, struct sp_error *err);
+    } parts[] = {{"prefill", bench_passes}, {"decode", bench_decoding}, {"spin_step", bench_steps}};
     struct bench bench = {.tool = tool};
+    bool any = false;
+    for (size_t i = 0; i < SP_COUNT(parts); i++)
+        any = any || wanted(tool, parts[i].name);
+    if (!any)
+        return sp_fail(err, SP_EINVAL, "--only %s: expected prefill, decode or spin_step",
+                       tool->bench_only);
     enum sp_err rc = open_model(&bench, err);
-    if (rc == SP_OK && !tool->json) {
-        bench.table = sp_table_new(headers);
-        printf("%s, %" PRId64 " parameters; %s, %s\n\n", bench.config->model_type,
-               bench.config->n_params, bench.backend->numerics_class, bench.backend->device);
-        fflush(stdout);
-    }
-    bench.progress = sp_progress_new("bench", 2 + 2 * SP_COUNT(batches), "figures");
     if (rc == SP_OK)
-        rc = bench_pass(&bench, false, err);
-    if (rc == SP_OK)
-        rc = bench_pass(&bench, true, err);
-    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++)
-        rc = bench_decode(&bench, batches[i], TN_F32, err);
-    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++)
-        rc = bench_decode(&bench, batches[i], TN_BF16, err);
+        begin_report(&bench);
+    bench.progress = sp_progress_new("bench", 0, "figures");
+    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(parts); i++)
+        if (wanted(tool, parts[i].name))
+            rc = parts[i].run(&bench, err);
     sp_progress_free(bench.progress);
     if (rc == SP_OK && bench.table != NULL)
         sp_table_print(bench.table, stdout);
+    if (rc == SP_OK && bench.document != NULL)
+        rc = tool_print_json(json_incref(bench.document), err);
+    json_decref(bench.document);
     sp_table_free(bench.table);
     model_free(bench.model);
     tn_close(bench.backend);

@@ -39,6 +39,9 @@ enum {
     KEY_TOKENIZER,
     KEY_DTYPE,
     KEY_SECONDS,
+    KEY_REPEATS,
+    KEY_LONGEST,
+    KEY_ONLY,
     KEY_TO,
 };
 
@@ -363,7 +366,10 @@ static int run_convert(void *context)
 /* ---- bench ---- */
 
 static const struct argp_option bench_options[] = {
-    {"seconds", KEY_SECONDS, "S", 0, "For each figure (default 2)"},
+    {"only", KEY_ONLY, "PART", 0, "prefill (with scoring), decode or spin_step (default all)"},
+    {"longest", KEY_LONGEST, "N", 0, "Tokens of the longest sequence (default 1024)"},
+    {"repeats", KEY_REPEATS, "N", 0, "Of each figure, at least (default 5)"},
+    {"seconds", KEY_SECONDS, "S", 0, "For each figure, at least (default 2)"},
     {"seed", KEY_SEED, "N", 0, "Of random weights and tokens (default 0)"},
     {0},
 };
@@ -374,6 +380,15 @@ static error_t parse_bench(int key, char *arg, struct argp_state *state)
     switch (key) {
     case KEY_SECONDS:
         tool->bench_seconds = real(state, "seconds", arg, 0, 3600);
+        return 0;
+    case KEY_REPEATS:
+        tool->bench_repeats = whole(state, "repeats", arg, 1, 100);
+        return 0;
+    case KEY_LONGEST:
+        tool->bench_longest = whole(state, "longest", arg, 2, INT32_MAX);
+        return 0;
+    case KEY_ONLY:
+        tool->bench_only = arg;
         return 0;
     case KEY_SEED:
         tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
@@ -430,7 +445,7 @@ static const struct sp_cli_command commands[] = {
      "  spin-model convert model model.gguf --dtype Q8_0\n"
      "  spin-model convert model smaller --dtype F16\n",
      convert_options, parse_convert, run_convert},
-    {"bench", "DIR", "Tokens per second of scoring, training and decoding",
+    {"bench", "DIR", "Tokens per second of prefill, decoding and SPIN steps",
      "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"
      "weights, random ones are used: speed depends on the shape alone. A score or train batch is\n"
      "counted in tokens, a decode batch in sequences.\n\n"
@@ -446,7 +461,9 @@ int main(int argc, char **argv)
                         .top_p = 1,
                         .max_new_tokens = 256,
                         .samples = 1,
-                        .bench_seconds = 2};
+                        .bench_seconds = 2,
+                        .bench_repeats = 5,
+                        .bench_longest = 1024};
     const struct sp_cli_program program = {
         .name = NAME,
         .summary = "Look into, score with, and generate from a model, without any daemon.",

@@ -34,7 +34,7 @@ _spin_model() {
       ;;
     init:-*) every="$every --config --seed --tokenizer --dtype" ;;
     convert:-*) every="$every --to --dtype --tokenizer" ;;
-    bench:-*) every="$every --seconds --seed" ;;
+    bench:-*) every="$every --only --longest --repeats --seconds --seed" ;;
     *)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")
       return

@@ -39,7 +39,10 @@ struct tool {
     const char *out; /* the second argument */
     const char *to;  /* "gguf" or "hf"; NULL: by the name of what is written */
     /* bench */
-    double bench_seconds; /* for each figure */
+    double bench_seconds;   /* for each figure, at least */
+    int64_t bench_repeats;  /* of each figure, at least */
+    int64_t bench_longest;  /* tokens of the longest sequence */
+    const char *bench_only; /* one of the parts; NULL: all */
 };
 
 /* A command's whole work; SP_OK or an error with its message. */

@@ -249,5 +249,8 @@ void tn_close(struct tn_backend *backend); /* NULL is fine */
 /* The numerics class without opening the device's pool, by name. */
 enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
                               struct sp_error *err) SP_MUST_USE;
+/* Floating-point operations per second that the backend's threads reach in multiply-adds on what
+ * fits the first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
+double tn_probe(struct tn_backend *backend);
 
 #endif

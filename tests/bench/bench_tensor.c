@@ -51,38 +51,6 @@ static int by_value(const void *a, const void *b)
     return x < y ? -1 : x > y;
 }
 
-/* --- the multiply-add limit: the microkernel on what fits the first cache --- */
-
-struct probe {
-    const struct tn_kern *kern;
-    float *a, *b;
-};
-
-static void probe_task(void *context, int32_t task, int32_t worker)
-{
-    const struct probe *p = context;
-    float c[TN_MAX_MR * TN_MAX_NR];
-    for (int i = 0; i < 400; i++)
-        p->kern->micro(p->kern->mr, 128, p->a, (size_t)p->kern->mr, p->b, (size_t)p->kern->nr, c,
-                       (size_t)p->kern->nr, false);
-}
-
-static double probe(struct tn_backend *backend)
-{
-    struct tn_cpu *cpu = tn_cpu_of(backend);
-    struct probe p = {cpu->kern, noise(128 * TN_MAX_MR), noise(128 * TN_MAX_NR + 4096)};
-    double best = 0.0;
-    for (int i = 0; i < 5; i++) {
-        double start = now();
-        tn_pool_run(cpu->pool, 8 * cpu->threads, probe_task, &p);
-        double flops = 2.0 * 128 * 400 * 8 * cpu->threads * cpu->kern->mr * cpu->kern->nr;
-        best = SP_MAX(best, flops / (now() - start));
-    }
-    sp_free_block(p.a);
-    sp_free_block(p.b);
-    return best * 1e-9;
-}
-
 /* --- lines --- */
 
 enum kind { LINEAR, BWD_X, BWD_W, PACKED, PACKED_BF16, KINDS };
@@ -283,7 +251,8 @@ int main(int argc, char **argv)
     bench.cpu = open_or_exit("cpu", isa, threads);
     bench.blas = open_or_exit("openblas", isa, threads);
     printf("%s; %s\n", bench.cpu->device, bench.blas->numerics_class);
-    printf("multiply-add limit (microkernel in the first cache): %.1f GFLOP/s\n", probe(bench.cpu));
+    printf("multiply-add limit (microkernel in the first cache): %.1f GFLOP/s\n",
+           1e-9 * tn_probe(bench.cpu));
     for (size_t i = 0; wanted(&bench, "train") && i < SP_COUNT(train); i++)
         for (int kind = LINEAR; kind <= BWD_W; kind++)
             product(&bench, (enum kind)kind, 512, train[i][0], train[i][1]);

@@ -82,6 +82,7 @@ struct tn_kv_cache {
 void tn_attention_scratch(const struct tn_kern *kern, int32_t longest, int32_t heads, int32_t C,
                           size_t *ret_shared, size_t *ret_own);
 size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width);
+size_t tn_packed_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width);
 
 /* operations, by file */
 bool tn_cpu_reserve(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,

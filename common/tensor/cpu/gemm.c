@@ -1,7 +1,7 @@
-/* gemm: matrix products in the manner of BLIS (Van Zee & van de Geijn 2015): both factors are
- * packed into panels as the microkernel reads them, in blocks that fit the caches. Blocks over k
- * continue each output's chain from C, so the block sizes, the microkernel's shape and the split of
- * tasks change no bit. */
+/* gemm: the operations on matrices, and products with weights that were packed before: panels as
+ * the microkernel reads them, in blocks that fit the caches. Blocks over k continue each output's
+ * chain from C, so the block sizes, the microkernel's shape and the split of tasks change no bit.
+ * Products of two factors that change are in product.c. */
 #include "common/tensor/cpu/cpu.h"
 
 #include <stdlib.h>
@@ -11,7 +11,6 @@
 #include "common/base/half.h"
 
 #define KC 384             /* k of one block: nr·KC floats of B stay in the first cache */
-#define NC 4096            /* columns of B packed at a time, shared by all workers */
 #define MC_BLOCKS 8        /* row blocks of one task: mr·MC_BLOCKS·KC floats of A in the second */
 #define M_MAX 1008         /* rows of A packed at a time */
 #define A_PACKED (1 << 20) /* floats of A packed at a time in products with packed weights */
@@ -43,30 +42,9 @@ static void pack_a_block(const struct product *p, int32_t block)
     p->cpu->kern->copy(to, (size_t)rows, from, g->a_col, rows, p->k);
 }
 
-/* B's panel of nr columns as [k][nr], zero beyond the last column */
-static void pack_b_panel(const struct product *p, int32_t panel)
-{
-    const struct tn_gemm *g = p->g;
-    int32_t nr = p->cpu->kern->nr, first = panel * nr;
-    int32_t cols = SP_MIN(nr, p->n - first);
-    float *to = p->pack_b + (size_t)first * (size_t)p->k;
-    const float *from = g->b + (size_t)(p->n0 + first) * g->b_col + (size_t)p->k0 * g->b_row;
-    if (cols < nr)
-        memset(to, 0, (size_t)p->k * (size_t)nr * sizeof(float));
-    if (g->b_row == 1) {
-        p->cpu->kern->transpose(to, (size_t)nr, from, g->b_col, cols, p->k);
-        return;
-    }
-    p->cpu->kern->copy(to, (size_t)nr, from, g->b_row, cols, p->k);
-}
-
 static void pack_task(void *context, int32_t task, int32_t worker)
 {
-    const struct product *p = context;
-    if (task < p->a_tasks)
-        pack_a_block(p, task);
-    else
-        pack_b_panel(p, task - p->a_tasks);
+    pack_a_block(context, task);
 }
 
 static void microkernel(const struct product *p, int32_t rows, int32_t depth, const float *a,
@@ -96,28 +74,6 @@ static void tile(const struct product *p, int32_t rows, int32_t cols, int32_t de
     microkernel(p, rows, depth, a, b, full, nr, load);
     for (int32_t i = 0; i < rows; i++)
         memcpy(c + (size_t)i * ldc, full + (size_t)i * nr, (size_t)cols * sizeof(float));
-}
-
-static void compute_task(void *context, int32_t task, int32_t worker)
-{
-    const struct product *p = context;
-    int32_t nr = p->cpu->kern->nr;
-    int32_t row_group = task % p->row_groups, col_group = task / p->row_groups;
-    int32_t block0 = tn_split(p->row_blocks, p->row_groups, row_group);
-    int32_t block1 = tn_split(p->row_blocks, p->row_groups, row_group + 1);
-    int32_t panel0 = tn_split(p->panels, p->col_groups, col_group);
-    int32_t panel1 = tn_split(p->panels, p->col_groups, col_group + 1);
-    bool load = p->g->accumulate || p->k0 > 0;
-    for (int32_t panel = panel0; panel < panel1; panel++) {
-        int32_t col = panel * nr, cols = SP_MIN(nr, p->n - col);
-        const float *b = p->pack_b + (size_t)col * (size_t)p->k;
-        for (int32_t block = block0; block < block1; block++) {
-            int32_t first = tn_split(p->m, p->row_blocks, block);
-            int32_t rows = tn_split(p->m, p->row_blocks, block + 1) - first;
-            float *c = p->g->c + (size_t)(p->m0 + first) * (size_t)p->g->N + (size_t)(p->n0 + col);
-            tile(p, rows, cols, p->k, p->pack_a + (size_t)first * (size_t)p->k, b, c, load);
-        }
-    }
 }
 
 /* With packed weights: all of k in blocks inside the task: one job for a product. */
@@ -179,47 +135,10 @@ static int32_t packed_rows(const struct tn_kern *kern, int32_t K)
     return SP_MIN(M_MAX, SP_MAX(kern->mr, A_PACKED / K));
 }
 
-size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width)
+size_t tn_packed_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width)
 {
     int32_t rows = SP_MIN(max_rows, packed_rows(cpu->kern, max_width));
-    size_t packed = SP_MAX(pack_a_floats(rows, max_width), (size_t)A_PACKED + 64);
-    return SP_MAX(packed, pack_a_floats(M_MAX, KC) + (size_t)(NC + TN_MAX_NR) * KC);
-}
-
-void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *g)
-{
-    if (g->M <= 0 || g->N <= 0)
-        return;
-    if (g->K <= 0) {
-        if (!g->accumulate)
-            memset(g->c, 0, (size_t)g->M * (size_t)g->N * sizeof(float));
-        return;
-    }
-    struct product p = {.cpu = cpu, .g = g};
-    int32_t nr = cpu->kern->nr;
-    int32_t m_parts = tn_ceil_div(g->M, M_MAX), k_parts = tn_ceil_div(g->K, KC);
-    int32_t n_parts = tn_ceil_div(g->N, NC);
-    size_t a_floats = pack_a_floats(SP_MIN(g->M, M_MAX), SP_MIN(g->K, KC));
-    p.pack_a = tn_shared_scratch(cpu, a_floats + tn_round_up((size_t)SP_MIN(g->N, NC), (size_t)nr) *
-                                                     (size_t)SP_MIN(g->K, KC));
-    p.pack_b = p.pack_a + a_floats;
-    for (int32_t mp = 0; mp < m_parts; mp++) {
-        p.m0 = tn_split(g->M, m_parts, mp);
-        p.m = tn_split(g->M, m_parts, mp + 1) - p.m0;
-        p.row_blocks = tn_ceil_div(p.m, cpu->kern->mr);
-        for (int32_t kp = 0; kp < k_parts; kp++) {
-            p.k0 = tn_split(g->K, k_parts, kp);
-            p.k = tn_split(g->K, k_parts, kp + 1) - p.k0;
-            for (int32_t np = 0; np < n_parts; np++) {
-                p.n0 = np * NC;
-                p.n = SP_MIN(NC, g->N - p.n0);
-                plan_tasks(&p);
-                p.a_tasks = np == 0 ? p.row_blocks : 0;
-                run(&p, p.a_tasks + p.panels, pack_task);
-                run(&p, p.row_groups * p.col_groups, compute_task);
-            }
-        }
-    }
+    return SP_MAX(pack_a_floats(rows, max_width), (size_t)A_PACKED + 64);
 }
 
 void tn_cpu_linear(struct tn_backend *backend, float *y, const float *x, const float *w, int32_t T,

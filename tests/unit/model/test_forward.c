@@ -413,6 +413,29 @@ START_TEST(bad_batches_are_refused)
 }
 END_TEST
 
+/* Counted by hand: a segment with two branches, a window, a second segment. */
+START_TEST(flops_are_what_the_result_needs)
+{
+    struct model_config c = {.vocab = 10,
+                             .hidden = 4,
+                             .ffn = 5,
+                             .layers = 2,
+                             .heads = 2,
+                             .kv_heads = 1,
+                             .head_size = 2,
+                             .max_positions = 16};
+    struct tn_segment segments[] = {{0, 2, 1, 2}, {5, 3, 0, 0}};
+    /* query, key, value and output: 2·4·(8 + 4); gate, up, down: 2·4·15; 8 rows, 2 layers */
+    double matrices = (96 + 120) * 8 * 2;
+    /* 1 + 2 keys of the prompt, 3 of one branch, 3 + 4 of the other; 1 + 2 + 3 of the second */
+    double attention = 4 * 4 * (3 + 3 + 7 + 6) * 2, head = 2 * 4 * 10 * 3;
+    ck_assert_double_eq(model_forward_flops(&c, segments, 2, 3), matrices + attention + head);
+    c.window = 2; /* 1 + 2, 2, 2 + 2; 1 + 2 + 2 */
+    attention = 4 * 4 * (3 + 2 + 4 + 5) * 2;
+    ck_assert_double_eq(model_forward_flops(&c, segments, 2, 3), matrices + attention + head);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("forward");
@@ -427,6 +450,7 @@ static Suite *suite(void)
     tcase_add_test(t, logits_by_block_give_the_same_bits);
     tcase_add_test(t, threads_do_not_change_bits);
     tcase_add_test(t, plan_is_what_it_says);
+    tcase_add_test(t, flops_are_what_the_result_needs);
     tcase_add_test(t, bad_batches_are_refused);
     suite_add_tcase(s, t);
     return s;

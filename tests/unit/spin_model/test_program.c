@@ -338,25 +338,54 @@ START_TEST(test_logprobs)
 }
 END_TEST
 
+/* Every figure of a list has a rate, its spread, shares of both limits and a peak. */
+static void check_figures(const json_t *document, const char *list, size_t least_count)
+{
+    const json_t *figures = json_object_get(document, list), *figure;
+    size_t i;
+    ck_assert_uint_ge(json_array_size(figures), least_count);
+    json_array_foreach(figures, i, figure)
+    {
+        double median = json_real_value(json_object_get(figure, "tokens_per_s"));
+        ck_assert(json_real_value(json_object_get(figure, "tokens_per_s_lowest")) > 0);
+        ck_assert(json_real_value(json_object_get(figure, "tokens_per_s_lowest")) <= median);
+        ck_assert(json_real_value(json_object_get(figure, "tokens_per_s_highest")) >= median);
+        ck_assert(json_real_value(json_object_get(figure, "fma_share")) > 0);
+        ck_assert(json_real_value(json_object_get(figure, "gemm_share")) > 0);
+        ck_assert_int_gt(json_integer_value(json_object_get(figure, "peak_bytes")), 0);
+        ck_assert_int_eq(json_integer_value(json_object_get(figure, "repeats")), 2);
+    }
+}
+
 START_TEST(test_bench)
 {
     /* A shape alone is enough. */
-    char *out = expect_output("bench . --seconds 0 --json", NULL);
-    int lines = 0;
-    for (char *line = out; *line != 0; line += strcspn(line, "\n") + 1, lines++) {
-        json_t *figure = parse_line(line);
-        double median = json_real_value(json_object_get(figure, "tokens_per_second"));
-        ck_assert(json_real_value(json_object_get(figure, "lowest")) > 0);
-        ck_assert(json_real_value(json_object_get(figure, "lowest")) <= median);
-        ck_assert(json_real_value(json_object_get(figure, "highest")) >= median);
-        ck_assert_int_ge((int)json_integer_value(json_object_get(figure, "repeats")), 3);
-        json_decref(figure);
-    }
-    ck_assert_int_eq(lines, 10);
+    char *out = expect_output("bench . --seconds 0 --repeats 2 --json", NULL);
+    json_t *document = parse_line(out);
+    ck_assert(json_real_value(json_object_get(document, "probe_gflops")) > 0);
+    check_figures(document, "prefill", 1);
+    check_figures(document, "score", 1);
+    check_figures(document, "decode", 10);
+    check_figures(document, "spin_step", 4);
+    const json_t *steps = json_object_get(document, "spin_step");
+    const json_t *one = json_array_get(steps, 0), *two = json_array_get(steps, 1);
+    ck_assert_int_eq(json_integer_value(json_object_get(two, "pairs")), 2);
+    double flops = json_real_value(json_object_get(one, "flops_per_pair"));
+    ck_assert(flops > 0);
+    ck_assert_double_eq(flops, json_real_value(json_object_get(two, "flops_per_pair")));
+    double tokens = json_real_value(json_object_get(two, "tokens_per_s"));
+    double pairs = json_real_value(json_object_get(two, "pairs_per_s"));
+    double prompt = (double)json_integer_value(json_object_get(two, "prompt_tokens"));
+    double response = (double)json_integer_value(json_object_get(two, "response_tokens"));
+    ck_assert_double_eq_tol(tokens / pairs, prompt + 2 * response - 2, 1e-6);
+    json_decref(document);
     free(out);
-    out = expect_output("bench . --seconds 0", NULL);
+    out = expect_output("bench . --seconds 0 --repeats 2 --only decode", NULL);
     ck_assert_ptr_nonnull(strstr(out, "tokens/s"));
+    ck_assert_ptr_nonnull(strstr(out, "decode bf16, batch 128"));
+    ck_assert_ptr_null(strstr(out, "prefill"));
     free(out);
+    expect_failure("bench . --only nothing", NULL, 2, "prefill, decode or spin_step");
     expect_failure("bench /no/such", NULL, 4, "/no/such");
 }
 END_TEST

@@ -67,7 +67,7 @@ START_TEST(products_are_chains)
 }
 END_TEST
 
-/* Shapes past every block size: M_MAX rows, NC columns, KC of k. */
+/* Shapes past every block size: M_MAX rows, NC columns, KC of k; of packed A; of all of them. */
 START_TEST(large_products_are_chains)
 {
     struct tn_backend *b = open_backend("cpu", NULL, 2);
@@ -86,6 +86,32 @@ START_TEST(large_products_are_chains)
         ck_assert_int_eq(memcmp(got, want, t * n * sizeof(float)), 0);
         b->ops->weights_free(b, packed);
     }
+    tn_close(b);
+}
+END_TEST
+
+START_TEST(large_products_of_all_kinds)
+{
+    struct tn_backend *b = open_backend("cpu", NULL, 2);
+    /* So large that a plain loop takes too long; the packed product shares the kernel alone. */
+    enum { T = 900, N = 2100, K = 1800 };
+    float *x = filled((size_t)T * K, 1, 1.0f), *w = filled((size_t)N * K, 2, 1.0f);
+    float *got = zeros((size_t)T * N), *want = zeros((size_t)T * N);
+    struct tn_weights *packed = b->ops->weights_new(b, w, N, K, TN_F32);
+    b->ops->linear_packed(b, want, x, packed, T);
+    b->ops->linear(b, got, x, w, T, N, K, false);
+    ck_assert_int_eq(memcmp(got, want, (size_t)T * N * sizeof(float)), 0);
+    b->ops->weights_free(b, packed);
+    /* dw has 2100 rows: several parts of A; dx is a sum over 2100. */
+    enum { ROWS = 70, WIDTH = 40 };
+    float *dw = zeros((size_t)N * WIDTH), *want_dw = zeros((size_t)N * WIDTH);
+    float *dx = zeros(ROWS * WIDTH), *want_dx = zeros(ROWS * WIDTH);
+    b->ops->linear_bwd_w(b, dw, got, x, ROWS, N, WIDTH);
+    chain(want_dw, N, WIDTH, ROWS, got, 1, N, x, WIDTH, 1, true);
+    ck_assert_int_eq(memcmp(dw, want_dw, (size_t)N * WIDTH * sizeof(float)), 0);
+    b->ops->linear_bwd_x(b, dx, got, w, ROWS, N, WIDTH, true);
+    chain(want_dx, ROWS, WIDTH, N, got, N, 1, w, WIDTH, 1, true);
+    ck_assert_int_eq(memcmp(dx, want_dx, ROWS * WIDTH * sizeof(float)), 0);
     tn_close(b);
 }
 END_TEST
@@ -241,6 +267,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(tcase, NULL, free_arrays);
     tcase_add_loop_test(tcase, products_are_chains, 0, 3);
     tcase_add_test(tcase, large_products_are_chains);
+    tcase_add_test(tcase, large_products_of_all_kinds);
     tcase_add_loop_test(tcase, packed_equals_linear, 0, 4);
     tcase_add_loop_test(tcase, rows_do_not_know_their_batch, 0, 2);
     tcase_add_test(tcase, products_have_one_result);
