@@ -90,6 +90,15 @@ static double share(const struct bench_figure *f, double work, const double *lim
     return median(values, f->repeats);
 }
 
+/* Empty where a figure does not have it. */
+static void optional_cell(struct sp_table *t, int decimals, double value)
+{
+    if (value > 0)
+        sp_table_cell(t, "%.*f", decimals, value);
+    else
+        sp_table_cell(t, "%s", "");
+}
+
 static void report_row(struct bench *bench, const struct bench_figure *f, double seconds,
                        double least, double most)
 {
@@ -98,10 +107,10 @@ static void report_row(struct bench *bench, const struct bench_figure *f, double
     sp_table_cell(t, "%.0f", f->tokens / seconds);
     sp_table_cell(t, "%.0f", f->tokens / most);
     sp_table_cell(t, "%.0f", f->tokens / least);
-    sp_table_cell(t, f->pairs > 0 ? "%.2f" : "", f->pairs / seconds);
+    optional_cell(t, 2, f->pairs / seconds);
     sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->probe));
     sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->gemm));
-    sp_table_cell(t, f->bytes > 0 ? "%.1f" : "", f->bytes / seconds * 1e-9);
+    optional_cell(t, 1, f->bytes / seconds * 1e-9);
     sp_table_cell(t, "%.0f", (double)f->peak_bytes / (1 << 20));
     sp_table_cell(t, "%d", f->repeats);
 }
