@@ -2,7 +2,9 @@
  * of the machine's multiply-add limit and beside OpenBLAS. Figures are medians; the candidates of a
  * line take turns, because a shared machine's speed changes while one looks. Prints a table.
  *
- *     bench_tensor [--threads N] [--isa NAME] [--repeats N] [--only WORD] */
+ *     bench_tensor [--threads N] [--isa NAME] [--repeats N] [--only WORD] [--json]
+ *
+ * --json prints the products as lines of JSON, and nothing else. */
 #include <getopt.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -60,6 +62,7 @@ struct bench {
     struct tn_backend *cpu, *blas;
     int repeats;
     const char *only;
+    bool json;
 };
 
 /* One product; `copies` weights in turn, so that they come from memory and not from a cache. */
@@ -99,11 +102,18 @@ static void product(struct bench *bench, enum kind kind, int32_t M, int32_t N, i
         median[which] = times[which][bench->repeats / 2];
     }
     double bytes = kind >= PACKED ? (double)(n * k) * (dtype == TN_BF16 ? 2 : 4) : 0.0;
-    printf("%-12s M %4d N %5d K %4d  %7.1f GFLOP/s", kind_names[kind], M, N, K,
-           flops / median[0] * 1e-9);
-    if (bytes > 0.0)
-        printf("  %5.1f GB/s", bytes / median[0] * 1e-9);
-    printf("   openblas %7.1f GFLOP/s\n", flops / median[1] * 1e-9);
+    if (bench->json) {
+        printf("{\"product\": \"%s\", \"m\": %d, \"n\": %d, \"k\": %d, \"gflops\": %.1f, "
+               "\"gb_per_s\": %.1f, \"openblas_gflops\": %.1f}\n",
+               kind_names[kind], M, N, K, flops / median[0] * 1e-9, bytes / median[0] * 1e-9,
+               flops / median[1] * 1e-9);
+    } else {
+        printf("%-12s M %4d N %5d K %4d  %7.1f GFLOP/s", kind_names[kind], M, N, K,
+               flops / median[0] * 1e-9);
+        if (bytes > 0.0)
+            printf("  %5.1f GB/s", bytes / median[0] * 1e-9);
+        printf("   openblas %7.1f GFLOP/s\n", flops / median[1] * 1e-9);
+    }
     for (size_t i = 0; i < copies; i++)
         bench->cpu->ops->weights_free(bench->cpu, packed[i]);
     free(packed);
@@ -226,17 +236,15 @@ static bool wanted(const struct bench *bench, const char *word)
 
 int main(int argc, char **argv)
 {
-    static const struct option options[] = {{"threads", 1, NULL, 't'},
-                                            {"isa", 1, NULL, 'i'},
-                                            {"repeats", 1, NULL, 'r'},
-                                            {"only", 1, NULL, 'o'},
-                                            {0}};
+    static const struct option options[] = {{"threads", 1, NULL, 't'}, {"isa", 1, NULL, 'i'},
+                                            {"repeats", 1, NULL, 'r'}, {"only", 1, NULL, 'o'},
+                                            {"json", 0, NULL, 'j'},    {0}};
     static const int32_t train[][2] = {{960, 576}, {3072, 576}, {576, 1536}, {49152, 576}};
     static const int32_t decode_rows[] = {1, 8, 32, 64, 128};
     struct bench bench = {.repeats = 5};
     int32_t threads = 0;
     const char *isa = NULL;
-    for (int c; (c = getopt_long(argc, argv, "t:i:r:o:", options, NULL)) != -1;) {
+    for (int c; (c = getopt_long(argc, argv, "t:i:r:o:j", options, NULL)) != -1;) {
         if (c == 't')
             threads = atoi(optarg);
         else if (c == 'i')
@@ -245,14 +253,18 @@ int main(int argc, char **argv)
             bench.repeats = SP_MAX(1, SP_MIN(64, atoi(optarg)));
         else if (c == 'o')
             bench.only = optarg;
+        else if (c == 'j')
+            bench.json = true;
         else
             return 2;
     }
     bench.cpu = open_or_exit("cpu", isa, threads);
     bench.blas = open_or_exit("openblas", isa, threads);
-    printf("%s; %s\n", bench.cpu->device, bench.blas->numerics_class);
-    printf("multiply-add limit (microkernel in the first cache): %.1f GFLOP/s\n",
-           1e-9 * tn_probe(bench.cpu));
+    if (!bench.json)
+        printf("%s; %s\n", bench.cpu->device, bench.blas->numerics_class);
+    if (!bench.json)
+        printf("multiply-add limit (microkernel in the first cache): %.1f GFLOP/s\n",
+               1e-9 * tn_probe(bench.cpu));
     for (size_t i = 0; wanted(&bench, "train") && i < SP_COUNT(train); i++)
         for (int kind = LINEAR; kind <= BWD_W; kind++)
             product(&bench, (enum kind)kind, 512, train[i][0], train[i][1]);
@@ -262,14 +274,14 @@ int main(int argc, char **argv)
             product(&bench, (enum kind)kind, decode_rows[i], 3072, 576);
             product(&bench, (enum kind)kind, decode_rows[i], 49152, 576);
         }
-    if (wanted(&bench, "attention")) {
+    if (!bench.json && wanted(&bench, "attention")) {
         attention(&bench, 4, 128, 128);
         attention(&bench, 1, 512, 512);
         decode_attention(&bench, 1, 512, TN_F32);
         decode_attention(&bench, 64, 256, TN_F32);
         decode_attention(&bench, 64, 256, TN_BF16);
     }
-    if (wanted(&bench, "rows"))
+    if (!bench.json && wanted(&bench, "rows"))
         rows(&bench);
     tn_close(bench.cpu);
     tn_close(bench.blas);
