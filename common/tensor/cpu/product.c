@@ -38,24 +38,18 @@ struct product {
 };
 
 /* A's block of rows as [k][rows of the block] */
-static void pack_a_block(const struct product *p, const struct step *s, int32_t task)
+static void pack_a_block(const struct product *p, const struct step *s, int32_t block)
 {
     const struct tn_gemm *g = p->g;
-    int32_t block = task % s->row_blocks, k0 = s->k0, k = s->k;
-    float *to = p->a[s->a_slot];
-    if (p->whole_k) {
-        k0 = tn_split(g->K, p->k_parts, task / s->row_blocks);
-        k = tn_split(g->K, p->k_parts, task / s->row_blocks + 1) - k0;
-        to += (size_t)s->m * (size_t)k0;
-    }
+    float *to = p->a[s->a_slot] + (p->whole_k ? (size_t)s->m * (size_t)s->k0 : 0);
     int32_t first = tn_split(s->m, s->row_blocks, block);
     int32_t rows = tn_split(s->m, s->row_blocks, block + 1) - first;
-    to += (size_t)first * (size_t)k;
-    const float *from = g->a + (size_t)(s->m0 + first) * g->a_row + (size_t)k0 * g->a_col;
+    to += (size_t)first * (size_t)s->k;
+    const float *from = g->a + (size_t)(s->m0 + first) * g->a_row + (size_t)s->k0 * g->a_col;
     if (g->a_col == 1)
-        p->cpu->kern->transpose(to, (size_t)rows, from, g->a_row, rows, k);
+        p->cpu->kern->transpose(to, (size_t)rows, from, g->a_row, rows, s->k);
     else
-        p->cpu->kern->copy(to, (size_t)rows, from, g->a_col, rows, k);
+        p->cpu->kern->copy(to, (size_t)rows, from, g->a_col, rows, s->k);
 }
 
 /* B's panel of nr columns as [k][nr], zero beyond the last column */
@@ -165,10 +159,10 @@ static struct step step_at(const struct product *p, int32_t index)
     s.row_blocks = tn_ceil_div(s.m, p->cpu->kern->mr);
     s.panels = tn_ceil_div(s.n, p->cpu->kern->nr);
     bool same_m = s.m_part == p->now.m_part, same_k = s.k_part == p->now.k_part;
-    if (index == 0 || !same_m || (!p->whole_k && !same_k)) {
+    if (index == 0 || !same_m || (!p->whole_k && !same_k))
         s.a_slot ^= 1;
-        s.a_tasks = s.row_blocks * (p->whole_k ? p->k_parts : 1);
-    }
+    if (p->whole_k ? s.n_part == 0 : index == 0 || !same_m || !same_k)
+        s.a_tasks = s.row_blocks; /* of all k the part that comes first */
     if (index == 0 || !same_k || s.n_part != p->now.n_part) {
         s.b_slot ^= 1;
         s.b_tasks = s.panels;
