@@ -39,9 +39,8 @@ static inline int32_t tn_window_start(int32_t position, int32_t window)
 }
 
 struct tn_attend_keys {
-    const void *k; /* [block][C][nr] */
-    const void *v; /* [position][padded] */
-    bool bf16;
+    const float *k; /* [block][C][nr] */
+    const float *v; /* [position][padded] */
 };
 
 struct tn_query {

@@ -30,7 +30,6 @@ void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32
                float *scratch)
 {
     size_t nr = (size_t)kern->nr, mm = (size_t)m, c = (size_t)C, padded = tn_round_up(c, nr);
-    size_t unit = keys->bf16 ? 2 : 4;
     size_t low = SIZE_MAX, high = 0;
     for (int32_t i = 0; i < m; i++) {
         low = SP_MIN(low, (size_t)tn_window_start(queries[i].position, window));
@@ -46,15 +45,8 @@ void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32
     for (int32_t i = 0; i < m; i++)
         for (size_t j = 0; j < c; j++)
             b.q[j * mm + (size_t)i] = queries[i].q[j];
-    for (size_t at = low; at < high; at += nr) {
-        const uint8_t *block = (const uint8_t *)keys->k + at * c * unit;
-        if (keys->bf16)
-            kern->micro_bf16(m, c, b.q, mm, (const uint32_t *)(const void *)block, nr / 2,
-                             b.scores + (at - low), n_padded, false);
-        else
-            kern->micro(m, c, b.q, mm, (const float *)(const void *)block, nr,
-                        b.scores + (at - low), n_padded, false);
-    }
+    for (size_t at = low; at < high; at += nr)
+        kern->micro(m, c, b.q, mm, keys->k + at * c, nr, b.scores + (at - low), n_padded, false);
     if (softcap > 0) {
         kern->softcap(b.scores, mm * n_padded, scale, softcap);
         scale = 1.0f;
@@ -65,15 +57,9 @@ void tn_attend(const struct tn_kern *kern, const struct tn_query *queries, int32
                       (size_t)tn_window_start(queries[i].position, window),
                       (size_t)queries[i].position + 1, scale, &max[i], &sum[i]);
     kern->transpose(b.probs, mm, b.scores, n_padded, m, (int32_t)n);
-    for (size_t j = 0; j < padded; j += nr) {
-        const uint8_t *v = (const uint8_t *)keys->v + (low * padded + j) * unit;
-        if (keys->bf16)
-            kern->micro_bf16(m, n, b.probs, mm, (const uint32_t *)(const void *)v, padded / 2,
-                             b.out + j, padded, false);
-        else
-            kern->micro(m, n, b.probs, mm, (const float *)(const void *)v, padded, b.out + j,
-                        padded, false);
-    }
+    for (size_t j = 0; j < padded; j += nr)
+        kern->micro(m, n, b.probs, mm, keys->v + low * padded + j, padded, b.out + j, padded,
+                    false);
     for (int32_t i = 0; i < m; i++) {
         const float *row = b.out + (size_t)i * padded;
         /* Adding zero turns −0 into +0: keys outside a row's window add ±0 to the chain. */

@@ -80,10 +80,18 @@ static void put_head_bf16(const struct tn_kv_cache *cache, uint16_t *to_k, uint1
 {
     size_t c = (size_t)cache->C, nr = (size_t)cache->nr;
     uint16_t *column = to_k + position / nr * c * nr + lane(cache, position % nr);
-    uint16_t *row = to_v + position * (size_t)cache->padded;
-    for (size_t i = 0; i < c; i++) {
-        column[i * nr] = sp_f32_to_bf16(k[i]);
-        row[i / nr * nr + lane(cache, i % nr)] = sp_f32_to_bf16(v[i]);
+    uint16_t *row = to_v + position * (size_t)cache->padded, narrow[TN_MAX_NR] = {0};
+    for (size_t at = 0; at < c; at += nr) {
+        size_t n = SP_MIN(nr, c - at);
+        sp_f32_row_to_bf16(narrow, k + at, n);
+        for (size_t i = 0; i < n; i++)
+            column[(at + i) * nr] = narrow[i];
+        sp_f32_row_to_bf16(narrow, v + at, n);
+        memset(narrow + n, 0, (nr - n) * sizeof(*narrow));
+        for (size_t i = 0; i < nr / 2; i++) {
+            row[at + 2 * i] = narrow[i];
+            row[at + 2 * i + 1] = narrow[i + nr / 2];
+        }
     }
 }
 
@@ -116,6 +124,11 @@ void tn_cpu_cache_put(struct tn_backend *backend, struct tn_kv_cache *cache, int
     tn_pool_run(tn_cpu_of(backend)->pool, tasks, put_task, &p);
 }
 
+/* --- attention --- */
+
+#define KEYS_AHEAD 2048 /* bytes of keys and values fetched ahead */
+#define APART 16 /* floats between rows of scores, so that they don't share cache lines' sets */
+
 struct cached {
     struct tn_cpu *cpu;
     struct tn_kv_cache *cache;
@@ -127,38 +140,100 @@ struct cached {
     size_t own_floats;
 };
 
+/* At most mr queries of one slot and key head: items [item, item + m) of its rows from `row` on,
+ * each row's queries of this head being neighbours. */
+struct queries {
+    int32_t row, head, item, m;
+};
+
+static size_t score_floats(const struct tn_kern *kern, int32_t keys)
+{
+    return tn_round_up((size_t)keys, (size_t)kern->nr) + (size_t)kern->nr + APART;
+}
+
+static size_t cached_floats(const struct tn_kern *kern, int32_t keys, int32_t C)
+{
+    size_t padded = tn_round_up((size_t)C, (size_t)kern->nr);
+    return (size_t)kern->mr * ((size_t)C + padded + score_floats(kern, keys)) + 64;
+}
+
+/* The queries as rows of C floats: as they lie where they are of one row, else copied. */
+static const float *query_rows(const struct cached *a, const struct queries *q, float *copy)
+{
+    size_t c = (size_t)a->cache->C, stride = (size_t)(a->H + 2 * a->cache->G) * c;
+    int32_t group = a->H / a->cache->G;
+    if (q->item / group == (q->item + q->m - 1) / group)
+        return a->qkv + (size_t)(q->row + q->item / group) * stride +
+               (size_t)(q->head * group + q->item % group) * c;
+    for (int32_t i = 0; i < q->m; i++) {
+        int32_t item = q->item + i;
+        memcpy(copy + (size_t)i * c,
+               a->qkv + (size_t)(q->row + item / group) * stride +
+                   (size_t)(q->head * group + item % group) * c,
+               c * sizeof(float));
+    }
+    return copy;
+}
+
+/* Keys below a row's window and above its position have probability 0 and add ±0 to its chain. */
+static void attend(const struct cached *a, const struct queries *q, float *scratch)
+{
+    const struct tn_kern *kern = a->cpu->kern;
+    const struct tn_kv_cache *cache = a->cache;
+    size_t nr = (size_t)kern->nr, c = (size_t)cache->C, padded = (size_t)cache->padded;
+    size_t unit = cache->dtype == TN_BF16 ? 2 : 4;
+    int32_t group = a->H / cache->G;
+    const struct tn_cache_row *rows = a->rows + q->row;
+    const struct tn_cache_row *first = rows + q->item / group;
+    const struct tn_cache_row *last = rows + (q->item + q->m - 1) / group;
+    size_t low = (size_t)tn_window_start(first->position, a->window) / nr * nr;
+    size_t n = (size_t)last->position + 1 - low, row_floats = score_floats(kern, (int32_t)n);
+    size_t at = head_index(cache, a->layer, first->slot, q->head);
+    const uint8_t *k = cache->k + at * cache->k_head + low * c * unit;
+    const uint8_t *v = cache->v + at * cache->v_head + low * padded * unit;
+    float *scores = scratch + (size_t)q->m * c, *out = scores + (size_t)q->m * row_floats;
+    float scale = a->softcap > 0 ? 1.0f : a->scale, max, sum[TN_MAX_MR];
+    bool bf16 = cache->dtype == TN_BF16;
+    const float *x = query_rows(a, q, scratch);
+    kern->panels(q->m, tn_ceil_div((int32_t)n, kern->nr), c, x, c, k, nr * unit, nr * c * unit,
+                 bf16, KEYS_AHEAD, scores, row_floats, false);
+    for (int32_t i = 0; i < q->m; i++) {
+        float *row = scores + (size_t)i * row_floats;
+        int32_t position = rows[(q->item + i) / group].position;
+        if (a->softcap > 0)
+            kern->softcap(row, tn_round_up(n, nr), a->scale, a->softcap);
+        kern->softmax(row, low, tn_round_up(n, nr), (size_t)tn_window_start(position, a->window),
+                      (size_t)position + 1, scale, &max, &sum[i]);
+    }
+    kern->panels(q->m, (int32_t)(padded / nr), n, scores, row_floats, v, padded * unit, nr * unit,
+                 bf16, KEYS_AHEAD, out, padded, false);
+    for (int32_t i = 0; i < q->m; i++) {
+        int32_t item = q->item + i;
+        float *to = a->out + ((size_t)(q->row + item / group) * (size_t)a->H +
+                              (size_t)(q->head * group + item % group)) *
+                                 c;
+        /* Adding zero turns −0 into +0: see above. */
+        for (size_t j = 0; j < c; j++)
+            to[j] = out[(size_t)i * padded + j] / sum[i] + 0.0f;
+    }
+}
+
 /* Rows [first, end) of one task: neighbours in one slot at neighbouring positions are attended
- * together, as far as the microkernel's rows reach. */
+ * together, as far as the kernel's rows reach. */
 static void cached_task(void *context, int32_t task, int32_t worker)
 {
     const struct cached *a = context;
-    const struct tn_kern *kern = a->cpu->kern;
-    const struct tn_kv_cache *cache = a->cache;
-    int32_t head = task % cache->G, group = a->H / cache->G;
-    int32_t row = task / cache->G * a->per_task, end = SP_MIN(a->T, row + a->per_task);
-    size_t c = (size_t)cache->C, stride = (size_t)(a->H + 2 * cache->G) * c;
+    int32_t head = task % a->cache->G, group = a->H / a->cache->G;
+    int32_t row = task / a->cache->G * a->per_task, end = SP_MIN(a->T, row + a->per_task);
     float *scratch = tn_own_scratch(a->cpu, worker, a->own_floats);
     while (row < end) {
-        int32_t run = 1, slot = a->rows[row].slot;
-        while (row + run < end && a->rows[row + run].slot == slot &&
+        int32_t run = 1;
+        while (row + run < end && a->rows[row + run].slot == a->rows[row].slot &&
                a->rows[row + run].position == a->rows[row].position + run)
             run++;
-        size_t at = head_index(cache, a->layer, slot, head);
-        struct tn_attend_keys keys = {.k = cache->k + at * cache->k_head,
-                                      .v = cache->v + at * cache->v_head,
-                                      .bf16 = cache->dtype == TN_BF16};
-        for (int32_t item = 0; item < run * group;) {
-            struct tn_query queries[TN_MAX_MR];
-            int32_t m = 0;
-            for (; m < kern->mr && item < run * group; m++, item++) {
-                size_t r = (size_t)(row + item / group);
-                size_t h = (size_t)(head * group + item % group);
-                queries[m].q = a->qkv + r * stride + h * c;
-                queries[m].out = a->out + (r * (size_t)a->H + h) * c;
-                queries[m].lse = NULL;
-                queries[m].position = a->rows[r].position;
-            }
-            tn_attend(kern, queries, m, cache->C, &keys, a->scale, a->window, a->softcap, scratch);
+        for (int32_t item = 0; item < run * group; item += a->cpu->kern->mr) {
+            struct queries q = {row, head, item, SP_MIN(a->cpu->kern->mr, run * group - item)};
+            attend(a, &q, scratch);
         }
         row += run;
     }
@@ -183,7 +258,7 @@ void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float 
     int32_t longest = 0;
     for (int32_t i = 0; i < T; i++)
         longest = SP_MAX(longest, rows[i].position + 1);
-    a.own_floats = tn_attend_floats(a.cpu->kern, longest, cache->C);
+    a.own_floats = cached_floats(a.cpu->kern, longest, cache->C);
     a.per_task = SP_MAX(1, a.cpu->kern->mr * cache->G / H);
     tn_pool_run(a.cpu->pool, tn_ceil_div(T, a.per_task) * cache->G, cached_task, &a);
 }

@@ -63,7 +63,8 @@ bool tn_cpu_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longes
                     int32_t head_size, int32_t max_width)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
-    size_t shared, own, products = tn_gemm_scratch(cpu, max_rows, max_width);
+    size_t shared, own;
+    size_t products = tn_gemm_scratch(cpu, max_rows, max_width);
     tn_attention_scratch(cpu->kern, longest, heads, head_size, &shared, &own);
     shared = SP_MAX(shared, products);
     own = SP_MAX(own, 4 * (size_t)max_width); /* sampling with top-k or top-p */

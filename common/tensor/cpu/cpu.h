@@ -70,7 +70,7 @@ struct tn_weights {
 };
 
 /* The key/value cache: for layer, slot, key head: K in blocks of nr positions transposed,
- * [block][C][nr], and V as [position][padded C], both fp32 or pairs of bf16 as micro_bf16 reads. */
+ * [block][C][nr], and V as [position][padded C], both fp32 or bf16 pairs as kern.panels reads. */
 struct tn_kv_cache {
     int32_t layers, slots, blocks, G, C, padded, nr; /* positions = blocks · nr */
     enum tn_dtype dtype;
@@ -82,7 +82,7 @@ struct tn_kv_cache {
 void tn_attention_scratch(const struct tn_kern *kern, int32_t longest, int32_t heads, int32_t C,
                           size_t *ret_shared, size_t *ret_own);
 size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width);
-size_t tn_packed_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_width);
+size_t tn_packed_scratch(int32_t max_rows, int32_t max_width);
 
 /* operations, by file */
 bool tn_cpu_reserve(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,

@@ -22,10 +22,13 @@ struct tn_kern {
      * k = 0 … depth-1, begun at 0 or at C. A[k][i] is a[k·lda + i], B[k][j] is b[k·ldb + j]. */
     void (*micro)(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
                   float *c, size_t ldc, bool load);
-    /* The same with B in bf16: word j of nr/2 words holds column j (low half) and j + nr/2 (high).
-     */
-    void (*micro_bf16)(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
-                       size_t ldb, float *c, size_t ldc, bool load);
+    /* C(m × panels·nr) = X·B or C + X·B, the same chains: X[i][k] is x[i·x_row + k]; row k of B's
+     * panel p lies p·panel + k·step bytes from b, as nr floats, or in bf16 as nr/2 words: word j
+     * holds column j (low half) and j + nr/2 (high). What lies `ahead` bytes further in B is
+     * fetched into the cache; it need not exist. */
+    void (*panels)(int32_t m, int32_t panels, size_t depth, const float *x, size_t x_row,
+                   const void *b, size_t step, size_t panel, bool bf16, size_t ahead, float *c,
+                   size_t ldc, bool load);
     /* to[c·ldto + r] = from[r·ldfrom + c]; nothing else is written. */
     void (*transpose)(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,
                       int32_t cols);

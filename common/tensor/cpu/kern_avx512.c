@@ -42,11 +42,6 @@
     __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);                                  \
     _mm_prefetch((const char *)(b + 16 * ldb), _MM_HINT_T0);                                       \
     _mm_prefetch((const char *)(b + 16 * ldb + 16), _MM_HINT_T0);
-#define B_BF16                                                                                     \
-    __m512i words = _mm512_loadu_si512(b);                                                         \
-    __m512 b0 = _mm512_castsi512_ps(_mm512_slli_epi32(words, 16));                                 \
-    __m512 b1 = _mm512_castsi512_ps(_mm512_and_si512(words, _mm512_set1_epi32(-65536)));           \
-    _mm_prefetch((const char *)(b + 16 * ldb), _MM_HINT_T0);
 
 #define MICRO(name, m, type, LOAD_B)                                                               \
     static void name##_##m(size_t depth, const float *a, size_t lda, const type *b, size_t ldb,    \
@@ -77,24 +72,8 @@ MICRO(micro_f32, 11, float, B_F32)
 MICRO(micro_f32, 12, float, B_F32)
 MICRO(micro_f32, 13, float, B_F32)
 MICRO(micro_f32, 14, float, B_F32)
-MICRO(micro_b16, 1, uint32_t, B_BF16)
-MICRO(micro_b16, 2, uint32_t, B_BF16)
-MICRO(micro_b16, 3, uint32_t, B_BF16)
-MICRO(micro_b16, 4, uint32_t, B_BF16)
-MICRO(micro_b16, 5, uint32_t, B_BF16)
-MICRO(micro_b16, 6, uint32_t, B_BF16)
-MICRO(micro_b16, 7, uint32_t, B_BF16)
-MICRO(micro_b16, 8, uint32_t, B_BF16)
-MICRO(micro_b16, 9, uint32_t, B_BF16)
-MICRO(micro_b16, 10, uint32_t, B_BF16)
-MICRO(micro_b16, 11, uint32_t, B_BF16)
-MICRO(micro_b16, 12, uint32_t, B_BF16)
-MICRO(micro_b16, 13, uint32_t, B_BF16)
-MICRO(micro_b16, 14, uint32_t, B_BF16)
 
 typedef void micro_f32_fn(size_t, const float *, size_t, const float *, size_t, float *, size_t,
-                          bool);
-typedef void micro_b16_fn(size_t, const float *, size_t, const uint32_t *, size_t, float *, size_t,
                           bool);
 
 static micro_f32_fn *const micro_f32[] = {
@@ -103,22 +82,104 @@ static micro_f32_fn *const micro_f32[] = {
     micro_f32_10, micro_f32_11, micro_f32_12, micro_f32_13, micro_f32_14,
 };
 
-static micro_b16_fn *const micro_b16[] = {
-    NULL,         micro_b16_1,  micro_b16_2,  micro_b16_3,  micro_b16_4,
-    micro_b16_5,  micro_b16_6,  micro_b16_7,  micro_b16_8,  micro_b16_9,
-    micro_b16_10, micro_b16_11, micro_b16_12, micro_b16_13, micro_b16_14,
-};
-
 static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const float *b, size_t ldb,
                     float *c, size_t ldc, bool load)
 {
     micro_f32[m](depth, a, lda, b, ldb, c, ldc, load);
 }
 
-static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
-                         size_t ldb, float *c, size_t ldc, bool load)
+/* --- products with packed weights: see kern_panels.h --- */
+
+#define K_VEC __m512
+#define K_ZERO _mm512_setzero_ps()
+#define K_SET1(x) _mm512_set1_ps(x)
+#define K_FMA(a, b, c) _mm512_fmadd_ps(a, b, c)
+#define K_LOADU(p) _mm512_loadu_ps(p)
+#define K_STOREU(p, v) _mm512_storeu_ps(p, v)
+#include "common/tensor/cpu/kern_panels.h"
+
+#define READ_F32(b0, b1, at)                                                                       \
+    K_VEC b0 = _mm512_loadu_ps(at), b1 = _mm512_loadu_ps((at) + 64);                               \
+    _mm_prefetch((const char *)((at) + ahead), _MM_HINT_T0);                                       \
+    _mm_prefetch((const char *)((at) + ahead + 64), _MM_HINT_T0);
+#define READ_B16(b0, b1, at)                                                                       \
+    __m512i b0##w = _mm512_loadu_si512(at);                                                        \
+    K_VEC b0 = _mm512_castsi512_ps(_mm512_slli_epi32(b0##w, 16));                                  \
+    K_VEC b1 = _mm512_castsi512_ps(_mm512_and_si512(b0##w, _mm512_set1_epi32(-65536)));            \
+    _mm_prefetch((const char *)((at) + ahead), _MM_HINT_T0);
+#define ONE_F32() READ_F32(b0, b1, b)
+#define TWO_F32() READ_F32(b0, b1, b) READ_F32(b2, b3, b + panel)
+#define ONE_B16() READ_B16(b0, b1, b)
+#define TWO_B16() READ_B16(b0, b1, b) READ_B16(b2, b3, b + panel)
+
+ONE(one_f32, 1, ONE_F32)
+ONE(one_f32, 2, ONE_F32)
+ONE(one_f32, 3, ONE_F32)
+ONE(one_f32, 4, ONE_F32)
+ONE(one_f32, 5, ONE_F32)
+ONE(one_f32, 6, ONE_F32)
+ONE(one_f32, 7, ONE_F32)
+ONE(one_f32, 8, ONE_F32)
+ONE(one_f32, 9, ONE_F32)
+ONE(one_f32, 10, ONE_F32)
+ONE(one_f32, 11, ONE_F32)
+ONE(one_f32, 12, ONE_F32)
+ONE(one_f32, 13, ONE_F32)
+ONE(one_f32, 14, ONE_F32)
+ONE(one_b16, 1, ONE_B16)
+ONE(one_b16, 2, ONE_B16)
+ONE(one_b16, 3, ONE_B16)
+ONE(one_b16, 4, ONE_B16)
+ONE(one_b16, 5, ONE_B16)
+ONE(one_b16, 6, ONE_B16)
+ONE(one_b16, 7, ONE_B16)
+ONE(one_b16, 8, ONE_B16)
+ONE(one_b16, 9, ONE_B16)
+ONE(one_b16, 10, ONE_B16)
+ONE(one_b16, 11, ONE_B16)
+ONE(one_b16, 12, ONE_B16)
+ONE(one_b16, 13, ONE_B16)
+ONE(one_b16, 14, ONE_B16)
+TWO(two_f32, 1, TWO_F32)
+TWO(two_f32, 2, TWO_F32)
+TWO(two_f32, 3, TWO_F32)
+TWO(two_f32, 4, TWO_F32)
+TWO(two_f32, 5, TWO_F32)
+TWO(two_f32, 6, TWO_F32)
+TWO(two_b16, 1, TWO_B16)
+TWO(two_b16, 2, TWO_B16)
+TWO(two_b16, 3, TWO_B16)
+TWO(two_b16, 4, TWO_B16)
+TWO(two_b16, 5, TWO_B16)
+TWO(two_b16, 6, TWO_B16)
+static panels_fn *const one_f32[] = {
+    NULL,      one_f32_1, one_f32_2,  one_f32_3,  one_f32_4,  one_f32_5,  one_f32_6,  one_f32_7,
+    one_f32_8, one_f32_9, one_f32_10, one_f32_11, one_f32_12, one_f32_13, one_f32_14,
+};
+static panels_fn *const one_b16[] = {
+    NULL,      one_b16_1, one_b16_2,  one_b16_3,  one_b16_4,  one_b16_5,  one_b16_6,  one_b16_7,
+    one_b16_8, one_b16_9, one_b16_10, one_b16_11, one_b16_12, one_b16_13, one_b16_14,
+};
+static panels_fn *const two_f32[] = {
+    NULL, two_f32_1, two_f32_2, two_f32_3, two_f32_4, two_f32_5, two_f32_6,
+};
+static panels_fn *const two_b16[] = {
+    NULL, two_b16_1, two_b16_2, two_b16_3, two_b16_4, two_b16_5, two_b16_6,
+};
+
+#define K_PAIR_ROWS 6
+
+static void k_panels(int32_t m, int32_t panels, size_t depth, const float *x, size_t x_row,
+                     const void *b, size_t step, size_t panel, bool bf16, size_t ahead, float *c,
+                     size_t ldc, bool load)
 {
-    micro_b16[m](depth, a, lda, b, ldb, c, ldc, load);
+    const uint8_t *from = b;
+    panels_fn *two = m > K_PAIR_ROWS ? NULL : bf16 ? two_b16[m] : two_f32[m];
+    panels_fn *one = bf16 ? one_b16[m] : one_f32[m];
+    for (; two && panels >= 2; panels -= 2, from += 2 * panel, c += 2 * K_NR)
+        two(depth, x, x_row, from, step, panel, ahead, c, ldc, load);
+    for (; panels > 0; panels--, from += panel, c += K_NR)
+        one(depth, x, x_row, from, step, panel, ahead, c, ldc, load);
 }
 
 /* rows ≤ 16 of cols ≤ 16 floats */

@@ -1,6 +1,6 @@
 /* kern_body: the kernels of one instruction set. A file kern_ISA.c includes its vec header,
- * vmath.h, defines K_ISA, K_MR, K_NR, k_micro, k_micro_bf16, k_transpose and k_copy, and includes
- * this. */
+ * vmath.h, defines K_ISA, K_MR, K_NR, k_micro, k_panels, k_transpose and k_copy, and
+ * includes this. */
 
 #include "common/tensor/cpu/kern_pointwise.h"
 #include "common/tensor/cpu/kern_gelu.h"
@@ -16,7 +16,7 @@ const struct tn_kern K_JOIN(tn_kern_, K_ISA) = {
     .mr = K_MR,
     .nr = K_NR,
     .micro = k_micro,
-    .micro_bf16 = k_micro_bf16,
+    .panels = k_panels,
     .transpose = k_transpose,
     .copy = k_copy,
     .add = k_add,

@@ -19,23 +19,34 @@ static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const f
     }
 }
 
-static void k_micro_bf16(int32_t m, size_t depth, const float *a, size_t lda, const uint32_t *b,
-                         size_t ldb, float *c, size_t ldc, bool load)
+static inline vf wide_row(const uint32_t *b)
 {
-    for (int32_t i = 0; i < m; i++) {
-        vf sum = load ? v_load(c + (size_t)i * ldc) : v_zero();
-        for (size_t k = 0; k < depth; k++) {
-            uint32_t bits[16];
-            vf row;
-            for (int j = 0; j < 8; j++) {
-                bits[j] = b[k * ldb + (size_t)j] << 16;
-                bits[j + 8] = b[k * ldb + (size_t)j] & 0xffff0000u;
-            }
-            memcpy(row.f, bits, sizeof(bits));
-            sum = v_fma(v_set1(a[k * lda + (size_t)i]), row, sum);
-        }
-        v_store(c + (size_t)i * ldc, sum);
+    uint32_t bits[16];
+    vf row;
+    for (int j = 0; j < 8; j++) {
+        bits[j] = b[j] << 16;
+        bits[j + 8] = b[j] & 0xffff0000u;
     }
+    memcpy(row.f, bits, sizeof(bits));
+    return row;
+}
+
+static void k_panels(int32_t m, int32_t panels, size_t depth, const float *x, size_t x_row,
+                     const void *b, size_t step, size_t panel, bool bf16, size_t ahead, float *c,
+                     size_t ldc, bool load)
+{
+    (void)ahead;
+    for (const uint8_t *from = b; panels > 0; panels--, from += panel, c += K_NR)
+        for (int32_t i = 0; i < m; i++) {
+            const float *row = x + (size_t)i * x_row;
+            float *to = c + (size_t)i * ldc;
+            vf sum = load ? v_load(to) : v_zero();
+            for (size_t k = 0; k < depth; k++) {
+                const void *at = from + k * step;
+                sum = v_fma(v_set1(row[k]), bf16 ? wide_row(at) : v_load(at), sum);
+            }
+            v_store(to, sum);
+        }
 }
 
 static void k_transpose(float *to, size_t ldto, const float *from, size_t ldfrom, int32_t rows,

@@ -203,7 +203,7 @@ size_t tn_gemm_scratch(const struct tn_cpu *cpu, int32_t max_rows, int32_t max_w
     int32_t longest = SP_MAX(max_rows, max_width);
     size_t a = SP_MAX(a_floats(max_rows, max_width), a_floats(max_width, max_rows));
     return SP_MAX(2 * (a + b_floats(cpu->kern, max_width, longest)),
-                  tn_packed_scratch(cpu, max_rows, max_width));
+                  tn_packed_scratch(max_rows, max_width));
 }
 
 void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *g)
