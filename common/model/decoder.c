@@ -81,7 +81,8 @@ enum sp_err model_decoder_bytes(const struct model_config *c,
         return rc;
     size_t kv = (size_t)c->kv_heads * (size_t)c->head_size, cache, bytes;
     size_t weights = (size_t)c->n_params * (o.weights == TN_BF16 ? 2 : 4);
-    size_t records = (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4;
+    size_t records =
+        (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4 + (size_t)o.slots * 4;
     if (c->tie_embeddings || o.weights == TN_BF16) /* the table itself stays fp32, unpacked */
         weights += (size_t)c->vocab * (size_t)c->hidden * 4;
     if (c->traits.learned_positions) /* counted above in the dtype of weights, kept as fp32 */
@@ -287,8 +288,11 @@ static bool take_records(struct model_decoder *d)
     size_t n = (size_t)d->n_records, positions = (size_t)d->options.max_positions;
     d->record_ids = sp_alloc_block(n * ID_BUFFERS, positions * sizeof(int32_t));
     d->record_logprobs = sp_alloc_block(n * LOGPROB_BUFFERS, positions * sizeof(float));
-    if (!d->record_ids || !d->record_logprobs)
+    d->slot_ids = sp_alloc_block((size_t)d->options.slots, positions * sizeof(int32_t));
+    if (!d->record_ids || !d->record_logprobs || !d->slot_ids)
         return false;
+    for (int32_t s = 0; s < d->options.slots; s++)
+        d->slots[s].prompt = d->slot_ids + (size_t)s * positions;
     for (size_t i = 0; i < n; i++) {
         struct decoder_record *r = &d->records[i];
         int32_t *ids = d->record_ids + i * ID_BUFFERS * positions;
@@ -356,6 +360,7 @@ void model_decoder_free(struct model_decoder *d)
             be->ops->free(be, blocks[i]);
     sp_free_block(d->record_ids);
     sp_free_block(d->record_logprobs);
+    sp_free_block(d->slot_ids);
     void *tables[] = {d->layers,  d->ids,        d->positions,     d->cache_rows,    d->samples,
                       d->scores,  d->gather,     d->drawn,         d->lse,           d->params,
                       d->keys,    d->targets,    d->logprobs,      d->sinks,         d->slots,
@@ -491,7 +496,7 @@ int32_t model_decoder_partial(const struct model_decoder *d, const void *user,
                               const int32_t **ret_ids)
 {
     for (int32_t i = 0; i < d->options.slots; i++) {
-        const struct decoder_record *r = d->slots[i] >= 0 ? &d->records[d->slots[i]] : NULL;
+        const struct decoder_record *r = decoder_slot_record(d, i);
         if (r != NULL && r->request.user == user) {
             *ret_ids = r->response;
             return r->n_response;
@@ -505,8 +510,11 @@ void model_decoder_reset(struct model_decoder *d)
     d->free.count = d->waiting.count = d->finished.count = 0;
     for (int32_t i = 0; i < d->n_records; i++)
         decoder_push(&d->free, i);
-    for (int32_t s = 0; s < d->options.slots; s++)
-        d->slots[s] = -1;
+    for (int32_t s = 0; s < d->options.slots; s++) {
+        struct decoder_slot *slot = &d->slots[s];
+        slot->record = slot->donor = -1;
+        slot->n_prompt = slot->cached = 0;
+    }
     d->taken = -1;
     d->broken = false;
 }
@@ -516,7 +524,7 @@ void model_decoder_get_stats(const struct model_decoder *d, struct model_decoder
     *ret = d->stats;
     ret->active = 0;
     for (int32_t s = 0; s < d->options.slots; s++)
-        ret->active += d->slots[s] >= 0;
+        ret->active += d->slots[s].record >= 0;
     ret->waiting = d->waiting.count;
     ret->finished = d->finished.count;
 }

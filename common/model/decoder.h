@@ -4,7 +4,8 @@
  * of it happens in one slot: the prompt is run once, the answers after it, then the sampled one.
  * Each model_decoder_step is one pass over a batch that holds one row of every slot that is
  * sampling and, up to rows_per_step, rows of prompts and given answers; a slot that falls free is
- * filled at once from the queue.
+ * filled at once from the queue. What a prompt has in common with one that a slot has run (a system
+ * prompt, examples, the same prompt sampled twice) is copied from there, not run again.
  *
  * Bits: a request's result is a function of the weights, the request and the dtypes alone. It
  * doesn't depend on what else is in the batch, on slots, on rows_per_step or on threads. Draw i of
@@ -74,7 +75,8 @@ struct model_decoder_result {
 
 struct model_decoder_stats {
     uint64_t steps;
-    uint64_t prefill_rows; /* rows of prompts and given answers */
+    uint64_t prefill_rows; /* rows of prompts and given answers that were run */
+    uint64_t shared_rows;  /* rows of prompts that were copied from another slot instead */
     uint64_t sampled_tokens;
     int32_t active;   /* slots in use */
     int32_t waiting;  /* requests without a slot */

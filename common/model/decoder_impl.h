@@ -3,7 +3,12 @@
  *     free → waiting → active (prompt → answer 0 → answer 1 → sampling) → finished → taken → free
  *
  * The answers to score and the sampled one share the cache positions behind the prompt: each phase
- * overwrites what the one before left there. */
+ * overwrites what the one before left there.
+ *
+ * A slot's cache keeps the prompt of its last request until the next one overwrites it. A request
+ * whose prompt begins like that of some slot copies those positions instead of running them
+ * (decoder_slots.c): keys and values are a function of the tokens up to them, whoever computed
+ * them. */
 #ifndef SPIN_MODEL_DECODER_IMPL_H
 #define SPIN_MODEL_DECODER_IMPL_H
 
@@ -40,6 +45,16 @@ struct decoder_layer {
     /* In the vectors' block; norms as they multiply; NULL: the model has none. */
     float *norm1, *norm2, *norm1_bias, *norm2_bias, *post1, *post2, *q_norm, *k_norm;
     float *qkv_bias, *out_bias, *gate_up_bias, *down_bias;
+};
+
+/* A sequence's place in the cache. */
+struct decoder_slot {
+    int32_t record;   /* or -1 */
+    int32_t *prompt;  /* ids of the prompt whose keys and values it holds (max_positions) */
+    int32_t n_prompt; /* of them planned */
+    int32_t cached;   /* of them in the cache when the step that runs is done */
+    int32_t donor;    /* slot that is still computing what this one waits for, or -1 */
+    int32_t shared;   /* positions to copy from it */
 };
 
 /* Indices of records, first in, first out. */
@@ -85,16 +100,22 @@ struct model_decoder {
     /* requests */
     struct decoder_record *records;
     int32_t n_records;
-    int32_t *record_ids;    /* one block of all id buffers */
-    float *record_logprobs; /* and of all log-probability buffers */
-    int32_t *slots;         /* (options.slots): record, or -1 */
+    int32_t *record_ids;        /* one block of all id buffers */
+    float *record_logprobs;     /* and of all log-probability buffers */
+    struct decoder_slot *slots; /* (options.slots) */
+    int32_t *slot_ids;          /* one block of their prompts */
     struct decoder_ring free, waiting, finished;
     int32_t taken; /* record whose result the caller looks at, or -1 */
     struct model_decoder_stats stats;
 };
 
-/* Gives waiting requests to free slots. */
+/* Gives waiting requests to free slots, and to those in slots what others have of their prompts. */
 void decoder_admit(struct model_decoder *d);
+/* The record of slot s, or NULL. */
+static inline struct decoder_record *decoder_slot_record(const struct model_decoder *d, int32_t s)
+{
+    return d->slots[s].record >= 0 ? &d->records[d->slots[s].record] : NULL;
+}
 /* Moves a record past everything that is done; true when the whole request is. */
 bool decoder_advance(struct decoder_record *record);
 void decoder_push(struct decoder_ring *ring, int32_t item);

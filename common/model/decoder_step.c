@@ -6,13 +6,6 @@
 #include "common/base/mem.h"
 #include "common/model/decoder_impl.h"
 
-void decoder_admit(struct model_decoder *d)
-{
-    for (int32_t s = 0; s < d->options.slots && d->waiting.count > 0; s++)
-        if (d->slots[s] < 0)
-            d->slots[s] = decoder_pop(&d->waiting);
-}
-
 /* Rows that an answer needs: its last token predicts nothing, its first comes from the prompt. */
 static int32_t branch_rows(const struct decoder_record *r, int32_t branch)
 {
@@ -57,6 +50,8 @@ static void add_last_prompt_row(struct model_decoder *d, struct decoder_record *
 static void add_given_rows(struct model_decoder *d, int32_t slot, struct decoder_record *r)
 {
     int32_t room = d->options.rows_per_step, n_prompt = r->request.n_prompt;
+    if (d->slots[slot].donor >= 0)
+        return; /* its beginning comes from another slot */
     while (d->n_rows < room && r->prompt_done < n_prompt) {
         int32_t i = r->prompt_done++;
         int32_t row = add_row(d, slot, r->prompt[i], i);
@@ -64,6 +59,7 @@ static void add_given_rows(struct model_decoder *d, int32_t slot, struct decoder
         if (i == n_prompt - 1)
             add_last_prompt_row(d, r, row);
     }
+    d->slots[slot].cached = r->prompt_done;
     decoder_advance(r);
     if (r->prompt_done < n_prompt || r->branch == MODEL_DECODER_ANSWERS)
         return;
@@ -88,19 +84,19 @@ static void build_batch(struct model_decoder *d)
 {
     d->n_rows = d->n_samples = d->n_scores = 0;
     for (int32_t s = 0; s < d->options.slots; s++) {
-        if (d->slots[s] < 0)
-            continue;
-        struct decoder_record *r = &d->records[d->slots[s]];
-        if (!is_sampling(r))
+        struct decoder_record *r = decoder_slot_record(d, s);
+        if (!r || !is_sampling(r))
             continue;
         int32_t last = r->n_response - 1;
         int32_t row = add_row(d, s, r->response[last], r->request.n_prompt + last);
         d->samples[d->n_samples++] =
             (struct decoder_logit_row){.row = row, .record = r, .sample = true};
     }
-    for (int32_t s = 0; s < d->options.slots; s++)
-        if (d->slots[s] >= 0 && !is_sampling(&d->records[d->slots[s]]))
-            add_given_rows(d, s, &d->records[d->slots[s]]);
+    for (int32_t s = 0; s < d->options.slots; s++) {
+        struct decoder_record *r = decoder_slot_record(d, s);
+        if (r && !is_sampling(r))
+            add_given_rows(d, s, r);
+    }
 }
 
 static void product(struct model_decoder *d, float *y, const float *x, const struct tn_weights *w,
@@ -254,9 +250,10 @@ static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
 static void collect_finished(struct model_decoder *d)
 {
     for (int32_t s = 0; s < d->options.slots; s++) {
-        if (d->slots[s] >= 0 && decoder_advance(&d->records[d->slots[s]])) {
-            decoder_push(&d->finished, d->slots[s]);
-            d->slots[s] = -1;
+        struct decoder_record *r = decoder_slot_record(d, s);
+        if (r && decoder_advance(r)) {
+            decoder_push(&d->finished, d->slots[s].record);
+            d->slots[s].record = -1;
         }
     }
     decoder_admit(d);

@@ -9,15 +9,15 @@
 #include "common/base/half.h"
 #include "common/base/mem.h"
 
-#define ROWS_MAX 1008    /* rows of one pass over the weights */
-#define ROWS_GROUP 112   /* rows of one task: they stay in the second cache */
-#define KC_BYTES 49152   /* of a panel that rows of several blocks read one after the other */
-#define AHEAD 4096       /* bytes of weights fetched ahead where they are read once */
-#define TASK_WORK 800000 /* multiply-adds of a task, at least: taking one costs */
-#define SMALL_WORK 60000 /* multiply-adds below which waking the workers costs more */
-#define SET_FLOATS 512   /* rows this far apart (or a multiple) share few lines of the first cache \
-                          */
-#define PADDING 16       /* floats that keep them apart */
+#define ROWS_MAX 1008      /* rows of one pass over the weights, */
+#define SPREAD_MAX 1048576 /* and floats of rows that are spread */
+#define ROWS_GROUP 112     /* rows of one task: they stay in the second cache */
+#define KC_BYTES 49152     /* of a panel that rows of several blocks read one after the other */
+#define AHEAD 4096         /* bytes of weights fetched ahead where they are read once */
+#define TASK_WORK 800000   /* multiply-adds of a task, at least: taking one costs */
+#define SMALL_WORK 60000   /* multiply-adds below which waking the workers costs more */
+#define SET_FLOATS 512     /* rows a multiple of this apart share few sets of the first cache: */
+#define PADDING 16         /* such rows are copied, so many floats further apart */
 
 struct packed {
     struct tn_cpu *cpu;
@@ -116,9 +116,17 @@ static void run(struct packed *p, int32_t tasks, tn_task_fn *task)
         tn_pool_run(p->cpu->pool, tasks, task, p);
 }
 
+/* Rows of one pass. */
+static int32_t pass_rows(int32_t K)
+{
+    return SP_MIN(ROWS_MAX, SP_MAX(TN_MAX_MR, SPREAD_MAX / K));
+}
+
 size_t tn_packed_scratch(int32_t max_rows, int32_t max_width)
 {
-    return (size_t)SP_MIN(max_rows, ROWS_MAX) * ((size_t)max_width + PADDING);
+    size_t wide = (size_t)SP_MIN(max_rows, TN_MAX_MR) * ((size_t)max_width + PADDING);
+    size_t all = (size_t)SP_MIN(max_rows, ROWS_MAX) * ((size_t)max_width + PADDING);
+    return SP_MAX(wide, SP_MIN(all, (size_t)SPREAD_MAX + ROWS_MAX * PADDING));
 }
 
 void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
@@ -126,7 +134,7 @@ void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     size_t k = (size_t)w->K, n = (size_t)w->N;
-    int32_t parts = tn_ceil_div(T, ROWS_MAX);
+    int32_t parts = tn_ceil_div(T, pass_rows(w->K));
     for (int32_t part = 0; part < parts; part++) {
         size_t first = (size_t)tn_split(T, parts, part);
         struct packed p = {.cpu = cpu, .w = w, .x = x + first * k, .y = y + first * n, .x_row = k};
@@ -136,7 +144,7 @@ void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
         p.panel = p.step * k;
         plan(&p);
         if (k % SET_FLOATS == 0 && p.rows > 1) {
-            p.spread = tn_shared_scratch(cpu, tn_packed_scratch(p.rows, w->K));
+            p.spread = tn_shared_scratch(cpu, (size_t)p.rows * (k + PADDING));
             run(&p, p.blocks, spread_task);
             p.x = p.spread;
             p.x_row = k + PADDING;

@@ -142,6 +142,26 @@ class Transformers:
             return batch * steps / (generate(1 + steps) - generate(1))
 
 
+def busy_share(seconds):
+    """Share of the machine that is at work."""
+    def read():
+        with open("/proc/stat") as f:
+            v = [int(x) for x in f.readline().split()[1:9]]
+        return sum(v), v[3] + v[4]
+    total, idle = read()
+    time.sleep(seconds)
+    total2, idle2 = read()
+    return 1 - (idle2 - idle) / max(1, total2 - total)
+
+
+def wait_for_quiet():
+    """llama.cpp's and torch's barriers spin: anybody else's work would cost them most."""
+    for _ in range(100):
+        if busy_share(0.1) < 0.1:
+            return
+    print("decode.py: the machine is not quiet; figures are low", file=sys.stderr)
+
+
 def versions():
     found = {"python": platform.python_version(), "machine": platform.processor()}
     for name in ("llama_cpp", "torch", "transformers"):
@@ -185,6 +205,7 @@ def main():
         figures = {s.name: [] for s in sides}
         for _ in range(1 if o.screen else o.repeats):
             for s in sides:
+                wait_for_quiet()
                 figures[s.name].append(s.measure(batch, o.context, steps))
         best = max(statistics.median(figures[p.name]) for p in peers) if peers else 0
         for s in sides:

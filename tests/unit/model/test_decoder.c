@@ -219,6 +219,80 @@ START_TEST(logprobs_have_the_bits_of_the_training_pass)
 }
 END_TEST
 
+/* Request i of a family whose prompts begin with the same `common` tokens. */
+static struct model_decoder_request relative(uint32_t i, int32_t common, struct ids *ids)
+{
+    struct model_decoder_request r = request(i, ids);
+    r.n_prompt = common + 1 + (int32_t)(i % 7);
+    r.max_new_tokens = SP_MIN(r.max_new_tokens, 20);
+    random_ids(300 + i, 53, r.n_prompt, ids->prompt);
+    random_ids(299, 53, common, ids->prompt);
+    return r;
+}
+
+/* Runs a family; returns how many rows were not run because another slot had them. */
+static uint64_t run_family(struct model *m, struct model_decoder_options options, int32_t common)
+{
+    static struct outcome outcomes[N_REQUESTS];
+    struct model_decoder *d = NULL;
+    struct model_decoder_stats stats;
+    struct ids ids;
+    int32_t submitted = 0, taken = 0;
+    bool idle;
+    uint64_t given = 0;
+    for (int32_t i = 0; i < N_REQUESTS; i++)
+        outcomes[i].n_ids = -1;
+    ck_ok(model_decoder_new(m, &options, &d, err));
+    while (taken < N_REQUESTS) {
+        while (submitted < N_REQUESTS && model_decoder_room(d) > 0) {
+            struct model_decoder_request r = relative((uint32_t)submitted++, common, &ids);
+            given += (uint64_t)r.n_prompt;
+            for (int a = 0; a < 2; a++)
+                given += (uint64_t)SP_MAX(0, r.n_answers[a] - 1);
+            ck_ok(model_decoder_submit(d, &r, err));
+        }
+        ck_ok(model_decoder_step(d, &idle, err));
+        ck_assert(!idle);
+        take_all(d, outcomes, &taken);
+    }
+    model_decoder_get_stats(d, &stats);
+    ck_assert_uint_eq(stats.prefill_rows + stats.shared_rows, given);
+    model_decoder_free(d);
+    for (uint32_t i = 0; i < N_REQUESTS; i++) { /* the training pass shares nothing */
+        struct model_decoder_request r = relative(i, common, &ids);
+        float expected[64];
+        if (r.generate) {
+            forward_logprobs(m, r.prompt, r.n_prompt, outcomes[i].ids, outcomes[i].n_ids, expected);
+            check_equal("response", (int32_t)i, outcomes[i].tokens, expected, outcomes[i].n_ids);
+        }
+        for (int a = 0; a < 2; a++) {
+            if (!r.answers[a])
+                continue;
+            forward_logprobs(m, r.prompt, r.n_prompt, r.answers[a], r.n_answers[a], expected);
+            check_equal("answer", (int32_t)i, outcomes[i].answer_tokens[a], expected,
+                        r.n_answers[a]);
+        }
+    }
+    return stats.shared_rows;
+}
+
+START_TEST(common_beginnings_are_run_once)
+{
+    struct model *m = new_model(false);
+    /* all but the first request find the beginning in some slot, or more of it */
+    for (int32_t slots = 1; slots <= 7; slots += 2) {
+        struct model_decoder_options o = {.slots = slots,
+                                          .rows_per_step = slots + 11 * (slots % 3)};
+        ck_assert_uint_ge(run_family(m, o, 24), (N_REQUESTS - 1) * 24);
+    }
+    ck_assert_uint_ge(run_family(m, (struct model_decoder_options){.slots = 24, .queue = 9}, 24),
+                      (N_REQUESTS - 1) * 24);
+    /* too short to be worth it */
+    ck_assert_uint_eq(run_family(m, (struct model_decoder_options){.slots = 4}, 3), 0);
+    model_free(m);
+}
+END_TEST
+
 START_TEST(end_tokens_and_cuts)
 {
     static struct outcome outcomes[N_REQUESTS];
@@ -507,6 +581,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 30);
     tcase_add_test(t, bits_do_not_depend_on_the_batch);
     tcase_add_test(t, logprobs_have_the_bits_of_the_training_pass);
+    tcase_add_test(t, common_beginnings_are_run_once);
     tcase_add_test(t, end_tokens_and_cuts);
     tcase_add_test(t, seeds_and_keys_change_the_draws);
     tcase_add_test(t, narrow_weights_and_cache_stay_close);

@@ -10,8 +10,9 @@
 
 static const int32_t shapes[][3] = {
     /* T, N, K */
-    {1, 1, 1},    {1, 33, 7},    {2, 16, 64},   {3, 31, 17},  {13, 32, 100}, {14, 64, 5},
-    {15, 65, 33}, {29, 100, 48}, {57, 17, 401}, {7, 96, 785}, {130, 40, 24}, {1, 160, 770},
+    {1, 1, 1},     {1, 33, 7},    {2, 16, 64},   {3, 31, 17},    {13, 32, 100},
+    {14, 64, 5},   {15, 65, 33},  {29, 100, 48}, {57, 17, 401},  {7, 96, 785},
+    {130, 40, 24}, {1, 160, 770}, {5, 97, 512},  {40, 70, 1024},
 };
 
 /* The contract in one line: a chain of fused multiply-adds over k. */
@@ -144,21 +145,24 @@ START_TEST(packed_equals_linear)
 END_TEST
 
 /* A row's bits among any other rows, at any place of the batch. */
-START_TEST(rows_do_not_know_their_batch)
+static void check_rows(struct tn_backend *b, int32_t K, enum tn_dtype dtype)
 {
-    struct tn_backend *b = open_backend(_i == 0 ? "cpu" : "openblas", NULL, 2);
-    enum { ROWS = 150, N = 70, K = 530 };
-    float *x = filled(ROWS * K, 1, 1.0f), *w = filled(N * K, 2, 1.0f);
-    float *whole = zeros(ROWS * N), *batch = zeros(ROWS * K), *y = zeros(ROWS * N);
-    struct tn_weights *packed = b->ops->weights_new(b, w, N, K, TN_F32);
-    b->ops->linear(b, whole, x, w, ROWS, N, K, false);
+    enum { ROWS = 150, N = 70 };
+    size_t k = (size_t)K;
+    float *x = filled(ROWS * k, 1, 1.0f), *w = filled(N * k, 2, 1.0f);
+    float *whole = zeros(ROWS * N), *batch = zeros(ROWS * k), *y = zeros(ROWS * N);
+    struct tn_weights *packed = b->ops->weights_new(b, w, N, K, dtype);
+    if (dtype == TN_F32)
+        b->ops->linear(b, whole, x, w, ROWS, N, K, false);
+    else
+        b->ops->linear_packed(b, whole, x, packed, ROWS);
     for (uint32_t trial = 0; trial < 40; trial++) {
-        int32_t rows = 1 + (int32_t)pick(5, trial, ROWS), from[ROWS];
+        int32_t rows = 1 + (int32_t)pick(5, trial, trial % 4 < 2 ? 16 : ROWS), from[ROWS];
         for (int32_t i = 0; i < rows; i++) {
             from[i] = (int32_t)pick(6 + trial, (uint32_t)i, ROWS);
-            memcpy(batch + (size_t)i * K, x + (size_t)from[i] * K, K * sizeof(float));
+            memcpy(batch + (size_t)i * k, x + (size_t)from[i] * k, k * sizeof(float));
         }
-        if (trial % 2)
+        if (trial % 2 && dtype == TN_F32)
             b->ops->linear(b, y, batch, w, rows, N, K, false);
         else
             b->ops->linear_packed(b, y, batch, packed, rows);
@@ -167,6 +171,15 @@ START_TEST(rows_do_not_know_their_batch)
                 memcmp(y + (size_t)i * N, whole + (size_t)from[i] * N, N * sizeof(float)), 0);
     }
     b->ops->weights_free(b, packed);
+}
+
+START_TEST(rows_do_not_know_their_batch)
+{
+    struct tn_backend *b = open_backend(_i == 0 ? "cpu" : "openblas", NULL, 2);
+    check_rows(b, 530, TN_F32);
+    check_rows(b, 512, TN_F32);
+    check_rows(b, 530, TN_BF16);
+    check_rows(b, 512, TN_BF16);
     tn_close(b);
 }
 END_TEST
