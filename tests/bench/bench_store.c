@@ -1,6 +1,7 @@
 /* Results a second into the store, by the size of a transaction, and pairs a second out of it.
- *     bench_store [DIRECTORY [SECONDS]]      a directory on the disk to measure; default: . and 2
- */
+ *     bench_store [DIRECTORY [SECONDS [PAIRS]]]
+ * DIRECTORY is on the disk to measure; default: . and 2. With PAIRS one iteration then grows to so
+ * many, and at every power of ten the rates of writing and reading are given anew. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,9 @@
 #define PROMPTS 2000
 #define ANSWER_TOKENS 256
 #define PROMPT_TOKENS 128
+#define GROW_BATCH 64
+#define GROW_TOKENS 64
+#define GROW_READS 5000
 
 static struct sp_error error;
 
@@ -86,6 +90,64 @@ static void read_pairs(struct store_run *run, uint32_t iteration, double seconds
     sp_arena_free(arena);
 }
 
+/* Reads pairs all over the first n; returns how many a second. */
+static double read_among(struct store_run *run, uint32_t iteration, uint64_t n)
+{
+    struct sp_arena *arena = sp_arena_new(1 << 20, 256u << 20);
+    struct proto_train_pair pair;
+    int64_t start = sp_now_ns();
+    for (uint64_t i = 0; i < GROW_READS; i++) {
+        uint64_t at = i * 2654435761u % n;
+        uint32_t prompt = (uint32_t)(at % PROMPTS);
+        struct store_pair_key key = {at, iteration, prompt, 0};
+        must(store_pairs_read(run, iteration, PROTO_SET_TRAIN, STORE_SPLIT_TRAIN, &key, 1, arena,
+                              &pair, NULL, &error));
+        sp_arena_reset(arena);
+    }
+    sp_arena_free(arena);
+    return GROW_READS / ((double)(sp_now_ns() - start) / 1e9);
+}
+
+/* One iteration of up to `most` pairs, written as generators submit them. */
+static void grow(struct store *store, struct store_run *run, uint32_t iteration, uint64_t most)
+{
+    int32_t ids[GROW_TOKENS] = {0};
+    uint8_t *bitmap = sp_xalloc(most / 8 + 1);
+    int64_t start = sp_now_ns();
+    uint64_t mark = 1000, since = 0;
+    for (uint64_t n = 0; n < most;) {
+        store_begin(store);
+        for (uint32_t i = 0; i < GROW_BATCH && n < most; i++, n++) {
+            enum store_put put;
+            struct store_result r = {.iteration = iteration,
+                                     .source_iteration = iteration,
+                                     .position = n,
+                                     .prompt = (uint32_t)(n % PROMPTS),
+                                     .ids = {ids, GROW_TOKENS},
+                                     .finish = PROTO_FINISH_STOP,
+                                     .worker = "generator-1"};
+            must(store_result_put(run, &r, &put, &error));
+        }
+        must(store_commit(store, &error));
+        if (n < mark)
+            continue;
+        double put = (double)(n - since) / ((double)(sp_now_ns() - start) / 1e9);
+        uint64_t count;
+        double read = read_among(run, iteration, n);
+        start = sp_now_ns();
+        memset(bitmap, 0, most / 8 + 1);
+        must(store_results_bitmap(run, iteration, PROTO_SET_TRAIN, most, false, bitmap, &count,
+                                  &error));
+        printf("grow    %8llu pairs: %8.0f results/s in, %8.0f pairs/s out, list %7.1f ms\n",
+               (unsigned long long)n, put, read, (double)(sp_now_ns() - start) / 1e6);
+        fflush(stdout);
+        mark *= 10;
+        since = n;
+        start = sp_now_ns();
+    }
+    free(bitmap);
+}
+
 int main(int argc, char **argv)
 {
     char *dir = sp_xprintf("%s/bench-store-XXXXXX", argc > 1 ? argv[1] : ".");
@@ -103,6 +165,8 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < SP_COUNT(batches); i++)
         write_results(store, run, i, batches[i], seconds);
     read_pairs(run, SP_COUNT(batches) - 1, seconds);
+    if (argc > 3)
+        grow(store, run, SP_COUNT(batches), strtoull(argv[3], NULL, 10));
     store_close(store);
     must(sp_remove_tree(dir, &error));
     free(dir);

@@ -7,11 +7,12 @@ DIR is a checkpoint of the shape in Hugging Face layout (random weights will do)
 from `spin-model convert DIR F32.gguf --dtype F32`; other GGUF types are made from it by llama.cpp's
 own quantizer, beside it. Needs llama-cpp-python, and with --transformers torch and transformers.
 
-Each measurement: BATCH sequences of --context tokens in cache, then --steps steps of one token each,
-prompts not timed. Ours samples (softmax over the vocabulary) and computes log-probabilities of what
-it sampled, llama.cpp only computes logits and is given random tokens, transformers' generate samples
-(its figure is tokens of a generate call less a call for one token). First every configuration of a
-peer is tried once (--screen), then the best of each batch takes turns with ours --repeats times.
+Each measurement: BATCH sequences of --context tokens in cache, then --steps steps of one token
+each, prompts not timed. Ours samples (softmax over the vocabulary) and computes log-probabilities
+of what it sampled, llama.cpp only computes logits and is given random tokens, transformers'
+generate samples (its figure is tokens of a generate call less a call for one token). With --screen
+every configuration is tried once; then --only names the best of each, which take turns with ours
+--repeats times.
 Prints a table, and one JSON document with --json FILE."""
 import argparse
 import ctypes
