@@ -311,6 +311,7 @@ static const struct {
     {"iterations", ONE_RUN, query_iterations},
     {"steps", ONE_RUN, query_steps},
     {"pairs", ONE_RUN, query_pairs},
+    {"timeline", ONE_RUN, query_timeline},
     {"events", MAY_RUN, query_events},
     {"checkpoints", MAY_RUN, query_checkpoints},
     {"checkpoint", MAY_RUN, query_checkpoint},

@@ -6,6 +6,7 @@
  *   iterations   {}                                       all of a run, with what came of each
  *   steps        {"iteration", "after", "limit"}          metrics of optimizer steps
  *   pairs        {"iteration", "set", "offset", "limit"}  rows of a work set, ids and text
+ *   timeline     {"iteration"}                            results by worker, kind and time
  *   events       {"after", "limit"}                       of a run; run "": of the coordinator
  *   checkpoints  {}                                       of a run; run "": of all
  *   checkpoint   {"digest"} or {"iteration"}              one, with its provenance record; a digest

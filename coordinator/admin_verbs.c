@@ -69,6 +69,7 @@ static void start_new(const struct verb_call *call, uint32_t number)
         .summary = "",
     };
     plan_digest(&plan, &run->info.data, &write->row.plan);
+    write->copy_replays = run->info.settings.compat == RUN_COMPAT_UCLAML && plan.replay_pairs > 0;
     core_write_event(write, call->event->who.token_id, "state",
                      "iteration %u is planned: %u pairs, %u of them replayed", number,
                      plan_pairs(&plan), plan.replay_pairs);

@@ -74,6 +74,8 @@ void coord_run_info_deinit(struct coord_run_info *info)
     free(info->settings_json);
     free(info->stop_ids);
     free(info->length_keys);
+    for (int i = 0; i < COORD_GIVEN; i++)
+        free(info->given[i]);
     *info = (struct coord_run_info){0};
 }
 

@@ -153,6 +153,8 @@ void coord_actions_deinit(struct coord_actions *actions);
 
 /* ---- a run, as the store knows it ---- */
 
+#define COORD_GIVEN 4 /* iterations whose answers the data can give */
+
 struct coord_run_info {
     char *name;
     int64_t id;               /* of the run in the store */
@@ -163,6 +165,8 @@ struct coord_run_info {
     int32_t vocab;
     int32_t *stop_ids;
     uint32_t stop_count;
+    uint8_t *given[COORD_GIVEN]; /* bit by training prompt: the data gives the answer of this
+                                    iteration; NULL: none */
     uint64_t *length_keys;    /* by training prompt: tokens of prompt and human answer */
     struct sp_digest base, base_manifest;
 };

@@ -25,18 +25,27 @@ static enum sp_err add_refs(struct store_builder *builder, const char *owner,
 static const char *file_name(const struct create_args *args, int file)
 {
     const struct run_settings *s = &args->settings;
-    const char *const names[CREATE_FILES] = {s->train, s->holdout, s->eval};
+    const char *const names[CREATE_FILES] = {s->train,       s->holdout,     s->eval,
+                                             s->generated_1, s->generated_2, s->generated_3};
     return names[file];
 }
 
+/* What becomes a run, while it is made. */
+struct making {
+    const struct coord_create_run *request;
+    const struct create_args *args;
+    struct create_base base;
+    struct store_builder *builder;
+    struct data_rows rows;
+};
+
 /* A dataset from its one-file manifest to `dir`. Messages name it as the run file does. */
-static enum sp_err put_dataset(struct create_rows *rows, int file, const char *dir,
-                               struct sp_error *err)
+static enum sp_err put_dataset(struct making *m, int file, const char *dir, struct sp_error *err)
 {
     struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
-    const struct sp_digest *sha256 = &rows->args->data[file];
-    struct ckpt_blobs *blobs = rows->request->blobs;
-    char *what = sp_xprintf("[data] %s", create_split_names[file]);
+    const struct sp_digest *sha256 = &m->args->data[file];
+    struct ckpt_blobs *blobs = m->request->blobs;
+    char *what = sp_xprintf("[data] %s", create_file_names[file]);
     enum sp_err rc = create_manifest(blobs, what, sha256, &manifest, err);
     if (rc == SP_OK && manifest.count != 1)
         rc = sp_fail(err, SP_EFORMAT, "%s: its manifest has %zu files, expected one", what,
@@ -44,33 +53,93 @@ static enum sp_err put_dataset(struct create_rows *rows, int file, const char *d
     if (rc == SP_OK)
         rc = ckpt_materialise(&manifest, dir, ckpt_blobs_fetch, blobs, NULL, NULL, err);
     if (rc == SP_OK)
-        rc = add_refs(rows->builder, "data", sha256, &manifest, err);
+        rc = add_refs(m->builder, "data", sha256, &manifest, err);
     if (rc == SP_OK) {
-        const char *name = file_name(rows->args, file);
-        rows->paths[file] = sp_path_join(dir, manifest.files[0].path);
-        rows->names[file] = sp_xstrdup(name[0] ? name : manifest.files[0].path);
+        const char *name = file_name(m->args, file);
+        bool split = file < DATA_SPLITS;
+        *(split ? &m->rows.paths[file] : &m->rows.given_paths[file - DATA_SPLITS]) =
+            sp_path_join(dir, manifest.files[0].path);
+        *(split ? &m->rows.names[file] : &m->rows.given_names[file - DATA_SPLITS]) =
+            sp_xstrdup(name[0] ? name : manifest.files[0].path);
     }
     ckpt_manifest_deinit(&manifest);
     free(what);
     return rc;
 }
 
-static enum sp_err finish(struct create_rows *rows, const json_t *report, struct sp_error *err)
+static struct proto_ids view(const struct tok_ids *ids)
+{
+    return (struct proto_ids){.ids = ids->ids, .count = (uint32_t)ids->count};
+}
+
+_Static_assert((int)DATA_TRAIN == STORE_SPLIT_TRAIN && (int)DATA_HOLDOUT == STORE_SPLIT_HOLDOUT &&
+                   (int)DATA_EVAL == STORE_SPLIT_EVAL && DATA_SPLITS == STORE_SPLITS,
+               "splits have the same numbers in data and store");
+
+static enum sp_err store_row(void *context, enum data_split split, const struct data_prompt *row,
+                             struct sp_error *err)
+{
+    struct store_prompt prompt = {
+        .index = row->index,
+        .prompt_ids = view(row->prompt),
+        .real_ids = view(row->real),
+        .sample_ids = view(row->sample),
+        .response = row->response,
+    };
+    struct making *m = context;
+    /* uclaml's given answers belong to an iteration: store_given. */
+    if (m->args->settings.compat == RUN_COMPAT_NONE)
+        prompt.rejected_ids = view(row->rejected);
+    return store_builder_add(m->builder, (enum store_split)split, &prompt, err);
+}
+
+static enum sp_err store_given(void *context, uint32_t iteration, uint32_t index,
+                               const struct tok_ids *answer, struct sp_error *err)
+{
+    struct proto_ids ids = view(answer);
+    return store_builder_given(((struct making *)context)->builder, iteration, index, &ids, err);
+}
+
+static bool ask_cancelled(void *context, uint64_t done, uint64_t total)
+{
+    const struct coord_create_run *request = ((struct making *)context)->request;
+    return request->cancelled && request->cancelled(request->context);
+}
+
+/* The report, and which files the run was made of. */
+static json_t *report_of(struct making *m)
+{
+    json_t *report = data_report(&m->rows), *files = json_object();
+    for (int i = 0; i < CREATE_FILES; i++) {
+        char hex[SP_DIGEST_HEX];
+        if (!m->args->has_data[i])
+            continue;
+        sp_digest_hex(&m->args->data[i], hex);
+        json_object_set_new(
+            files, create_file_names[i],
+            json_pack("{s:s, s:s}", "manifest", hex, "name",
+                      i < DATA_SPLITS ? m->rows.names[i] : m->rows.given_names[i - DATA_SPLITS]));
+    }
+    json_object_set_new(report, "files", files);
+    return report;
+}
+
+static enum sp_err finish(struct making *m, const json_t *report, struct sp_error *err)
 {
     char *data = sp_json_canonical(report);
-    json_t *canonical = sp_config_to_json(&run_settings_spec, &rows->args->settings);
+    json_t *canonical = sp_config_to_json(&run_settings_spec, &m->args->settings);
     char *settings = sp_json_canonical(canonical);
     json_decref(canonical);
     struct store_run_info info = {
-        .name = rows->args->settings.name,
-        .created_ms = rows->request->now_ms,
+        .name = m->args->settings.name,
+        .created_ms = m->request->now_ms,
         .settings = settings,
-        .base = rows->base->manifest.digest,
-        .base_manifest = rows->args->base,
+        .base = m->base.manifest.digest,
+        .base_manifest = m->args->base,
         .data = data,
-        .base_bytes = rows->base->manifest.bytes,
+        .base_bytes = m->base.manifest.bytes,
     };
-    enum sp_err rc = store_builder_finish(rows->builder, &info, err);
+    enum sp_err rc = store_builder_finish(m->builder, &info, err);
     free(data);
     free(settings);
     return rc;
@@ -78,36 +147,30 @@ static enum sp_err finish(struct create_rows *rows, const json_t *report, struct
 
 /* Everything between an open builder and a finished one. dir: empty, ours, removed by the caller.
  */
-static enum sp_err build(const struct coord_create_run *request, const struct create_args *args,
-                         struct store_builder *builder, const char *dir, json_t **ret_report,
+static enum sp_err build(struct making *m, const char *dir, json_t **ret_report,
                          struct sp_error *err)
 {
-    struct create_base base = {.manifest = CKPT_MANIFEST_INIT};
-    struct create_rows rows = {.request = request, .args = args, .base = &base, .builder = builder};
     char *base_dir = sp_path_join(dir, "base");
     json_t *report = NULL;
-    enum sp_err rc = create_base_load(request->blobs, args, base_dir, &base, err);
+    enum sp_err rc = create_base_load(m->request->blobs, m->args, base_dir, &m->base, err);
     if (rc == SP_OK)
-        rc = add_refs(builder, "base", &args->base, &base.manifest, err);
-    rows.limit_tokens = SP_MIN(args->settings.max_sequence_tokens, base.max_positions);
+        rc = add_refs(m->builder, "base", &m->args->base, &m->base.manifest, err);
     for (int i = 0; i < CREATE_FILES && rc == SP_OK; i++) {
-        if (!args->has_data[i])
+        if (!m->args->has_data[i])
             continue;
-        char *data_dir = sp_path_join(dir, create_split_names[i]);
-        rc = put_dataset(&rows, i, data_dir, err);
+        char *data_dir = sp_path_join(dir, create_file_names[i]);
+        rc = put_dataset(m, i, data_dir, err);
         free(data_dir);
     }
     if (rc == SP_OK)
-        rc = create_rows_run(&rows, err);
+        rc = data_rows_run(&m->rows, err);
     if (rc == SP_OK) {
-        report = create_report(&rows);
-        rc = report ? finish(&rows, report, err) : sp_fail(err, SP_EINTERNAL, "make the report");
+        report = report_of(m);
+        rc = finish(m, report, err);
     }
     if (rc == SP_OK)
         *ret_report = json_incref(report);
     json_decref(report);
-    create_rows_deinit(&rows);
-    create_base_deinit(&base);
     free(base_dir);
     return rc;
 }
@@ -130,8 +193,23 @@ enum sp_err coord_create_run(const struct coord_create_run *request, char **ret_
         rc = sp_remove_tree(dir, err);
     if (rc == SP_OK)
         rc = sp_mkdir_p(dir, 0700, err);
+    struct making making = {
+        .request = request,
+        .args = &args,
+        .base = {.manifest = CKPT_MANIFEST_INIT},
+        .builder = builder,
+        .rows = {.settings = &args.settings,
+                 .model = &making.base.model,
+                 .add = store_row,
+                 .add_given = store_given,
+                 .add_context = &making,
+                 .step = ask_cancelled,
+                 .step_context = &making},
+    };
     if (rc == SP_OK)
-        rc = build(request, &args, builder, dir, &report, err);
+        rc = build(&making, dir, &report, err);
+    data_rows_deinit(&making.rows);
+    create_base_deinit(&making.base);
     if (builder) {
         struct sp_error ignored;
         (void)(sp_remove_tree(dir, &ignored) == SP_OK);
@@ -164,7 +242,9 @@ enum sp_err coord_create_run_name(const char *args, char **ret_name, struct sp_e
 /* Paths are where the files lay; their digests say what they are, and are compared. */
 static json_t *without_paths(const json_t *settings)
 {
-    static const char *const paths[] = {"data.train", "data.holdout", "data.eval", "model.base"};
+    static const char *const paths[] = {"data.train",       "data.holdout",     "data.eval",
+                                        "data.generated_1", "data.generated_2", "data.generated_3",
+                                        "model.base"};
     json_t *copy = json_copy((json_t *)settings);
     for (size_t i = 0; i < SP_COUNT(paths); i++)
         json_object_del(copy, paths[i]);
@@ -178,7 +258,7 @@ static bool same_files(const struct create_args *args, const json_t *report)
         char hex[SP_DIGEST_HEX] = "";
         if (args->has_data[i])
             sp_digest_hex(&args->data[i], hex);
-        const json_t *file = json_object_get(files, create_split_names[i]);
+        const json_t *file = json_object_get(files, create_file_names[i]);
         const char *stored = json_string_value(json_object_get(file, "manifest"));
         if (strcmp(stored ? stored : "", hex) != 0)
             return false;

@@ -9,7 +9,8 @@
 #include "common/checkpoint/materialise.h"
 #include "coordinator/create_run_internal.h"
 
-const char *const create_split_names[CREATE_FILES] = {"train", "holdout", "eval"};
+const char *const create_file_names[CREATE_FILES] = {"train",       "holdout",     "eval",
+                                                     "generated_1", "generated_2", "generated_3"};
 
 /* ---- arguments ---- */
 
@@ -29,16 +30,16 @@ static enum sp_err parse_data(struct create_args *args, struct sp_error *err)
     if (!json_is_object(data))
         return sp_fail(err, SP_EFORMAT, "create-run: field \"data\": missing or not an object");
     for (int i = 0; i < CREATE_FILES; i++) {
-        const json_t *value = json_object_get(data, create_split_names[i]);
+        const json_t *value = json_object_get(data, create_file_names[i]);
         args->has_data[i] = value && !json_is_null(value);
         if (!args->has_data[i])
             continue;
         enum sp_err rc =
-            digest_field(data, create_split_names[i], "create-run", &args->data[i], err);
+            digest_field(data, create_file_names[i], "create-run", &args->data[i], err);
         if (rc != SP_OK)
             return rc;
     }
-    if (!args->has_data[STORE_SPLIT_TRAIN])
+    if (!args->has_data[DATA_TRAIN])
         return sp_fail(err, SP_EFORMAT, "create-run: \"data\": no \"train\"");
     return SP_OK;
 }
@@ -137,107 +138,6 @@ static enum sp_err put_small_files(struct ckpt_blobs *blobs, const struct ckpt_m
     return rc;
 }
 
-/* ---- the model's own files ---- */
-
-static enum sp_err add_stop(struct create_base *base, int64_t id, struct sp_error *err)
-{
-    if (id < 0 || id >= base->vocab)
-        return sp_fail(err, SP_EFORMAT, "eos_token_id: %lld is outside the vocabulary of %d",
-                       (long long)id, base->vocab);
-    for (size_t i = 0; i < base->stop_count; i++) {
-        if (base->stop_ids[i] == id)
-            return SP_OK;
-    }
-    base->stop_ids = sp_xgrow(base->stop_ids, base->stop_count + 1, sizeof(*base->stop_ids));
-    base->stop_ids[base->stop_count++] = (int32_t)id;
-    return SP_OK;
-}
-
-/* eos_token_id: a number or a list of numbers; absent: nothing is added. */
-static enum sp_err add_eos(struct create_base *base, const json_t *config, const char *what,
-                           struct sp_error *err)
-{
-    const json_t *value = json_object_get(config, "eos_token_id");
-    enum sp_err rc = SP_OK;
-    if (json_is_integer(value)) {
-        rc = add_stop(base, json_integer_value(value), err);
-    } else if (json_is_array(value)) {
-        for (size_t i = 0; i < json_array_size(value) && rc == SP_OK; i++) {
-            const json_t *item = json_array_get(value, i);
-            rc = json_is_integer(item) ? add_stop(base, json_integer_value(item), err)
-                                       : sp_fail(err, SP_EFORMAT, "eos_token_id: not a number");
-        }
-    } else if (value && !json_is_null(value)) {
-        rc = sp_fail(err, SP_EFORMAT, "eos_token_id: neither a number nor a list");
-    }
-    return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "%s", what);
-}
-
-static enum sp_err read_config(struct create_base *base, const char *dir, struct sp_error *err)
-{
-    char *path = sp_path_join(dir, "config.json");
-    char *generation_path = sp_path_join(dir, "generation_config.json");
-    json_t *config = NULL, *generation = NULL;
-    int64_t vocab = 0;
-    base->max_positions = SP_MAX_SEQUENCE_TOKENS;
-    enum sp_err rc = sp_json_load(path, SP_MAX_CONFIG_JSON, &config, err);
-    if (rc == SP_OK)
-        rc = sp_json_i64(config, "vocab_size", 1, SP_MAX_VOCAB, "config.json", &vocab, err);
-    if (rc == SP_OK)
-        rc = sp_json_opt_i64(config, "max_position_embeddings", 2, INT32_MAX, "config.json",
-                             &base->max_positions, err);
-    base->vocab = (int32_t)vocab;
-    if (rc == SP_OK && sp_path_exists(generation_path))
-        rc = sp_json_load(generation_path, SP_MAX_CONFIG_JSON, &generation, err);
-    if (rc == SP_OK)
-        rc = add_eos(base, generation, "generation_config.json", err);
-    if (rc == SP_OK && base->stop_count == 0)
-        rc = add_eos(base, config, "config.json", err);
-    json_decref(config);
-    json_decref(generation);
-    free(path);
-    free(generation_path);
-    return rc;
-}
-
-/* The template's end token moves to the front: a response ends with it. */
-static enum sp_err choose_end(struct create_base *base, struct sp_error *err)
-{
-    int32_t eos = base->stop_count ? base->stop_ids[0] : -1;
-    int32_t end = tok_template_end_id(base->renderer.template, base->tokenizer, eos);
-    if (end < 0)
-        return sp_fail(err, SP_EFORMAT,
-                       "no end token: neither generation_config.json nor config.json has an "
-                       "eos_token_id, and the chat template has none");
-    base->renderer.eos_id = eos >= 0 ? eos : end;
-    enum sp_err rc = add_stop(base, end, err);
-    for (size_t i = 0; i < base->stop_count && rc == SP_OK; i++) {
-        if (base->stop_ids[i] == end) {
-            base->stop_ids[i] = base->stop_ids[0];
-            base->stop_ids[0] = end;
-        }
-    }
-    return rc;
-}
-
-static enum sp_err load_files(struct create_base *base, const struct create_args *args,
-                              const char *dir, struct sp_error *err)
-{
-    enum sp_err rc = read_config(base, dir, err);
-    if (rc == SP_OK)
-        rc = tok_load(dir, &base->tokenizer, err);
-    if (rc != SP_OK)
-        return rc;
-    base->renderer.tokenizer = base->tokenizer;
-    if (strcmp(args->settings.template_name, "auto") == 0)
-        rc = tok_template_of_model(dir, &base->renderer.template, err);
-    else
-        rc = tok_template_parse(args->settings.template_name, &base->renderer.template, err);
-    if (rc != SP_OK)
-        return sp_wrap(err, rc, "[data] template");
-    return choose_end(base, err);
-}
-
 enum sp_err create_base_load(struct ckpt_blobs *blobs, const struct create_args *args,
                              const char *dir, struct create_base *ret, struct sp_error *err)
 {
@@ -246,7 +146,7 @@ enum sp_err create_base_load(struct ckpt_blobs *blobs, const struct create_args 
     if (rc == SP_OK)
         rc = put_small_files(blobs, &base.manifest, dir, err);
     if (rc == SP_OK)
-        rc = load_files(&base, args, dir, err);
+        rc = data_model_load(dir, args->settings.template_name, &base.model, err);
     if (rc != SP_OK) {
         create_base_deinit(&base);
         return sp_wrap(err, rc, "[model] base");
@@ -257,8 +157,7 @@ enum sp_err create_base_load(struct ckpt_blobs *blobs, const struct create_args 
 
 void create_base_deinit(struct create_base *base)
 {
-    tok_free(base->tokenizer);
-    free(base->stop_ids);
+    data_model_deinit(&base->model);
     ckpt_manifest_deinit(&base->manifest);
     *base = (struct create_base){.manifest = CKPT_MANIFEST_INIT};
 }

@@ -12,6 +12,21 @@ static bool train_needs_work(const struct run_settings *settings)
     return settings->mode == RUN_MODE_DPO && settings->score_by == RUN_SCORE_BY_GENERATOR;
 }
 
+/* What needs no generator: answers that the data gives, and, where the trainer scores every pair,
+ * replayed ones, which store_replays_copy has put there. */
+static void mark_given(const struct coord_run *run, struct coord_iteration *it)
+{
+    struct coord_set *train = &it->sets[PROTO_SET_TRAIN];
+    if (run->info.settings.compat != RUN_COMPAT_UCLAML)
+        return;
+    const uint8_t *given = it->number < COORD_GIVEN ? run->info.given[it->number] : NULL;
+    for (uint32_t i = 0; i < it->plan.new_pairs && given; i++)
+        if (given[i / 8] & 1u << i % 8)
+            set_store(train, i);
+    for (uint32_t i = 0; i < it->plan.replay_pairs; i++)
+        set_store(train, it->plan.new_pairs + i);
+}
+
 static void make_sets(const struct coord_run *run, struct coord_iteration *it)
 {
     const struct run_settings *settings = &run->info.settings;
@@ -20,6 +35,7 @@ static void make_sets(const struct coord_run *run, struct coord_iteration *it)
             coord_set_positions(settings, &it->plan, (enum proto_set)i, run->info.prompts);
         set_init(&it->sets[i], count, i == PROTO_SET_TRAIN && !train_needs_work(settings));
     }
+    mark_given(run, it);
 }
 
 static void drop_sets(struct coord_iteration *it)

@@ -73,7 +73,14 @@ static enum sp_err load_info(const struct load *l, struct sp_error *err)
     info->stop_ids = sp_xmemdup(stops, count * sizeof(*stops));
     info->stop_count = count;
     info->length_keys = sp_xarray(info->prompts[STORE_SPLIT_TRAIN], sizeof(*info->length_keys));
-    return store_prompt_lengths(l->run, STORE_SPLIT_TRAIN, info->length_keys, err);
+    SP_TRY(store_prompt_lengths(l->run, STORE_SPLIT_TRAIN, info->length_keys, err));
+    /* The pairs of an iteration are its new ones and as many that are replayed. */
+    uint64_t n = info->prompts[STORE_SPLIT_TRAIN];
+    for (uint32_t i = 0; i < COORD_GIVEN && info->settings.compat == RUN_COMPAT_UCLAML; i++) {
+        info->given[i] = sp_xalloc((2 * n + 7) / 8);
+        SP_TRY(store_given_bitmap(l->run, i, 2 * n, info->given[i], err));
+    }
+    return SP_OK;
 }
 
 static enum sp_err load_steps(const struct load *l, uint32_t number, struct sp_error *err)

@@ -68,6 +68,6 @@ json_t *query_decoded(const struct tok_tokenizer *tokenizer, const struct proto_
 /* ---- verbs ---- */
 
 typedef enum sp_err query_verb(struct query *q, json_t **ret, struct sp_error *err);
-query_verb query_iterations, query_pairs, query_checkpoints, query_checkpoint;
+query_verb query_iterations, query_pairs, query_timeline, query_checkpoints, query_checkpoint;
 
 #endif

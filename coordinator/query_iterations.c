@@ -1,11 +1,14 @@
 /* iterations: what came of each, from the stored rows. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/mem.h"
 #include "coordinator/query_internal.h"
+#include "coordinator/verdict.h"
 
 #define HOLDOUT_PAGE 512
+#define MATCH_CONFIDENCE 0.95
 
 /* ---- held-out accuracy ---- */
 
@@ -93,6 +96,17 @@ static json_t *match_share(const struct query_match *match)
     return match->count ? json_real((double)match->correct / (double)match->count) : json_null();
 }
 
+/* Share and its interval, or nulls. */
+static void set_match(json_t *row, const char *name, const struct query_match *match)
+{
+    struct verdict_interval x =
+        verdict_wilson((double)match->correct, match->count, MATCH_CONFIDENCE);
+    char *interval = sp_xprintf("%s_interval", name);
+    json_object_set_new(row, name, match_share(match));
+    json_object_set_new(row, interval, json_pack("[o, o]", query_real(x.low), query_real(x.high)));
+    free(interval);
+}
+
 static enum sp_err add_matches(const struct query *q, const struct store_iteration *it, json_t *row,
                                struct sp_error *err)
 {
@@ -111,17 +125,19 @@ static enum sp_err add_matches(const struct query *q, const struct store_iterati
     if (rc != SP_OK)
         return rc;
     json_object_set_new(row, "eval_n", json_integer((json_int_t)greedy.count));
-    json_object_set_new(row, "exact_match", match_share(&greedy));
-    json_object_set_new(row, "sampled_exact_match", match_share(&sampled));
+    set_match(row, "exact_match", &greedy);
+    set_match(row, "sampled_exact_match", &sampled);
     if (it->iteration > 0)
         return SP_OK;
     rc = exact_match(q, it, PROTO_SET_BASE_GREEDY, &greedy, err);
     if (rc == SP_OK)
         rc = exact_match(q, it, PROTO_SET_BASE_SAMPLED, &sampled, err);
-    if (rc == SP_OK)
-        json_object_set_new(row, "base",
-                            json_pack("{s:o, s:o}", "exact_match", match_share(&greedy),
-                                      "sampled_exact_match", match_share(&sampled)));
+    if (rc == SP_OK) {
+        json_t *base = json_object();
+        set_match(base, "exact_match", &greedy);
+        set_match(base, "sampled_exact_match", &sampled);
+        json_object_set_new(row, "base", base);
+    }
     return rc;
 }
 
@@ -179,6 +195,8 @@ static enum sp_err add_shares(const struct query *q, const struct store_iteratio
         return rc;
     json_t *by_worker = json_object();
     for (size_t i = 0; i < count; i++) {
+        if (strcmp(shares[i].worker, STORE_GIVEN) == 0)
+            continue;
         tokens += shares[i].tokens;
         if (shares[i].worker[0]) /* given answers that the trainer scored have no maker */
             json_object_set_new(by_worker, shares[i].worker,
@@ -211,6 +229,8 @@ static enum sp_err iteration_row(const struct query *q, const struct store_itera
     json_object_set_new(row, "pairs_sha256", query_hex(&it->pairs_sha256));
     json_object_set_new(row, "pairs_chain", query_hex(&it->pairs_chain));
     json_object_set_new(row, "started_ms", query_time(it->started_ms));
+    json_object_set_new(row, "generated_ms", query_time(it->generated_ms));
+    json_object_set_new(row, "trained_ms", query_time(it->trained_ms));
     json_object_set_new(row, "closed_ms", query_time(it->closed_ms));
     json_object_set_new(row, "seconds", seconds_between(it->started_ms, it->closed_ms));
     json_object_set_new(row, "generation_seconds",

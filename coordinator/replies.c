@@ -55,6 +55,8 @@ static enum sp_err build_item(const struct build *b, enum proto_set set, uint32_
         .greedy = item.greedy,
         .prompt_ids = prompt.prompt_ids,
     };
+    if (item.kind == PROTO_WORK_SAMPLE && set == PROTO_SET_TRAIN && prompt.sample_ids.count > 0)
+        ret->prompt_ids = prompt.sample_ids;
     if (item.score_real)
         ret->answer_a = prompt.real_ids;
     if (item.score_generated)

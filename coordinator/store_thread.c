@@ -9,6 +9,7 @@
 #include "common/base/mem.h"
 #include "coordinator/backup.h"
 #include "coordinator/shell.h"
+#include "coordinator/uclaml.h"
 
 #define BATCH_JOBS 1024
 #define BATCH_ARENA ((size_t)1 << 30)
@@ -18,6 +19,7 @@ struct batch {
     struct sp_arena *arena;
     struct job *jobs[BATCH_JOBS];
     uint32_t count;
+    struct coord_uclaml *uclaml;
 };
 
 /* Nothing of this batch was acknowledged. The process ends, opens the store again, and goes on from
@@ -76,10 +78,14 @@ static enum sp_err pin(struct store *store, struct job *job)
 static void apply(struct batch *batch, struct job *job)
 {
     struct store *store = batch->shell->store;
+    struct coord_write write;
     switch (job->kind) {
     case JOB_WRITE:
-        job->rc = coord_write_apply(store, job->write, job->at_ms, batch->arena, &job->result,
-                                    &job->err);
+        write = *job->write;
+        write.rewrite = coord_uclaml_rewrite;
+        write.rewrite_context = batch->uclaml;
+        job->rc =
+            coord_write_apply(store, &write, job->at_ms, batch->arena, &job->result, &job->err);
         break;
     case JOB_TOKEN_PUT:
         job->rc = store_token_put(store, &job->token, &job->err);
@@ -162,6 +168,7 @@ void *shell_store_thread(void *context)
     struct batch *batch = sp_xalloc(sizeof(*batch));
     batch->shell = shell;
     batch->arena = sp_arena_new(1 << 20, BATCH_ARENA);
+    batch->uclaml = coord_uclaml_new(shell->blobs);
     struct job *next;
     bool good = true;
     while (good && (next = sp_mailbox_take(shell->store_thread.box, -1)) != NULL) {
@@ -181,6 +188,7 @@ void *shell_store_thread(void *context)
             run_backup(shell, alone);
     }
     sp_arena_free(batch->arena);
+    coord_uclaml_free(batch->uclaml);
     free(batch);
     return NULL;
 }

@@ -21,6 +21,8 @@ static void train_item(const struct run_settings *settings, const struct plan *p
         item->answer_position = position - plan->new_pairs;
     } else {
         item->kind = PROTO_WORK_SAMPLE;
+        /* The human answer belongs behind another prompt; the trainer scores it there. */
+        item->score_real = settings->compat != RUN_COMPAT_UCLAML;
     }
 }
 
@@ -55,6 +57,7 @@ void coord_item_at(const struct run_settings *settings, const struct plan *plan,
     case PROTO_SET_TRAINED:
         train_item(settings, plan, position, &item);
         item.kind = PROTO_WORK_SCORE;
+        item.score_real = true;
         item.score_generated = settings->mode != RUN_MODE_SFT;
         item.answer_set = PROTO_SET_TRAIN;
         item.answer_iteration = plan->iteration;

@@ -67,6 +67,8 @@ static enum sp_err put_results(const struct apply *a, struct coord_write_result 
         row.at_ms = a->wall_ms;
         if (row.set == PROTO_SET_TRAIN && row.source_iteration != row.iteration)
             SP_TRY(copy_answer(a, &row, err));
+        if (row.set == PROTO_SET_TRAIN && a->write->rewrite)
+            SP_TRY(a->write->rewrite(a->write->rewrite_context, a->run, &row, a->arena, err));
         enum store_put put;
         SP_TRY(store_result_put(a->run, &row, &put, err));
         if (put == STORE_NEW) {
@@ -204,6 +206,8 @@ static enum sp_err apply_kind(const struct apply *a, struct coord_write_result *
     case COORD_W_START: {
         struct store_iteration row = w->row;
         row.created_ms = a->wall_ms;
+        if (w->copy_replays)
+            SP_TRY(store_replays_copy(a->run, row.iteration, row.new_pairs, a->wall_ms, err));
         return store_iteration_put(a->run, &row, err);
     }
     case COORD_W_STATE:

@@ -48,6 +48,12 @@ struct coord_write {
     uint32_t step_count;
     uint64_t steps_total;
     struct store_iteration row; /* START; strings in it are static */
+    bool copy_replays;          /* START: the answers of replayed pairs are put there */
+    /* RESULTS: set by who executes the write, where the answers of training pairs are stored in
+     * another form than they came in (compat = uclaml); the new ids live in the arena. */
+    enum sp_err (*rewrite)(void *context, struct store_run *run, struct store_result *row,
+                           struct sp_arena *arena, struct sp_error *err);
+    void *rewrite_context;
     enum coord_state to, resume;
     bool fresh;
     uint64_t epoch;

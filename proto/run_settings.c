@@ -52,9 +52,14 @@ static const struct sp_setting table[] = {
     ENUM("run", "score_by", score_by, "generator", "generator|trainer",
          "Who computes the reference log-probabilities; trainer: every pair, before the first "
          "step."),
+    ENUM("run", "compat", compat, "none", "none|uclaml",
+         "uclaml: as the SPIN authors' code does it, with its templates, its defaults and its data "
+         "of each iteration (docs/uclaml.md)."),
     STR("run", "backend", backend, "cpu", "Backend of generators and trainer: cpu or openblas."),
 
-    STR("data", "train", train, "", "File of prompts with human answers (JSONL or a JSON array)."),
+    STR("data", "train", train, "",
+        "File of prompts with human answers: JSON Lines, a JSON array or CSV, also compressed with "
+        "gzip or zstd."),
     STR("data", "holdout", holdout, "",
         "File of held-out prompts for the verdict; empty: holdout_share of the training file."),
     F64("data", "holdout_share", holdout_share, "0.05", 0, 0.9, "",
@@ -71,6 +76,20 @@ static const struct sp_setting table[] = {
          "What becomes of rows over the token limits: left out and counted, or refused."),
     STR("data", "format", format, "auto",
         "auto, prompt_response, messages, instruction, question_answer, uclaml or preference."),
+    STR("data", "generated_1", generated_1, "",
+        "compat = uclaml: file with given answers for iteration 1 (those for iteration 0 are in "
+        "train); what no file gives is sampled."),
+    STR("data", "generated_2", generated_2, "", "The same for iteration 2."),
+    STR("data", "generated_3", generated_3, "", "The same for iteration 3."),
+    STR("data", "prompt", prompt_field, "",
+        "Name of the field that holds the prompt, for data of no known format: a column, or a path "
+        "into objects and lists (chat.0.value)."),
+    STR("data", "response", response_field, "",
+        "Name of the field that holds the human answer; empty: response."),
+    STR("data", "rejected", rejected_field, "",
+        "Name of the field that holds the other answer; empty: there is none."),
+    STR("data", "system", system_field, "",
+        "Name of the field that holds the system message; empty: there is none."),
     STR("data", "template", template_name, "auto",
         "Chat template: auto (the model's own), none, or a name that `spinctl create-run --help` "
         "lists."),
@@ -153,6 +172,62 @@ const struct sp_config_spec run_settings_spec = {
     .struct_bytes = sizeof(struct run_settings),
 };
 
+/* github.com/uclaml/SPIN: configs/config*.yaml, scripts/finetune*.sh, spin/generate_vllm.py, and
+ * the defaults of the libraries that they use. Held-out pairs are not looked at there. */
+static const char *const uclaml_defaults[] = {
+    "run.compat=uclaml",
+    "run.score_by=trainer",
+    "run.seed=42",
+    "data.template=zephyr",
+    "data.holdout_share=0",
+    "data.max_prompt_tokens=512",
+    "data.max_sequence_tokens=1024",
+    "generate.temperature=1",
+    "generate.max_new_tokens=256",
+    "train.optimizer=rmsprop",
+    "train.learning_rate=5e-7, 5e-7, 1e-7, 1e-7",
+    "train.beta=0.1, 0.1, 0.1, 5",
+    "train.epochs=6",
+    "train.batch_pairs=64",
+    "train.schedule=linear",
+    "train.warmup_share=0.1",
+    "train.clip=1",
+    "train.replay=previous",
+    "train.order=shuffle",
+    "train.guard_nats=0",
+    "verdict.trained_sample=0",
+};
+
+void run_settings_use_compat(struct run_settings *settings, int compat)
+{
+    struct sp_error err;
+    if (compat != RUN_COMPAT_UCLAML)
+        return;
+    for (size_t i = 0; i < SP_COUNT(uclaml_defaults); i++)
+        SP_ASSERT(sp_config_set(&run_settings_spec, uclaml_defaults[i], settings, &err) == SP_OK);
+}
+
+static enum sp_err check_compat(const struct run_settings *s, struct sp_error *err)
+{
+    bool given = s->generated_1[0] || s->generated_2[0] || s->generated_3[0];
+    if (s->compat != RUN_COMPAT_UCLAML)
+        return given ? sp_fail(err, SP_EINVAL,
+                               "[data] generated_1, generated_2, generated_3: only with [run] "
+                               "compat = uclaml")
+                     : SP_OK;
+    if (s->mode != RUN_MODE_SPIN || s->score_by != RUN_SCORE_BY_TRAINER)
+        return sp_fail(err, SP_EINVAL,
+                       "[run] compat: uclaml trains on another text than it samples behind: it "
+                       "needs mode = spin and score_by = trainer");
+    if (s->samples_per_prompt != 1)
+        return sp_fail(err, SP_EINVAL,
+                       "[generate] samples_per_prompt: compat = uclaml has one answer a prompt");
+    if (strcmp(s->template_name, "zephyr") != 0)
+        return sp_fail(err, SP_EINVAL,
+                       "[data] template: compat = uclaml has Zephyr's: leave it out");
+    return SP_OK;
+}
+
 static bool name_is_good(const char *name)
 {
     size_t length = strlen(name);
@@ -199,6 +274,16 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
         return sp_fail(err, SP_EINVAL,
                        "[train] order: gap needs scores before training: set [run] score_by = "
                        "generator, or another order");
+    enum sp_err rc = check_compat(s, err);
+    if (rc != SP_OK)
+        return rc;
+    bool named =
+        s->prompt_field[0] || s->response_field[0] || s->rejected_field[0] || s->system_field[0];
+    if (named && strcmp(s->format, "auto") != 0 && strcmp(s->format, "mapped") != 0)
+        return sp_fail(err, SP_EINVAL,
+                       "[data] format: %.40s has its own names of fields: leave it out where "
+                       "prompt, response, rejected or system name them",
+                       s->format);
     if (s->train[0] == '\0')
         return sp_fail(err, SP_EINVAL, "[data] train: no file given");
     if (s->base[0] == '\0')

@@ -17,6 +17,7 @@ enum run_loss { RUN_LOSS_LOGISTIC, RUN_LOSS_HINGE, RUN_LOSS_EXPONENTIAL, RUN_LOS
 enum run_optimizer { RUN_OPT_RMSPROP, RUN_OPT_ADAMW };
 enum run_schedule { RUN_SCHEDULE_LINEAR, RUN_SCHEDULE_COSINE, RUN_SCHEDULE_CONSTANT };
 enum run_order { RUN_ORDER_SHUFFLE, RUN_ORDER_LENGTH, RUN_ORDER_GAP };
+enum run_compat { RUN_COMPAT_NONE, RUN_COMPAT_UCLAML };
 enum run_replay { RUN_REPLAY_PREVIOUS, RUN_REPLAY_NONE };
 
 struct run_settings {
@@ -27,9 +28,12 @@ struct run_settings {
     int64_t iterations;
     int numerics; /* enum run_numerics */
     int score_by; /* enum run_score_by */
+    int compat;   /* enum run_compat */
     char *backend;
     /* [data] */
     char *train, *holdout, *eval, *format, *template_name;
+    char *generated_1, *generated_2, *generated_3;
+    char *prompt_field, *response_field, *rejected_field, *system_field;
     int64_t train_limit, eval_limit, holdout_limit;
     double holdout_share;
     int64_t max_prompt_tokens, max_sequence_tokens;
@@ -73,6 +77,10 @@ extern const struct sp_config_spec run_settings_spec;
 
 /* max_prompt_tokens, or what max_sequence_tokens leaves when that is 0. */
 int64_t run_settings_prompt_limit(const struct run_settings *settings);
+
+/* The defaults that [run] compat puts in the place of the table's; before the run file is read over
+ * them. */
+void run_settings_use_compat(struct run_settings *settings, int compat);
 
 /* What the table cannot say: fields that need each other (max_new_tokens below the sequence, a name
  * of letters, digits, "-", "_", ".", a mode that needs generated answers, …). */

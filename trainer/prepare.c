@@ -64,6 +64,8 @@ static int64_t longest_pair(const struct train_session *session, const struct mo
     int64_t sequence = SP_MIN(s->max_sequence_tokens, (int64_t)model->max_positions);
     switch (session->mode) {
     case SPIN_MODE_SPIN:
+        if (s->compat == RUN_COMPAT_UCLAML) /* given answers are as long as they are */
+            return 2 * sequence;
         return sequence + SP_MIN(s->max_new_tokens, (int64_t)model->max_positions);
     case SPIN_MODE_DPO:
         return 2 * sequence;

@@ -21,6 +21,8 @@
     X(SP_MAX_TENSOR_DIMS, 8, "dimensions of a tensor")                                             \
     X(SP_MAX_DATASET_LINE, 16 << 20, "a line of a dataset")                                        \
     X(SP_MAX_DATASET_ROWS, 100000000, "rows of a dataset")                                         \
+    X(SP_MAX_DATASET_COLUMNS, 4096, "columns of a CSV file")                                       \
+    X(SP_MAX_ZSTD_WINDOW, 128 << 20, "what a zstd file may ask for to be decompressed")            \
     X(SP_MAX_INI_FILE, 1 << 20, "a configuration file")                                            \
     X(SP_MAX_MSGPACK_DEPTH, 16, "nesting of a message")                                            \
     X(SP_MAX_MSGPACK_OBJECTS, 2000000, "objects in a message")                                     \

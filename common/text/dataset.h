@@ -1,9 +1,11 @@
 /* dataset: a streaming reader of training data, one row at a time.
  *
- * A file is JSON Lines (one object a line; blank lines are skipped) or one JSON array of objects,
- * whichever its first character says. The format is recognized by the fields of the first row, or
- * named; every row must then be of it. Memory is bounded by SP_MAX_DATASET_LINE a row, whatever the
- * size of the file. One thread; blocks on the file. */
+ * A file is JSON Lines (one object a line; blank lines are skipped), one JSON array of objects, or
+ * CSV (RFC 4180 in UTF-8, the first row names the fields): the first of them unless the name ends
+ * in .csv or the first bytes say otherwise. gzip and zstd are decompressed on the way. The format
+ * is recognized by the fields of the first row, or named, or made by naming the fields; every row
+ * must then be of it. Memory is bounded by SP_MAX_DATASET_LINE a row, whatever the size of the
+ * file. One thread; blocks on the file. */
 #ifndef SPIN_TEXT_DATASET_H
 #define SPIN_TEXT_DATASET_H
 
@@ -23,7 +25,8 @@
     X(INSTRUCTION, "instruction", "instruction, output, and input where there is one")             \
     X(QUESTION_ANSWER, "question_answer", "question, answer")                                      \
     X(UCLAML, "uclaml", "real, generated: the same prompt with two answers")                       \
-    X(PREFERENCE, "preference", "chosen, rejected, and prompt, question or instruction")
+    X(PREFERENCE, "preference", "chosen, rejected, and prompt, question or instruction")           \
+    X(MAPPED, "mapped", "the fields that [data] prompt, response, rejected and system name")
 
 #define TOK_FORMAT_ENUM(id, name, what) TOK_FORMAT_##id,
 enum tok_format { TOK_FORMAT_LIST(TOK_FORMAT_ENUM) TOK_FORMAT_COUNT };
@@ -33,6 +36,15 @@ const char *tok_format_name(enum tok_format format); /* static */
 /* SP_EINVAL with the list of names. */
 enum sp_err tok_format_parse(const char *name, enum tok_format *ret,
                              struct sp_error *err) SP_MUST_USE;
+
+/* Names of fields, for data whose own names say nothing: "question", "best answer". A name that is
+ * no field is a path into objects and lists: "conversation.0.value". NULL or "": the prompt is
+ * "prompt", the response "response", and there is no rejected answer or system message. The prompt
+ * may be a list of messages (the last one the user's) where the others must be strings. */
+struct tok_fields {
+    const char *prompt, *response, *rejected, *system;
+};
+bool tok_fields_given(const struct tok_fields *fields); /* any of them */
 
 /* A row; everything is borrowed until the next call for the same dataset. */
 struct tok_row {
@@ -50,6 +62,10 @@ struct tok_dataset;
  * format; a file without rows is SP_EFORMAT. */
 enum sp_err tok_dataset_open(const char *path, const char *what, enum tok_format format,
                              struct tok_dataset **ret, struct sp_error *err) SP_MUST_USE;
+/* The same with the names of the fields, which then decide (NULL: none). */
+enum sp_err tok_dataset_open_fields(const char *path, const char *what, enum tok_format format,
+                                    const struct tok_fields *fields, struct tok_dataset **ret,
+                                    struct sp_error *err) SP_MUST_USE;
 /* The same from memory, which is borrowed until close. */
 enum sp_err tok_dataset_open_memory(const void *data, size_t length, const char *what,
                                     enum tok_format format, struct tok_dataset **ret,
@@ -59,7 +75,10 @@ enum sp_err tok_dataset_open_memory(const void *data, size_t length, const char 
 enum sp_err tok_dataset_next(struct tok_dataset *dataset, struct tok_row *ret, bool *ret_more,
                              struct sp_error *err) SP_MUST_USE;
 enum tok_format tok_dataset_format(const struct tok_dataset *dataset); /* never AUTO */
-uint64_t tok_dataset_bytes_read(const struct tok_dataset *dataset);    /* for progress */
-void tok_dataset_close(struct tok_dataset *dataset);                   /* NULL is fine */
+/* For progress: bytes of the file, as it lies there, that were read, and that there are (0:
+ * unknown). */
+uint64_t tok_dataset_bytes_read(const struct tok_dataset *dataset);
+uint64_t tok_dataset_bytes_total(const struct tok_dataset *dataset);
+void tok_dataset_close(struct tok_dataset *dataset); /* NULL is fine */
 
 #endif

@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/text/dataset_internal.h"
 
 #define FORMAT_NAME(id, name, what) name,
 static const char *const format_names[] = {TOK_FORMAT_LIST(FORMAT_NAME)};
@@ -65,45 +66,46 @@ enum sp_err tok_format_recognize(const json_t *row, const char *where, enum tok_
             return SP_OK;
         }
     struct sp_buf keys = SP_BUF_INIT;
-    const char *key;
-    json_t *value;
-    json_object_foreach((json_t *)row, key, value)
-    {
-        if (keys.length < 200)
-            sp_buf_printf(&keys, "%s\"%.40s\"", keys.length > 0 ? ", " : "", key);
-    }
+    tok_row_names(row, &keys);
     enum sp_err rc = sp_fail(
-        err, SP_EFORMAT, "%s: the fields %s are of no known dataset format; known are %.*s", where,
-        keys.length > 0 ? keys.data : "(none)", (int)sizeof(format_help) - 3, format_help);
+        err, SP_EFORMAT,
+        "%s: the fields %s are of no known dataset format; known are %.*s; other fields are named "
+        "by [data] prompt = FIELD, response = FIELD",
+        where, keys.data, (int)sizeof(format_help) - 3, format_help);
     sp_buf_deinit(&keys);
     return rc;
 }
 
 /* ---- fields ---- */
 
-static enum sp_err bad(struct sp_error *err, const char *where, const char *field,
-                       const char *problem)
+enum sp_err tok_row_bad(struct sp_error *err, const char *where, const char *field,
+                        const char *problem)
 {
     return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": %s", where, field, problem);
+}
+
+enum sp_err tok_row_string(const json_t *value, const char *field, const char *where,
+                           const char **ret, struct sp_error *err)
+{
+    if (value == NULL || json_is_null(value))
+        return tok_row_bad(err, where, field, "missing");
+    if (!json_is_string(value))
+        return tok_row_bad(err, where, field, "expected a string");
+    if (json_string_length(value) == 0)
+        return tok_row_bad(err, where, field, "empty");
+    *ret = json_string_value(value);
+    return SP_OK;
 }
 
 /* A string that is not empty. */
 static enum sp_err text_field(const json_t *row, const char *field, const char *where,
                               const char **ret, struct sp_error *err)
 {
-    const json_t *value = json_object_get(row, field);
-    if (value == NULL || json_is_null(value))
-        return bad(err, where, field, "missing");
-    if (!json_is_string(value))
-        return bad(err, where, field, "expected a string");
-    if (json_string_length(value) == 0)
-        return bad(err, where, field, "empty");
-    *ret = json_string_value(value);
-    return SP_OK;
+    return tok_row_string(json_object_get(row, field), field, where, ret, err);
 }
 
-static void add_turn(struct tok_row_store *store, size_t *count, const char *role,
-                     const char *content)
+void tok_row_add_turn(struct tok_row_store *store, size_t *count, const char *role,
+                      const char *content)
 {
     if (*count == store->turn_capacity) {
         store->turn_capacity = SP_MAX(2 * store->turn_capacity, (size_t)8);
@@ -112,24 +114,24 @@ static void add_turn(struct tok_row_store *store, size_t *count, const char *rol
     store->turns[(*count)++] = (struct chat_turn){.role = role, .content = content};
 }
 
-static enum sp_err message(const json_t *list, size_t i, const char *field, const char *where,
-                           struct chat_turn *ret, struct sp_error *err)
+enum sp_err tok_row_message(const json_t *list, size_t i, const char *field, const char *where,
+                            struct chat_turn *ret, struct sp_error *err)
 {
     char name[64];
     snprintf(name, sizeof(name), "%s[%zu]", field, i);
     const json_t *item = json_array_get(list, i);
     if (!json_is_object(item))
-        return bad(err, where, name, "expected an object with \"role\" and \"content\"");
+        return tok_row_bad(err, where, name, "expected an object with \"role\" and \"content\"");
     const char *role = json_string_value(json_object_get(item, "role"));
     const char *content = json_string_value(json_object_get(item, "content"));
     if (role == NULL)
-        return bad(err, where, name, "\"role\" is not a string");
+        return tok_row_bad(err, where, name, "\"role\" is not a string");
     if (content == NULL)
-        return bad(err, where, name, "\"content\" is not a string");
+        return tok_row_bad(err, where, name, "\"content\" is not a string");
     if (strcmp(role, "system") != 0 && strcmp(role, "user") != 0 && strcmp(role, "assistant") != 0)
-        return bad(err, where, name, "\"role\" is not system, user or assistant");
+        return tok_row_bad(err, where, name, "\"role\" is not system, user or assistant");
     if (strcmp(role, "system") == 0 && i > 0)
-        return bad(err, where, name, "a system message that is not the first");
+        return tok_row_bad(err, where, name, "a system message that is not the first");
     *ret = (struct chat_turn){.role = role, .content = content};
     return SP_OK;
 }
@@ -137,7 +139,7 @@ static enum sp_err message(const json_t *list, size_t i, const char *field, cons
 static enum sp_err not_empty(const char *answer, const char *where, const char *field,
                              struct sp_error *err)
 {
-    return *answer != '\0' ? SP_OK : bad(err, where, field, "the answer is empty");
+    return *answer != '\0' ? SP_OK : tok_row_bad(err, where, field, "the answer is empty");
 }
 
 /* A list of messages: the turns before the last assistant message, and that message. What follows
@@ -148,13 +150,13 @@ static enum sp_err messages_field(struct tok_row_store *store, const json_t *row
 {
     const json_t *list = json_object_get(row, field);
     if (!json_is_array(list))
-        return bad(err, where, field, "expected a list of messages");
+        return tok_row_bad(err, where, field, "expected a list of messages");
     if (json_array_size(list) == 0)
-        return bad(err, where, field, "an empty list");
+        return tok_row_bad(err, where, field, "an empty list");
     size_t count = 0, answer = 0;
     for (size_t i = 0; i < json_array_size(list); i++) {
         struct chat_turn turn = {0};
-        enum sp_err rc = message(list, i, field, where, &turn, err);
+        enum sp_err rc = tok_row_message(list, i, field, where, &turn, err);
         if (rc != SP_OK)
             return rc;
         bool assistant = strcmp(turn.role, "assistant") == 0;
@@ -162,15 +164,16 @@ static enum sp_err messages_field(struct tok_row_store *store, const json_t *row
         char name[64];
         snprintf(name, sizeof(name), "%s[%zu]", field, i);
         if (assistant && !user_before)
-            return bad(err, where, name, "an assistant message that follows no user message");
+            return tok_row_bad(err, where, name,
+                               "an assistant message that follows no user message");
         if (!assistant && user_before)
-            return bad(err, where, name, "two user messages in a row");
+            return tok_row_bad(err, where, name, "two user messages in a row");
         if (assistant)
             answer = i;
-        add_turn(store, &count, turn.role, turn.content);
+        tok_row_add_turn(store, &count, turn.role, turn.content);
     }
     if (answer == 0)
-        return bad(err, where, field, "there is no assistant message");
+        return tok_row_bad(err, where, field, "there is no assistant message");
     *ret_count = answer;
     *ret_answer = store->turns[answer].content;
     return SP_OK;
@@ -187,7 +190,7 @@ static enum sp_err single_turn(struct tok_row_store *store, const json_t *row,
     if (rc != SP_OK)
         return rc;
     ret->turn_count = 0;
-    add_turn(store, &ret->turn_count, "user", prompt);
+    tok_row_add_turn(store, &ret->turn_count, "user", prompt);
     return SP_OK;
 }
 
@@ -200,7 +203,7 @@ static enum sp_err instruction(struct tok_row_store *store, const json_t *row, c
         return rc;
     const json_t *input = json_object_get(row, "input");
     if (!json_is_string(input))
-        return bad(err, where, "input", "expected a string");
+        return tok_row_bad(err, where, "input", "expected a string");
     if (json_string_length(input) == 0)
         return SP_OK;
     sp_buf_clear(&store->merged);
@@ -249,15 +252,16 @@ static enum sp_err preference(struct tok_row_store *store, const json_t *row, co
         return rc;
     ret->rejected = json_string_value(json_object_get(row, "rejected"));
     if (ret->rejected == NULL)
-        return bad(err, where, "rejected", "expected a string");
+        return tok_row_bad(err, where, "rejected", "expected a string");
     if (has(row, "prompt") || !(has(row, "instruction") || has(row, "question")))
         return single_turn(store, row, "prompt", where, ret, err);
     return has(row, "instruction") ? instruction(store, row, where, ret, err)
                                    : single_turn(store, row, "question", where, ret, err);
 }
 
-enum sp_err tok_row_parse(struct tok_row_store *store, enum tok_format format, json_t *row,
-                          const char *where, struct tok_row *ret, struct sp_error *err)
+enum sp_err tok_row_parse(struct tok_row_store *store, enum tok_format format,
+                          const struct tok_fields *fields, json_t *row, const char *where,
+                          struct tok_row *ret, struct sp_error *err)
 {
     json_decref(store->row);
     store->row = row;
@@ -290,6 +294,9 @@ enum sp_err tok_row_parse(struct tok_row_store *store, enum tok_format format, j
         break;
     case TOK_FORMAT_PREFERENCE:
         rc = preference(store, row, where, ret, err);
+        break;
+    case TOK_FORMAT_MAPPED:
+        rc = tok_row_mapped(store, fields, row, where, ret, err);
         break;
     default:
         rc = sp_fail(err, SP_EINTERNAL, "%s: the format is not known yet", where);

@@ -37,6 +37,9 @@ enum {
     OPT_ONCE,
     OPT_EXAMPLE,
     OPT_DRY_RUN,
+    OPT_MODEL,
+    OPT_CSV,
+    OPT_BESIDE,
 };
 
 static const struct argp_option global_options[] = {
@@ -190,6 +193,18 @@ static error_t parse_option(struct ctl *ctl, int key, char *arg, struct argp_sta
     case OPT_EXPIRES:
         ctl->expires = arg;
         return 0;
+    case OPT_MODEL:
+        ctl->model = arg;
+        return 0;
+    case OPT_CSV:
+        ctl->csv = arg;
+        return 0;
+    case OPT_BESIDE:
+        ctl->beside = arg;
+        return 0;
+    case 'o':
+        ctl->out = arg;
+        return 0;
     case 's':
         if (ctl->assignment_count == (int)SP_COUNT(ctl->assignments))
             argp_error(state, "--set: at most %zu", SP_COUNT(ctl->assignments));
@@ -246,6 +261,17 @@ PARSER(parse_2, 2, 2)
 static const struct argp_option create_options[] = {
     {"set", 's', "NAME=VALUE", 0, "Override a setting of the file; may be repeated", 0},
     {"example", OPT_EXAMPLE, NULL, 0, "Print a run file with every setting explained", 0},
+    {0},
+};
+static const struct argp_option dataset_options[] = {
+    {"model", OPT_MODEL, "DIR", 0, "The model whose tokenizer and template count", 0},
+    {"set", 's', "NAME=VALUE", 0, "A run setting, over those of --config; may be repeated", 0},
+    {0},
+};
+static const struct argp_option report_options[] = {
+    {"output", 'o', "FILE", 0, "Write the page here (default: RUN.html)", 0},
+    {"csv", OPT_CSV, "DIR", 0, "Write steps.csv and iterations.csv into DIR, too", 0},
+    {"beside", OPT_BESIDE, "RUN", 0, "Draw another run's evaluation as a line, to compare with", 0},
     {0},
 };
 static const struct argp_option start_options[] = {
@@ -310,6 +336,13 @@ static const char create_details[] =
     "FILE is an INI file; `spinctl create-run --example > run.conf` writes one with every setting "
     "explained. Base model and data go to the coordinator, which renders and tokenizes the data "
     "once. Paths in FILE start at FILE's directory.";
+static const char dataset_details[] =
+    "Reads FILE as create-run would and prints counts, lengths, what would be left out and why, "
+    "duplicates, and three rendered examples with the loss mask. Needs no coordinator. --config "
+    "names a run file here, whose data files are read unless FILE is given.";
+static const char report_details[] = "One page that opens without a network: plots by step and by "
+                                     "iteration, sampled pairs, settings "
+                                     "and provenance. --json prints its data instead.";
 static const char run_details[] =
     "Starts an iteration, follows it until its verdict, and goes on until the number of iterations "
     "is reached or the verdict is plateau (twice), converged or degraded. Exit code 10: an "
@@ -318,6 +351,8 @@ static const char run_details[] =
 static const struct sp_cli_command commands[] = {
     {"create-run", "FILE", "make a run from settings, base model and data", create_details,
      create_options, parse_1, ctl_create_run},
+    {"dataset", "check [FILE]", "what create-run would make of a data set", dataset_details,
+     dataset_options, parse_1_2, ctl_dataset},
     {"start-iteration", "RUN", "start the next iteration", NULL, start_options, parse_1,
      ctl_start_iteration},
     {"run", "RUN", "start and follow iterations until the verdict says stop", run_details,
@@ -338,6 +373,8 @@ static const struct sp_cli_command commands[] = {
      ctl_steps},
     {"pairs", "RUN", "show human and generated answers side by side", NULL, pairs_options, parse_1,
      ctl_pairs},
+    {"report", "RUN", "write a page about a run: plots, pairs, settings", report_details,
+     report_options, parse_1, ctl_report},
     {"checkpoints", "[RUN]", "list checkpoints", NULL, NULL, parse_0_1, ctl_checkpoints},
     {"export", "CHECKPOINT DIR", "write a checkpoint as a Hugging Face directory",
      "CHECKPOINT is a digest (eight characters or more), RUN for its best one, or RUN:ITERATION.",

@@ -10,6 +10,7 @@
 #include "common/base/err.h"
 #include "common/base/hash.h"
 #include "proto/rpc.h"
+#include "proto/run_settings.h"
 
 #define CTL_MAX_ARGS 8
 /* Patience with verbs that work through all data: making a run, backing up. A coordinator that is
@@ -36,6 +37,7 @@ struct ctl {
     int64_t iterations, iteration, limit, offset, after;
     bool has_iteration, fresh, follow, jsonl, force, once, no_wait, dry_run;
     const char *set_name, *role, *name, *runs, *expires, *prompt, *out, *assignments[64];
+    const char *model, *csv, *beside;
     int assignment_count;
     char *token;
     struct proto_client *client; /* opened at first use */
@@ -84,8 +86,20 @@ double ctl_number(const json_t *object, const char *path, double otherwise);
 int64_t ctl_integer(const json_t *object, const char *path, int64_t otherwise);
 const char *ctl_string(const json_t *object, const char *path, const char *otherwise);
 
+/* ---- upload.c ---- */
+/* A path as written in the run file: relative ones start at the run file's directory; malloc'd. */
+char *ctl_resolve(const char *run_file, const char *path);
+/* A run file (NULL: none) and --set over what is in *ret; not checked by run_settings_check. */
+enum sp_err ctl_read_run_settings(struct ctl *ctl, const char *path, struct run_settings *ret,
+                                  struct sp_error *err) SP_MUST_USE;
+/* Of create-run's report: counts by split; warnings. */
+void ctl_print_data_table(const json_t *report);
+void ctl_print_warnings(const json_t *report);
+
 /* ---- commands: each returns an exit code ---- */
 int ctl_create_run(void *context);      /* upload.c */
+int ctl_dataset(void *context);         /* dataset.c */
+int ctl_report(void *context);          /* report.c */
 int ctl_start_iteration(void *context); /* follow.c */
 int ctl_run(void *context);             /* follow.c */
 int ctl_watch(void *context);           /* follow.c */

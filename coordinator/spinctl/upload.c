@@ -106,8 +106,7 @@ static enum sp_err put_manifest(struct ctl *ctl, const char *dir, const char *la
     return rc;
 }
 
-/* path as written in the run file: relative ones start at the run file's directory */
-static char *resolve(const char *run_file, const char *path)
+char *ctl_resolve(const char *run_file, const char *path)
 {
     if (path[0] == '/')
         return sp_xstrdup(path);
@@ -120,7 +119,7 @@ static char *resolve(const char *run_file, const char *path)
 static enum sp_err put_base(struct ctl *ctl, const char *run_file, const char *base, json_t *args,
                             struct sp_error *err)
 {
-    char *dir = resolve(run_file, base);
+    char *dir = ctl_resolve(run_file, base);
     char hex[SP_DIGEST_HEX];
     struct sp_digest sha256;
     struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
@@ -147,7 +146,7 @@ static enum sp_err put_data(struct ctl *ctl, const char *run_file, const char *n
 {
     if (path[0] == '\0')
         return SP_OK;
-    char *full = resolve(run_file, path);
+    char *full = ctl_resolve(run_file, path);
     char *dir_copy = sp_xstrdup(full), *name_copy = sp_xstrdup(full);
     const char *dir = dirname(dir_copy), *file = basename(name_copy);
     char hex[SP_DIGEST_HEX];
@@ -168,25 +167,43 @@ static enum sp_err put_data(struct ctl *ctl, const char *run_file, const char *n
     return rc;
 }
 
-static enum sp_err read_run_file(struct ctl *ctl, struct run_settings *settings,
-                                 struct sp_error *err)
+static enum sp_err read_over(struct ctl *ctl, const char *path, struct run_settings *ret,
+                             struct sp_error *err)
 {
-    const char *path = ctl->args[0];
     struct sp_error detail;
-    sp_config_init(&run_settings_spec, settings);
-    enum sp_err rc = sp_config_load(&run_settings_spec, path, settings, err);
+    enum sp_err rc = path ? sp_config_load(&run_settings_spec, path, ret, err) : SP_OK;
     for (int i = 0; i < ctl->assignment_count && rc == SP_OK; i++)
-        if (sp_config_set(&run_settings_spec, ctl->assignments[i], settings, &detail) != SP_OK)
+        if (sp_config_set(&run_settings_spec, ctl->assignments[i], ret, &detail) != SP_OK)
             rc = sp_fail(err, SP_EINVAL, "--set %.200s: %s", ctl->assignments[i], detail.text);
-    if (rc == SP_OK) {
-        rc = run_settings_check(settings, err);
-        if (rc != SP_OK)
-            sp_wrap(err, rc, "%s", path);
-    }
     return rc;
 }
 
-static void print_report(const json_t *report)
+enum sp_err ctl_read_run_settings(struct ctl *ctl, const char *path, struct run_settings *ret,
+                                  struct sp_error *err)
+{
+    enum sp_err rc = read_over(ctl, path, ret, err);
+    if (rc != SP_OK || ret->compat == RUN_COMPAT_NONE)
+        return rc;
+    /* Its defaults come first, and then what the user has set. */
+    int compat = ret->compat;
+    sp_config_deinit(&run_settings_spec, ret);
+    sp_config_init(&run_settings_spec, ret);
+    run_settings_use_compat(ret, compat);
+    return read_over(ctl, path, ret, err);
+}
+
+static enum sp_err read_run_file(struct ctl *ctl, struct run_settings *settings,
+                                 struct sp_error *err)
+{
+    sp_config_init(&run_settings_spec, settings);
+    enum sp_err rc = ctl_read_run_settings(ctl, ctl->args[0], settings, err);
+    if (rc != SP_OK)
+        return rc;
+    rc = run_settings_check(settings, err);
+    return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "%s", ctl->args[0]);
+}
+
+void ctl_print_data_table(const json_t *report)
 {
     static const struct ctl_column columns[] = {
         {"split", "SPLIT", "text"},
@@ -201,6 +218,10 @@ static void print_report(const json_t *report)
     const json_t *splits = json_object_get(report, "splits");
     if (json_is_array(splits))
         ctl_print_table(splits, columns, sizeof(columns) / sizeof(columns[0]));
+}
+
+void ctl_print_warnings(const json_t *report)
+{
     const json_t *warnings = json_object_get(report, "warnings");
     for (size_t i = 0; i < json_array_size(warnings); i++)
         printf("warning: %s\n", json_string_value(json_array_get(warnings, i)));
@@ -221,6 +242,10 @@ int ctl_create_run(void *context)
         rc = put_data(ctl, ctl->args[0], "holdout", settings.holdout, data, &err);
     if (rc == SP_OK)
         rc = put_data(ctl, ctl->args[0], "eval", settings.eval, data, &err);
+    const char *const given[] = {settings.generated_1, settings.generated_2, settings.generated_3};
+    static const char *const names[] = {"generated_1", "generated_2", "generated_3"};
+    for (int i = 0; i < 3 && rc == SP_OK; i++)
+        rc = put_data(ctl, ctl->args[0], names[i], given[i], data, &err);
     if (rc == SP_OK) {
         json_object_set(args, "data", data);
         json_object_set_new(args, "settings", sp_config_to_json(&run_settings_spec, &settings));
@@ -233,7 +258,8 @@ int ctl_create_run(void *context)
         printf("run %s %s\n", settings.name,
                json_is_true(json_object_get(reply, "existing")) ? "was there already, the same"
                                                                 : "is created");
-        print_report(reply);
+        ctl_print_data_table(reply);
+        ctl_print_warnings(reply);
         printf("next: spinctl run %s\n", settings.name);
     }
     sp_config_deinit(&run_settings_spec, &settings);

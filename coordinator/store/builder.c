@@ -1,4 +1,5 @@
 /* Making a run's file aside, and reading what it fixed: the run's row, its prompts. */
+#include <math.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
@@ -83,9 +84,9 @@ enum sp_err store_builder_add(struct store_builder *builder, enum store_split sp
     enum sp_err rc =
         sdb_run(builder->db,
                 "INSERT INTO prompts(split, idx, prompt_ids, real_ids, rejected_ids,"
-                " response) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-                NULL, err, "iinnnt", (int64_t)split, (int64_t)prompt->index, &prompt->prompt_ids,
-                &prompt->real_ids, &prompt->rejected_ids, response);
+                " response, sample_ids) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                NULL, err, "iinnntn", (int64_t)split, (int64_t)prompt->index, &prompt->prompt_ids,
+                &prompt->real_ids, &prompt->rejected_ids, response, &prompt->sample_ids);
     if (rc != SP_OK)
         return rc;
     uint32_t head[2] = {(uint32_t)split, prompt->index};
@@ -93,8 +94,36 @@ enum sp_err store_builder_add(struct store_builder *builder, enum store_split sp
     hash_ids(builder->data_hash, &prompt->prompt_ids);
     hash_ids(builder->data_hash, &prompt->real_ids);
     hash_ids(builder->data_hash, &prompt->rejected_ids);
+    if (prompt->sample_ids.count > 0)
+        hash_ids(builder->data_hash, &prompt->sample_ids);
     sp_sha256_update(builder->data_hash, response, strlen(response) + 1);
     builder->prompts[split]++;
+    return SP_OK;
+}
+
+enum sp_err store_builder_given(struct store_builder *builder, uint32_t iteration, uint32_t index,
+                                const struct proto_ids *answer, struct sp_error *err)
+{
+    struct store_run run = {.name = builder->name, .db = builder->db};
+    struct store_result result = {
+        .iteration = iteration,
+        .set = PROTO_SET_TRAIN,
+        .position = index,
+        .prompt = index,
+        .source_iteration = iteration,
+        .ids = *answer,
+        .finish = PROTO_FINISH_STOP,
+        .ref_real = NAN,
+        .ref_generated = NAN,
+        .worker = STORE_GIVEN,
+    };
+    enum store_put put;
+    enum sp_err rc = store_result_put(&run, &result, &put, err);
+    if (rc != SP_OK)
+        return rc;
+    uint32_t head[2] = {STORE_SPLITS + iteration, index};
+    sp_sha256_update(builder->data_hash, head, sizeof(head));
+    hash_ids(builder->data_hash, answer);
     return SP_OK;
 }
 
@@ -253,7 +282,7 @@ enum sp_err store_prompts_get(struct store_run *run, enum store_split split, uin
     sqlite3_stmt *statement = NULL;
     enum sp_err rc =
         sdb_query(run->db,
-                  "SELECT split, idx, prompt_ids, real_ids, rejected_ids, response"
+                  "SELECT split, idx, prompt_ids, real_ids, rejected_ids, response, sample_ids"
                   " FROM prompts WHERE split = ?1 AND idx >= ?2 ORDER BY idx LIMIT ?3",
                   &statement, err, "iii", (int64_t)split, (int64_t)first, (int64_t)count);
     for (uint32_t i = 0; i < count && rc == SP_OK; i++) {
@@ -274,6 +303,7 @@ enum sp_err store_prompts_get(struct store_run *run, enum store_split split, uin
         ret[i].real_ids = sdb_ids(&row);
         ret[i].rejected_ids = sdb_ids(&row);
         ret[i].response = sdb_text(&row);
+        ret[i].sample_ids = sdb_ids(&row);
         if (ret[i].index != first + i && row.bad < 0)
             row.bad = 1;
         rc = sdb_row_end(&row, err);

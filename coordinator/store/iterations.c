@@ -212,7 +212,14 @@ enum sp_err store_iteration_clear(struct store_run *run, uint32_t iteration, str
 {
     enum sp_err rc = sdb_write(run->db, err);
     if (rc == SP_OK)
-        rc = delete_from(run, "DELETE FROM results WHERE iteration = ?1", iteration, err);
+        rc = delete_from(run,
+                         "DELETE FROM results WHERE iteration = ?1 AND worker != '" STORE_GIVEN "'",
+                         iteration, err);
+    if (rc == SP_OK)
+        rc = delete_from(run,
+                         "UPDATE results SET trainer_real = NULL, trainer_generated = NULL"
+                         " WHERE iteration = ?1",
+                         iteration, err);
     if (rc == SP_OK)
         rc = delete_from(run, "DELETE FROM steps WHERE iteration = ?1", iteration, err);
     if (rc == SP_OK)

@@ -177,17 +177,12 @@ enum sp_err store_results_range(struct store_run *run, uint32_t iteration, uint3
     return rc;
 }
 
-enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint32_t set,
-                                 uint64_t positions, bool with_refs, uint8_t *bitmap,
-                                 uint64_t *ret_count, struct sp_error *err)
+/* A statement of positions; it ends. */
+static enum sp_err read_bitmap(struct store_run *run, sqlite3_stmt *statement, uint64_t positions,
+                               uint8_t *bitmap, uint64_t *ret_count, struct sp_error *err)
 {
-    sqlite3_stmt *statement = NULL;
     uint64_t count = 0;
-    enum sp_err rc =
-        sdb_query(run->db,
-                  "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
-                  " AND (?3 = 0 OR trainer_real IS NOT NULL)",
-                  &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)with_refs);
+    enum sp_err rc = SP_OK;
     while (rc == SP_OK) {
         bool have = false;
         rc = sdb_step(run->db, statement, &have, err);
@@ -206,6 +201,47 @@ enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint
     sdb_done(statement);
     if (rc == SP_OK && ret_count)
         *ret_count = count;
+    return rc;
+}
+
+enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint32_t set,
+                                 uint64_t positions, bool with_refs, uint8_t *bitmap,
+                                 uint64_t *ret_count, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    enum sp_err rc =
+        sdb_query(run->db,
+                  "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
+                  " AND (?3 = 0 OR trainer_real IS NOT NULL)",
+                  &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)with_refs);
+    return rc == SP_OK ? read_bitmap(run, statement, positions, bitmap, ret_count, err) : rc;
+}
+
+enum sp_err store_given_bitmap(struct store_run *run, uint32_t iteration, uint64_t positions,
+                               uint8_t *bitmap, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT position FROM results WHERE iteration = ?1"
+                               " AND work_set = ?2 AND worker = '" STORE_GIVEN "'",
+                               &statement, err, "ii", (int64_t)iteration, (int64_t)PROTO_SET_TRAIN);
+    return rc == SP_OK ? read_bitmap(run, statement, positions, bitmap, NULL, err) : rc;
+}
+
+enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32_t new_pairs,
+                               int64_t at_ms, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc == SP_OK)
+        rc = sdb_run(run->db,
+                     "INSERT INTO results(iteration, work_set, position, prompt, sample,"
+                     " source_iteration, ids, finish, ref_real, ref_generated, worker, at_ms)"
+                     " SELECT ?1, work_set, position + ?3, prompt, sample, source_iteration, ids,"
+                     " finish, ?4, ?4, '" STORE_GIVEN "', ?5 FROM results"
+                     " WHERE iteration = ?1 - 1 AND work_set = ?2 AND position < ?3"
+                     " ON CONFLICT DO NOTHING",
+                     NULL, err, "iiifi", (int64_t)iteration, (int64_t)PROTO_SET_TRAIN,
+                     (int64_t)new_pairs, (double)NAN, at_ms);
     return rc;
 }
 
@@ -258,5 +294,51 @@ enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set
                   &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)new_only);
     if (rc == SP_OK)
         rc = sdb_rows(run->db, statement, &share_rows, arena, ret, ret_count, err);
+    return rc;
+}
+
+static void read_slice(struct sdb_row *row, void *ret)
+{
+    struct store_slice *slice = ret;
+    slice->worker = sdb_text(row);
+    slice->set = (uint32_t)sdb_u64(row, UINT32_MAX);
+    slice->slice = (int64_t)sdb_u64(row, INT64_MAX);
+    slice->results = sdb_u64(row, INT64_MAX);
+}
+static const struct sdb_row_kind slice_rows = {"results", sizeof(struct store_slice), read_slice};
+
+enum sp_err store_slices(struct store_run *run, uint32_t iteration, int64_t start_ms,
+                         int64_t slice_ms, struct sp_arena *arena, struct store_slice **ret,
+                         size_t *ret_count, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT worker, work_set, max(0, (at_ms - ?2) / ?3) AS slice,"
+                               " count(*) FROM results WHERE iteration = ?1"
+                               " AND worker != '" STORE_GIVEN "'"
+                               " GROUP BY worker, work_set, slice"
+                               " ORDER BY worker, work_set, slice",
+                               &statement, err, "iii", (int64_t)iteration, start_ms, slice_ms);
+    if (rc == SP_OK)
+        rc = sdb_rows(run->db, statement, &slice_rows, arena, ret, ret_count, err);
+    return rc;
+}
+
+static void read_time(struct sdb_row *row, void *ret)
+{
+    *(int64_t *)ret = sdb_i64(row, 0, INT64_MAX);
+}
+static const struct sdb_row_kind time_rows = {"results", sizeof(int64_t), read_time};
+
+enum sp_err store_results_last_ms(struct store_run *run, uint32_t iteration, int64_t *ret,
+                                  struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = false;
+    enum sp_err rc =
+        sdb_query(run->db, "SELECT coalesce(max(at_ms), 0) FROM results WHERE iteration = ?1",
+                  &statement, err, "i", (int64_t)iteration);
+    if (rc == SP_OK)
+        rc = sdb_one(run->db, statement, &time_rows, NULL, ret, &have, err);
     return rc;
 }

@@ -77,6 +77,8 @@ static const char *const run_migrations[] = {
     /* 2: retention */
     "ALTER TABLE checkpoints ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
     "ALTER TABLE checkpoints ADD COLUMN dropped_ms INTEGER NOT NULL DEFAULT 0;",
+    /* 3: the prompt that answers are sampled behind, where that is another one than training's. */
+    "ALTER TABLE prompts ADD COLUMN sample_ids BLOB NOT NULL DEFAULT x'';",
 };
 
 const struct sdb_schema sdb_control_schema = {

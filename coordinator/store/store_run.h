@@ -15,6 +15,7 @@ struct store_prompt {
     uint32_t index; /* in its split, from 0 */
     struct proto_ids prompt_ids, real_ids;
     struct proto_ids rejected_ids; /* empty unless the data gives it */
+    struct proto_ids sample_ids;   /* what answers are sampled behind; empty: prompt_ids */
     const char *response;          /* reference text of the answer */
 };
 
@@ -40,6 +41,11 @@ enum sp_err store_builder_open(const char *state_dir, const char *name,
 /* Indices of a split must come as 0, 1, 2, … */
 enum sp_err store_builder_add(struct store_builder *builder, enum store_split split,
                               const struct store_prompt *prompt, struct sp_error *err) SP_MUST_USE;
+#define STORE_GIVEN "(data)" /* the worker of answers that the data gives */
+/* The answer that the data gives for training prompt `index` in an iteration: a result that is
+ * there before the iteration begins, of no worker, and that clearing the iteration leaves. */
+enum sp_err store_builder_given(struct store_builder *builder, uint32_t iteration, uint32_t index,
+                                const struct proto_ids *answer, struct sp_error *err) SP_MUST_USE;
 /* The run refers to these blobs (owner: "base", "data"). */
 enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
                                const struct sp_digest *digests, size_t count,
@@ -171,11 +177,18 @@ enum sp_err store_results_range(struct store_run *run, uint32_t iteration, uint3
 enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint32_t set,
                                  uint64_t positions, bool with_refs, uint8_t *bitmap,
                                  uint64_t *ret_count, struct sp_error *err) SP_MUST_USE;
+/* Of the training set's results only those that the data gives; bits as above. */
+enum sp_err store_given_bitmap(struct store_run *run, uint32_t iteration, uint64_t positions,
+                               uint8_t *bitmap, struct sp_error *err) SP_MUST_USE;
+/* The answers of the new pairs of iteration - 1 become those of the replayed pairs of `iteration`,
+ * without references, as if the data had given them. Write. */
+enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32_t new_pairs,
+                               int64_t at_ms, struct sp_error *err) SP_MUST_USE;
 /* Drops one result. SP_ENOTFOUND. Write. */
 enum sp_err store_result_revoke(struct store_run *run, uint32_t iteration, uint32_t set,
                                 uint64_t position, struct sp_error *err) SP_MUST_USE;
-/* cancel, then start --fresh: drops results, steps, gap order and skip marks of an iteration; its
- * row stays. Write. */
+/* cancel, then start --fresh: drops results that workers made, steps, gap order and skip marks of
+ * an iteration; its row stays. Write. */
 enum sp_err store_iteration_clear(struct store_run *run, uint32_t iteration,
                                   struct sp_error *err) SP_MUST_USE;
 /* Drops the results of the sets that `sets` names (bit 1 << set): a new checkpoint is evaluated
@@ -191,6 +204,21 @@ struct store_share {
 enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set, bool new_only,
                          struct sp_arena *arena, struct store_share **ret, size_t *ret_count,
                          struct sp_error *err) SP_MUST_USE;
+
+struct store_slice {
+    const char *worker;
+    uint32_t set;
+    int64_t slice; /* (at_ms - start_ms) / slice_ms */
+    uint64_t results;
+};
+/* When the results of an iteration came: counts by worker, set and slice of time, in that order.
+ * Those from before start_ms (clocks are set back) count as of slice 0. */
+enum sp_err store_slices(struct store_run *run, uint32_t iteration, int64_t start_ms,
+                         int64_t slice_ms, struct sp_arena *arena, struct store_slice **ret,
+                         size_t *ret_count, struct sp_error *err) SP_MUST_USE;
+/* When the newest result came; 0: there is none. */
+enum sp_err store_results_last_ms(struct store_run *run, uint32_t iteration, int64_t *ret,
+                                  struct sp_error *err) SP_MUST_USE;
 
 /* ---- pairs: prompts and results together, as the trainer and pairs_sha256 see them ---- */
 

@@ -12,7 +12,6 @@ import time
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
 import chaos
-import report
 import task
 from cluster import Cluster, Failure
 
@@ -313,7 +312,7 @@ def run(options):
         summary = summarize(options, rows, sft, rate, started)
         cluster.spinctl("export", "spin", out / "checkpoint")
         (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        report.write(out / "report.html", cluster, summary)
+        cluster.spinctl("report", "spin", "--beside", "sft", "-o", out / "report.html")
         print_table(summary)
         verdict_line(summary)
         say(f"{out}/summary.json, {out}/report.html and the trained model {out}/checkpoint are "

@@ -55,6 +55,13 @@ static const struct {
     {MINIMAL "[generate]\nweights = bf16\n", "set [run] score_by = trainer"},
     {MINIMAL "[run]\nmode = sft\n[train]\norder = gap\n", "mode = sft does not make"},
     {MINIMAL "[run]\nscore_by = trainer\n[train]\norder = gap\n", "gap needs scores before"},
+    {MINIMAL "[data]\nformat = messages\nprompt = q\n", "messages has its own names of fields"},
+    {MINIMAL "[data]\ngenerated_1 = f\n", "only with [run] compat = uclaml"},
+    {MINIMAL "[run]\ncompat = uclaml\n", "it needs mode = spin and score_by = trainer"},
+    {MINIMAL "[run]\ncompat = uclaml\nscore_by = trainer\n", "compat = uclaml has Zephyr's"},
+    {MINIMAL "[run]\ncompat = uclaml\nscore_by = trainer\n[data]\ntemplate = zephyr\n"
+             "[generate]\nsamples_per_prompt = 2\n",
+     "has one answer a prompt"},
     {"[run]\nmode = rlhf\n", "run.ini:2: [run] mode: \"rlhf\" is not one of spin, sft, dpo"},
     {"[train]\nlearning_rat = 1\n", "run.ini:2: [train] learning_rat: unknown setting; did you "
                                     "mean \"learning_rate\"?"},
@@ -121,6 +128,28 @@ START_TEST(every_setting_is_explained)
 }
 END_TEST
 
+/* uclaml's defaults are a run that is allowed, and stay apart from those of the table. */
+START_TEST(uclaml_has_its_defaults)
+{
+    struct run_settings s;
+    struct sp_error err = {0};
+    sp_config_init(&run_settings_spec, &s);
+    run_settings_use_compat(&s, RUN_COMPAT_NONE);
+    ck_assert_int_eq(s.compat, RUN_COMPAT_NONE);
+    run_settings_use_compat(&s, RUN_COMPAT_UCLAML);
+    ck_assert_int_eq(parse_and_check(MINIMAL, &s, &err), SP_OK);
+    ck_assert_int_eq(s.compat, RUN_COMPAT_UCLAML);
+    ck_assert_int_eq(s.score_by, RUN_SCORE_BY_TRAINER);
+    ck_assert_int_eq(s.max_new_tokens, 256);
+    ck_assert_double_eq(sp_list_at(&s.learning_rate, 1), 5e-7);
+    ck_assert_double_eq(sp_list_at(&s.learning_rate, 2), 1e-7);
+    ck_assert_double_eq(sp_list_at(&s.beta, 2), 0.1);
+    ck_assert_double_eq(sp_list_at(&s.beta, 3), 5);
+    ck_assert_double_eq(sp_list_at(&s.epochs, 0), 6);
+    sp_config_deinit(&run_settings_spec, &s);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("run_settings");
@@ -129,6 +158,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, wrong_settings_are_explained, 0, (int)SP_COUNT(wrong));
     tcase_add_test(t, frozen_settings_thaw_to_the_same_bytes);
     tcase_add_test(t, every_setting_is_explained);
+    tcase_add_test(t, uclaml_has_its_defaults);
     suite_add_tcase(s, t);
     return s;
 }

@@ -1,0 +1,55 @@
+/* dataset_internal: what the containers of rows share: JSON (lines or one array) and CSV. Within
+ * common/text. */
+#ifndef SPIN_TEXT_DATASET_INTERNAL_H
+#define SPIN_TEXT_DATASET_INTERNAL_H
+
+#include <jansson.h>
+
+#include "common/base/buf.h"
+#include "common/text/dataset.h"
+#include "common/text/dataset_row.h"
+#include "common/text/source.h"
+
+struct tok_csv;
+
+struct tok_dataset {
+    struct tok_source *source;
+    char *what; /* owned */
+    enum tok_format format;
+    struct tok_fields fields; /* owned copies */
+    bool is_array;            /* one JSON array, not lines */
+    struct tok_csv *csv;      /* NULL: JSON */
+    uint64_t rows;            /* read so far */
+    uint64_t line;            /* of the next byte, from 1 */
+    struct sp_buf text;       /* the row being read */
+    struct tok_row_store store;
+    bool has_first; /* the first row has been parsed to recognize the format, not given yet */
+    struct tok_row first;
+};
+
+/* The next byte, or TOK_SOURCE_END; counts lines. */
+static inline int tok_dataset_byte(struct tok_dataset *d)
+{
+    int c = tok_source_next(d->source);
+    d->line += c == '\n';
+    return c;
+}
+
+static inline bool tok_is_json_space(int c)
+{
+    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
+}
+
+/* The row in d->text would be longer than SP_MAX_DATASET_LINE. */
+enum sp_err tok_row_too_long(const struct tok_dataset *d, uint64_t line, struct sp_error *err);
+
+/* Each reads the next row: *ret a new reference, *ret_line where it starts; NULL at the end. */
+enum sp_err tok_json_read(struct tok_dataset *d, json_t **ret, uint64_t *ret_line,
+                          struct sp_error *err) SP_MUST_USE;
+enum sp_err tok_csv_read(struct tok_dataset *d, json_t **ret, uint64_t *ret_line,
+                         struct sp_error *err) SP_MUST_USE;
+/* Reads the header. */
+enum sp_err tok_csv_open(struct tok_dataset *d, struct sp_error *err) SP_MUST_USE;
+void tok_csv_close(struct tok_csv *csv); /* NULL is fine */
+
+#endif
