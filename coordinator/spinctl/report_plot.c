@@ -12,6 +12,7 @@
 #define RIGHT 14.0
 #define TOP 12.0
 #define BOTTOM 46.0
+#define MAX_TICKS 24
 #define LANE_WIDTH 1120.0
 #define LANE_HEIGHT 26.0
 #define LANE_LEFT 150.0
@@ -115,6 +116,12 @@ static double tick_step(const struct axis *axis, double wanted, bool whole)
     return whole ? fmax(1, ceil(step)) : step;
 }
 
+/* The i-th tick; not by adding, which ends nowhere where a step is nothing beside the values. */
+static double tick(const struct axis *axis, double step, int i)
+{
+    return (ceil(axis->low / step - 1e-9) + i) * step;
+}
+
 static void tick_label(double value, double step, bool percent, char *ret, size_t size)
 {
     if (fabs(value) < step * 1e-6)
@@ -145,8 +152,10 @@ static void axes(const struct plot *plot, const struct axis *x, const struct axi
 {
     char text[48];
     double step = tick_step(y, 5, false);
-    for (double v = ceil(y->low / step - 1e-9) * step; v <= y->high + step * 1e-9; v += step) {
-        double at = place(y, v);
+    for (int i = 0; i < MAX_TICKS; i++) {
+        double v = tick(y, step, i), at = place(y, v);
+        if (v > y->high + step * 1e-9)
+            break;
         tick_label(v, label_step(step), plot->percent, text, sizeof(text));
         sp_buf_printf(out,
                       "<line class=\"g\" x1=\"%.0f\" x2=\"%.0f\" y1=\"%.1f\" y2=\"%.1f\"/>"
@@ -154,8 +163,10 @@ static void axes(const struct plot *plot, const struct axis *x, const struct axi
                       LEFT, WIDTH - RIGHT, at, at, LEFT - 6, at + 4, text);
     }
     step = tick_step(x, 8, plot->whole_x);
-    for (double v = ceil(x->low / step - 1e-9) * step; v <= x->high + step * 1e-9; v += step) {
-        double at = place(x, v);
+    for (int i = 0; i < MAX_TICKS; i++) {
+        double v = tick(x, step, i), at = place(x, v);
+        if (v > x->high + step * 1e-9)
+            break;
         tick_label(v, label_step(step), false, text, sizeof(text));
         sp_buf_printf(out,
                       "<line class=\"a\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.0f\" y2=\"%.0f\"/>"
@@ -305,8 +316,11 @@ void plot_lanes(const char *title, const char *const *lanes, size_t lane_count,
         sp_buf_puts(out, "</title></rect>");
     }
     double step = tick_step(&x, 10, false);
-    for (double v = 0; v <= end + step * 1e-9; v += step) {
+    for (int i = 0; i < MAX_TICKS; i++) {
         char text[48];
+        double v = tick(&x, step, i);
+        if (v > end + step * 1e-9)
+            break;
         tick_label(v, label_step(step), false, text, sizeof(text));
         sp_buf_printf(out,
                       "<line class=\"a\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.1f\" y2=\"%.1f\"/>"

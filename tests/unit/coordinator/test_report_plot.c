@@ -41,6 +41,7 @@ START_TEST(test_numbers)
         {1e-9, 2e-9, 3e-9, 5e-9},
         {123456789, 123456790, 123456791, 123456792},
         {NAN, NAN, 3, NAN},
+        {1e17, 1e17 + 16, 1e17, 1e17},
     };
     for (size_t i = 0; i < sizeof(ys) / sizeof(ys[0]); i++)
         for (int percent = 0; percent < 2; percent++) {
