@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/buf.h"
 #include "common/base/fs.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
