@@ -104,7 +104,7 @@ START_TEST(test_check_refuses)
          3,
          {"no row is left to train on", "too long"}},
         {"dataset check bad.csv --model base --set data.prompt=Question --set "
-         "'data.response=Best Answer' --set data.holdout_share=0",
+         "'data.response=Best Answer' --set data.holdout_share=0 --set generate.max_new_tokens=8",
          0,
          {"     | a", "loss | b"}},
     };
@@ -140,7 +140,7 @@ START_TEST(test_check_streams)
                             "data.max_prompt_tokens=32 --set generate.max_new_tokens=8'";
     int code = program_run(cluster.dir, said, 100, "/bin/sh", arguments);
     ck_assert_msg(code == 0, "%d: %s", code, said->err);
-    ck_assert_ptr_nonnull(strstr(said->out, "\"rows\":57000"));
+    ck_assert_ptr_nonnull(strstr(said->out, "\"rows\":59000"));
     /* The limit is one: a program that keeps the rows can't live in it. */
     code = program_run(cluster.dir, said, 100, "/bin/sh",
                        "-c 'ulimit -v 100000; exec python3 -c \"open(chr(98)+chr(105)+chr(103)+"
