@@ -71,6 +71,19 @@ static enum sp_err add_pairs(struct ctl *ctl, const char *run, json_t *iteration
     return rc;
 }
 
+/* Tokens a second of the generators together until all pairs were there, and of the trainer in its
+ * steps. */
+static void add_rates(json_t *row)
+{
+    double generated = ctl_number(row, "generated_tokens", 0);
+    double seconds = ctl_number(row, "generation_seconds", 0);
+    double trained = ctl_number(row, "train_tokens", 0), busy = ctl_number(row, "train_seconds", 0);
+    json_object_set_new(row, "generated_tokens_per_s",
+                        seconds > 0 ? json_real(generated / seconds) : json_null());
+    json_object_set_new(row, "train_tokens_per_s",
+                        busy > 0 ? json_real(trained / busy) : json_null());
+}
+
 static enum sp_err add_iterations(struct ctl *ctl, const char *run, json_t *report,
                                   struct sp_error *err)
 {
@@ -82,6 +95,7 @@ static enum sp_err add_iterations(struct ctl *ctl, const char *run, json_t *repo
     for (size_t i = 0; i < json_array_size(rows) && rc == SP_OK; i++) {
         json_t *row = json_array_get(rows, i), *timeline = NULL;
         json_t *args = json_pack("{s:O}", "iteration", json_object_get(row, "iteration"));
+        add_rates(row);
         rc = add_steps(ctl, run, row, err);
         if (rc == SP_OK)
             rc = add_pairs(ctl, run, row, err);

@@ -250,6 +250,9 @@ static void iteration_plots(const json_t *report, struct sp_buf *out)
         {"seconds", NULL, NULL, "whole iteration", 4, false},
         {"generation_seconds", NULL, NULL, "until all pairs were there", 1, true},
         {"train_seconds", NULL, NULL, "in optimizer steps", 0, true}};
+    static const struct column rates[] = {
+        {"generated_tokens_per_s", NULL, NULL, "generators together, sampled", 1, false},
+        {"train_tokens_per_s", NULL, NULL, "trainer, in its steps", 0, true}};
     const json_t *list = json_object_get(report, "iterations");
     size_t n = json_array_size(list);
     const json_t **rows = sp_xarray(n + 1, sizeof(*rows));
@@ -275,6 +278,7 @@ static void iteration_plots(const json_t *report, struct sp_buf *out)
         PLOT("How answers end", "share", true, finish, NULL);
         PLOT("Shortcuts: one feature alone", "share told right", true, shortcuts, &limit);
         PLOT("Time", "seconds", false, seconds, NULL);
+        PLOT("Throughput", "tokens a second", false, rates, NULL);
     }
     sp_buf_puts(out, "</div>\n");
 #undef PLOT

@@ -128,6 +128,8 @@ static void tick_label(double value, double step, bool percent, char *ret, size_
         value = 0;
     if (percent)
         snprintf(ret, size, step < 0.01 ? "%.1f %%" : "%.0f %%", 100 * value);
+    else if (value == 0)
+        snprintf(ret, size, "0");
     else if (step >= 1e6)
         snprintf(ret, size, "%.4g M", value / 1e6);
     else if (step >= 1e3)
