@@ -221,7 +221,8 @@ static void pairs_tables(const json_t *report, struct sp_buf *out)
         sp_buf_printf(out, "<details%s><summary>Iteration %lld</summary>\n",
                       i + 1 == json_array_size(list) ? " open" : "",
                       (long long)ctl_integer(row, "iteration", 0));
-        headers(out, " class=\"text\"", "#|prompt|human answer|log p|opponent's answer|log p|end");
+        headers(out, " class=\"text\"",
+                "#|prompt|human answer|log&nbsp;p|opponent's answer|log&nbsp;p|end");
         for (size_t k = 0; k < json_array_size(pairs); k++) {
             const json_t *pair = json_array_get(pairs, k);
             const char *finish = ctl_string(pair, "finish", "");
