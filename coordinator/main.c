@@ -7,6 +7,7 @@
 #include "common/base/daemon.h"
 #include "common/base/fs.h"
 #include "common/base/log.h"
+#include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "coordinator/backup.h"
 #include "coordinator/shell.h"
@@ -26,21 +27,60 @@ static enum sp_err load_tokens(struct shell *shell, struct sp_error *err)
     return rc;
 }
 
+/* What is wrong with one run's file must not stop the others. (A disk that fails is another matter:
+ * that may pass.) */
+static bool concerns_one_run(enum sp_err rc)
+{
+    return rc == SP_ECORRUPT || rc == SP_EFORMAT || rc == SP_ENOTFOUND;
+}
+
+/* The file stays where it is and is looked at again at the next start. */
+static enum sp_err set_aside(struct shell *shell, const char *name, const struct sp_error *why,
+                             struct sp_error *err)
+{
+    char *text = sp_xprintf("run %s is set aside until its file is mended: %s", name, why->text);
+    sp_errlog("%s", text);
+    struct store_event event = {.at_ms = sp_wall_ms(),
+                                .iteration = -1,
+                                .actor = "coordinator",
+                                .kind = "damaged",
+                                .text = text,
+                                .detail = ""};
+    store_begin(shell->store);
+    enum sp_err rc = store_event_append(shell->store, NULL, &event, err);
+    if (!rc)
+        rc = store_commit(shell->store, err);
+    shell->set_aside = sp_xgrow(shell->set_aside, shell->set_aside_count + 1,
+                                sizeof(*shell->set_aside));
+    shell->set_aside[shell->set_aside_count++] = text;
+    return rc;
+}
+
+static enum sp_err load_run(struct shell *shell, const char *name, struct sp_error *err)
+{
+    struct coord_loaded loaded;
+    struct sp_error why = {0};
+    enum sp_err rc = coord_load_run(shell->store, shell->blobs, name, &loaded, &why);
+    if (!rc)
+        rc = coord_load_add(shell->core, &loaded, sp_now_ms(), &why);
+    if (concerns_one_run(rc))
+        return set_aside(shell, name, &why, err);
+    if (rc)
+        *err = why;
+    return rc;
+}
+
 static enum sp_err load_runs(struct shell *shell, struct sp_error *err)
 {
     struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)256 << 20);
     const char **names;
     size_t count = 0;
     enum sp_err rc = store_runs_list(shell->store, arena, &names, &count, err);
-    for (size_t i = 0; !rc && i < count; i++) {
-        struct coord_loaded loaded;
-        rc = coord_load_run(shell->store, shell->blobs, names[i], &loaded, err);
-        if (!rc)
-            rc = coord_load_add(shell->core, &loaded, sp_now_ms(), err);
-    }
+    for (size_t i = 0; !rc && i < count; i++)
+        rc = load_run(shell, names[i], err);
     sp_arena_free(arena);
     if (!rc)
-        sp_info("%zu runs", count);
+        sp_info("%zu runs", count - shell->set_aside_count);
     return rc;
 }
 
@@ -71,6 +111,9 @@ static void close_all(struct shell *shell)
     store_close(shell->worker);
     store_close(shell->reader);
     store_close(shell->store);
+    for (uint32_t i = 0; i < shell->set_aside_count; i++)
+        free(shell->set_aside[i]);
+    free(shell->set_aside);
 }
 
 static enum sp_err serve(const struct coord_settings *settings, struct sp_error *err)

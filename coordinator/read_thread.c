@@ -35,6 +35,8 @@ static void doctor(struct shell *shell, struct job *job)
     json_array_append_new(checks, check("state directory on a local disk",
                                         !sp_is_network_fs(shell->settings->state_dir),
                                         shell->settings->state_dir));
+    for (uint32_t i = 0; i < shell->set_aside_count; i++)
+        json_array_append_new(checks, check("runs", false, shell->set_aside[i]));
     json_t *object = json_pack("{s:s,s:o}", "version", SPIN_VERSION, "checks", checks);
     job->text = json_dumps(object, JSON_COMPACT);
     json_decref(object);

@@ -311,8 +311,9 @@ enum sp_err sp_lock_dir(const char *dir, int *ret_fd, struct sp_error *err)
     } else {
         int n = snprintf(pid, sizeof(pid), "%ld\n", (long)getpid());
         /* The number is for people; the lock itself holds without it. */
-        if (ftruncate(fd, 0) == 0 && pwrite(fd, pid, (size_t)n, 0) != n)
-            rc = sp_fail_errno(err, errno, "%s: write", path);
+        ssize_t put = ftruncate(fd, 0) == 0 ? pwrite(fd, pid, (size_t)n, 0) : n;
+        if (put != n)
+            rc = sp_fail_errno(err, put < 0 ? errno : ENOSPC, "%s: write", path);
         if (rc == SP_OK)
             *ret_fd = fd;
         else

@@ -50,6 +50,28 @@ static enum sp_err open_control(struct store *store, struct sp_error *err)
     return rc;
 }
 
+/* A control.db without anything in it beside files of runs: it was lost or replaced. Taking the
+ * runs in would hide that tokens and the list of runs are gone. */
+static enum sp_err check_not_lost(struct store *store, const char *entry, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = false;
+    enum sp_err rc = sdb_query(store->control,
+                               "SELECT 1 FROM runs UNION ALL SELECT 1 FROM tokens"
+                               " UNION ALL SELECT 1 FROM events LIMIT 1",
+                               &statement, err, "");
+    if (rc == SP_OK)
+        rc = sdb_step(store->control, statement, &have, err);
+    sdb_done(statement);
+    if (rc == SP_OK && !have)
+        rc = sp_fail(err, SP_ESTATE,
+                     "%s/control.db is empty, but there is runs/%.80s: restore it from a backup; "
+                     "to begin with new tokens, move runs/ aside, start once, stop, and move it "
+                     "back",
+                     store->dir, entry);
+    return rc;
+}
+
 static bool has_suffix(const char *text, const char *suffix)
 {
     size_t n = strlen(text), m = strlen(suffix);
@@ -85,9 +107,9 @@ static enum sp_err sort_out(struct store *store, const char *entry, struct sp_er
     if (!has_suffix(entry, ".db"))
         return SP_OK;
     char *name = sp_xstrndup(entry, strlen(entry) - 3);
-    bool is_new = false;
-    enum sp_err rc = SP_OK;
-    if (store_run_name_is_good(name))
+    bool is_new = false, is_run = store_run_name_is_good(name);
+    enum sp_err rc = is_run ? check_not_lost(store, entry, err) : SP_OK;
+    if (rc == SP_OK && is_run)
         rc = insert_run(store, name, &is_new, err);
     if (is_new)
         sp_info("run %s found without a row in control.db: taken in", name);

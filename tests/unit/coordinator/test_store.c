@@ -110,6 +110,40 @@ START_TEST(test_left_overs_are_sorted_out)
 }
 END_TEST
 
+/* An empty control.db beside a run is no beginning: tokens and the list of runs are gone. */
+START_TEST(test_lost_control_is_not_made_anew)
+{
+    struct fx fx = fx_new("one");
+    char *control = sp_xprintf("%s/control.db", fx.dir), *wal = sp_xprintf("%s-wal", control);
+    char *runs = sp_xprintf("%s/runs", fx.dir), *aside = sp_xprintf("%s/aside", fx.dir);
+    store_close(fx.store);
+    fx.store = NULL;
+    ck_assert_int_eq(unlink(control), 0);
+    unlink(wal);
+    FAILS(SP_ESTATE, store_open(fx.dir, NULL, &fx.store, &fx.err));
+    ck_assert_ptr_nonnull(strstr(fx.err.text, "backup"));
+    FAILS(SP_ESTATE, store_open(fx.dir, NULL, &fx.store, &fx.err)); /* it does not become one */
+    /* The remedy without a backup: the coordinator's first start makes a token. */
+    ck_assert_int_eq(rename(runs, aside), 0);
+    OK(store_open(fx.dir, NULL, &fx.store, &fx.err));
+    struct store_event event = {
+        .at_ms = 1, .iteration = -1, .actor = "", .kind = "token", .text = "", .detail = ""};
+    store_begin(fx.store);
+    OK(store_event_append(fx.store, NULL, &event, &fx.err));
+    OK(store_commit(fx.store, &fx.err));
+    store_close(fx.store);
+    ck_assert_int_eq(rmdir(runs), 0);
+    ck_assert_int_eq(rename(aside, runs), 0);
+    OK(store_open(fx.dir, NULL, &fx.store, &fx.err));
+    OK(store_run_open(fx.store, "one", &fx.run, &fx.err));
+    free(control);
+    free(wal);
+    free(runs);
+    free(aside);
+    fx_free(&fx);
+}
+END_TEST
+
 START_TEST(test_rollback_and_commit)
 {
     struct fx fx = fx_new("one");
@@ -312,6 +346,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_runs_survive_reopening);
     tcase_add_test(t, test_adopt_refuses);
     tcase_add_test(t, test_left_overs_are_sorted_out);
+    tcase_add_test(t, test_lost_control_is_not_made_anew);
     tcase_add_test(t, test_rollback_and_commit);
     tcase_add_test(t, test_killed_writer);
     tcase_add_test(t, test_reader);
