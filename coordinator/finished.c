@@ -21,6 +21,18 @@ static void reply_made(struct job *job)
         proto_reply(job->request, job->reply_type, &job->reply);
 }
 
+/* A disk that takes nothing now may do so later: whoever has something to store asks again. */
+static void reply_stored(struct shell *shell, struct job *job)
+{
+    if (job->rc == SP_EIO) {
+        sp_warn("%s", job->err.text);
+        proto_reply_error(job->request, SP_EUNAVAIL, (uint32_t)shell->times.disk_retry_ms, "%s",
+                          job->err.text);
+    } else {
+        reply_made(job);
+    }
+}
+
 static void reply_text(struct job *job)
 {
     job->reply.admin.json = job->text;
@@ -205,10 +217,12 @@ void shell_finished(struct shell *shell, struct job *job)
     case JOB_GRANT:
     case JOB_PAIRS:
     case JOB_BLOB_GET:
-    case JOB_BLOB_PUT:
     case JOB_BLOB_MISSING:
-    case JOB_MISSING:
         reply_made(job);
+        break;
+    case JOB_BLOB_PUT:
+    case JOB_MISSING:
+        reply_stored(shell, job);
         break;
     case JOB_VERIFY:
         outside_work(shell, job, COORD_EV_VERIFIED);

@@ -11,7 +11,6 @@
 #include "coordinator/create_run.h"
 #include "coordinator/shell.h"
 
-#define DISK_RETRY_MS 5000
 #define TOKEN_VALID_MAX_MS ((int64_t)36525 * 86400000) /* a hundred years */
 
 static void to_core(struct shell *shell, struct proto_request *request,
@@ -248,7 +247,7 @@ void shell_on_request(struct proto_request *request, void *context)
         return;
     }
     if (shell->disk_low && needs_disk(envelope->type)) {
-        proto_reply_error(request, SP_EUNAVAIL, DISK_RETRY_MS,
+        proto_reply_error(request, SP_EUNAVAIL, (uint32_t)shell->times.disk_retry_ms,
                           "less than disk_reserve is free on the coordinator's disk");
         return;
     }

@@ -22,6 +22,8 @@
     X(collect_grace, 3600000, "such a blob is deleted after this, if nobody has asked for it")     \
     X(retry_after, 1000, "for requests that find no place")                                        \
     X(busy, 50, "for requests that meet a change of state in flight")                              \
+    X(disk_check, 2000, "free space is looked at this often")                                      \
+    X(disk_retry, 5000, "for requests that would fill the disk further")                           \
     X(tick, 50, "the core looks at its clock this often")
 
 struct coord_times {

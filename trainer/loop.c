@@ -202,6 +202,11 @@ enum train_end train_session_snapshot(struct train_session *session)
     snapshot.params = model_params(session->model, &snapshot.n_params);
     snapshot.state = spin_optimizer_state(optimizer, &snapshot.n_state);
     enum sp_err rc = train_snapshot_write(session->trainer->dir, &snapshot, &err);
+    if (rc == SP_EIO) {
+        /* Without it a death costs more time; the training itself needs no disk. */
+        sp_warn("step %" PRIu64 ": no snapshot: %s", session->done, err.text);
+        return TRAIN_END_NONE;
+    }
     if (rc != SP_OK)
         return train_session_error(session, rc, &err);
     session->snapshot_step = session->done;

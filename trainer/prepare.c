@@ -211,13 +211,21 @@ enum train_end train_session_prepare(struct train_session *session)
                 s->backend, trainer->backend->name, s->backend);
         return TRAIN_END_UNFIT;
     }
-    train_reporter_activity(session->reporter, "fetching weights");
     enum sp_err rc;
-    do { /* a wake-up that was meant for an earlier call ends one call */
+    uint32_t tries = 0;
+    for (;;) {
+        train_reporter_activity(session->reporter, "fetching weights");
         rc = worker_fetch_checkpoint(trainer->peer, trainer->cache, &session->identity.opponent,
                                      &session->manifest, keep_going, session, &session->weights,
                                      &err);
-    } while (rc == SP_ECANCELED && train_session_poll(session) == TRAIN_END_NONE);
+        enum train_end end = train_session_poll(session);
+        if (rc == SP_EIO && end == TRAIN_END_NONE)
+            end = train_session_disk_error(session, rc, &err, &tries);
+        else if (rc != SP_ECANCELED) /* a wake-up meant for an earlier call ends one call */
+            break;
+        if (end != TRAIN_END_NONE)
+            return end;
+    }
     if (rc == SP_OK) {
         train_reporter_activity(session->reporter, "loading weights");
         rc = load(session, &err);

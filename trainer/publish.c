@@ -27,15 +27,21 @@ static enum train_end save(struct train_session *session, const char *dir,
 {
     static const enum tn_dtype dtypes[] = {
         [RUN_DTYPE_F32] = TN_F32, [RUN_DTYPE_BF16] = TN_BF16, [RUN_DTYPE_F16] = TN_F16};
-    struct sp_error err = {0};
-    train_reporter_activity(session->reporter, "saving the checkpoint");
-    enum sp_err rc = sp_remove_tree(dir, &err);
-    if (rc == SP_OK)
-        rc = model_save(session->model, dir, dtypes[session->settings.checkpoint_dtype],
-                        ckpt_cache_ref_dir(session->weights), &err);
-    if (rc == SP_OK)
-        rc = ckpt_manifest_build(dir, keep_going, session, ret, &err);
-    return rc == SP_OK ? TRAIN_END_NONE : train_session_error(session, rc, &err);
+    enum train_end end = TRAIN_END_NONE;
+    for (uint32_t tries = 0; end == TRAIN_END_NONE;) {
+        struct sp_error err = {0};
+        train_reporter_activity(session->reporter, "saving the checkpoint");
+        enum sp_err rc = sp_remove_tree(dir, &err);
+        if (rc == SP_OK)
+            rc = model_save(session->model, dir, dtypes[session->settings.checkpoint_dtype],
+                            ckpt_cache_ref_dir(session->weights), &err);
+        if (rc == SP_OK)
+            rc = ckpt_manifest_build(dir, keep_going, session, ret, &err);
+        if (rc == SP_OK)
+            return TRAIN_END_NONE;
+        end = train_session_disk_error(session, rc, &err, &tries);
+    }
+    return end;
 }
 
 static enum sp_err read_chunk(const char *path, uint64_t offset, uint8_t *to, uint32_t bytes,

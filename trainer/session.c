@@ -12,6 +12,9 @@
 #define CALL_GIVE_UP_MS 5000
 #define UNFIT_PAUSE_MS 5000
 #define RELEASE_TRIES 3
+#define DISK_TRIES 60
+#define DISK_PAUSE_MS 1000
+#define STEP_MS 50
 
 enum sp_err train_session_new(struct trainer *trainer,
                               const struct proto_trainer_lease_reply *grant,
@@ -89,6 +92,21 @@ enum train_end train_session_error(struct train_session *session, enum sp_err rc
     if (asked != TRAIN_END_NONE)
         return asked;
     return rc == SP_ESTALE ? TRAIN_END_LOST : TRAIN_END_FAILED;
+}
+
+enum train_end train_session_disk_error(struct train_session *session, enum sp_err rc,
+                                        const struct sp_error *err, uint32_t *tries)
+{
+    enum train_end end = train_session_poll(session);
+    if (end != TRAIN_END_NONE || rc != SP_EIO || ++*tries > DISK_TRIES)
+        return train_session_error(session, rc, err);
+    sp_warn("%s: trying again", err->text);
+    train_reporter_activity(session->reporter, "waits for its disk: %.100s", err->text);
+    for (int64_t left = DISK_PAUSE_MS; left > 0 && end == TRAIN_END_NONE; left -= STEP_MS) {
+        sp_sleep_ms(STEP_MS);
+        end = train_session_poll(session);
+    }
+    return end;
 }
 
 enum train_end train_session_call(struct train_session *session, enum proto_type type, void *body,

@@ -77,6 +77,10 @@ enum train_end train_session_poll(const struct train_session *session);
  * after an interruption, else failed. */
 enum train_end train_session_error(struct train_session *session, enum sp_err rc,
                                    const struct sp_error *err);
+/* The same, except that a disk that is full or fails may be mended soon: SP_EIO waits a moment,
+ * says so, and gives TRAIN_END_NONE so that the caller tries again; *tries counts, and they end. */
+enum train_end train_session_disk_error(struct train_session *session, enum sp_err rc,
+                                        const struct sp_error *err, uint32_t *tries);
 /* A request of the session, repeated until it is answered or poll says otherwise. */
 enum train_end train_session_call(struct train_session *session, enum proto_type type, void *body,
                                   const void **ret_reply);
