@@ -11,7 +11,6 @@
 #define MAILBOX_JOBS 65536
 #define JOB_ARENA_FIRST (64 << 10)
 #define JOB_ARENA_LIMIT ((size_t)128 << 20)
-#define DISK_CHECK_MS 2000
 #define WATCHDOG_MS 1000
 
 struct job *job_new(struct shell *shell, enum job_kind kind, struct proto_request *request)
@@ -147,8 +146,14 @@ static void on_check(uv_check_t *check)
     shell_event(shell, &(struct coord_event){.kind = COORD_EV_TICK});
     int64_t now = sp_now_ms();
     if (now >= shell->next_disk_ms) {
-        shell->next_disk_ms = now + DISK_CHECK_MS;
+        shell->next_disk_ms = now + shell->times.disk_check_ms;
         shell_send(shell, job_new(shell, JOB_DISK, NULL));
+    }
+    if (proto_canary_is_silent(&shell->silence, proto_canary_rounds(), now)) {
+        shell->fatal = sp_fail(&shell->fatal_err, SP_EINTERNAL,
+                               "the network library closes no connections any more: starting anew");
+        sp_errlog("%s", shell->fatal_err.text);
+        uv_stop(&shell->loop);
     }
     if (now >= shell->next_watchdog_ms) {
         shell->next_watchdog_ms = now + WATCHDOG_MS;
@@ -294,6 +299,7 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     start_thread(shell, &shell->read_thread, shell_read_thread);
     start_thread(shell, &shell->blob_thread, shell_blob_thread);
     start_thread(shell, &shell->work_thread, shell_work_thread);
+    proto_canary_start();
     enum sp_err rc = listen_on_all(shell, err);
     if (!rc)
         sp_daemon_ready();

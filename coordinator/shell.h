@@ -24,6 +24,7 @@
 #include "coordinator/map.h"
 #include "coordinator/settings.h"
 #include "coordinator/tokens.h"
+#include "proto/canary.h"
 #include "proto/rpc.h"
 
 enum job_kind {
@@ -134,10 +135,13 @@ struct shell {
     struct store *reader;          /* read thread's */
     struct store *worker;          /* work thread's */
     struct ckpt_blobs *blobs;      /* any thread's */
+    char **set_aside;              /* a line for each run whose file is damaged; set once */
+    uint32_t set_aside_count;
     bool tick_due, closing;
     atomic_bool stopping;          /* asked by long work */
     bool disk_low;
     int64_t next_disk_ms, next_watchdog_ms;
+    struct proto_silence silence;
     enum sp_err fatal;
     struct sp_error fatal_err;
 };

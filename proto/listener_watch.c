@@ -1,30 +1,32 @@
 #include "proto/listener_watch.h"
 
-#include <nng/protocol/reqrep0/req.h>
-#include <stdatomic.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+#include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 
 /* A listener that lives answers within moments. */
 #define ANSWER_MS 500
-
-enum probe { PROBE_NONE, PROBE_SENDING, PROBE_RECEIVING, PROBE_ANSWERED, PROBE_IN_VAIN };
+#define GREETING_BYTES 8
 
 struct proto_watch {
     char *url;
-    uint64_t known;   /* errors that were looked into */
-    atomic_int probe; /* enum probe; nng's threads move it on */
-    nng_socket socket;
-    nng_aio *aio;
+    uint64_t known; /* errors that were looked into */
+    int fd;         /* of the probe; -1: not connected */
+    int64_t since_ms; /* when the probe began; 0: none is under way */
+    size_t received;  /* bytes, of this connection */
 };
 
 struct proto_watch *proto_watch_new(const char *url)
 {
     struct proto_watch *watch = sp_xalloc(sizeof(*watch));
     watch->url = sp_xstrdup(url);
+    watch->fd = -1;
     return watch;
 }
 
@@ -33,20 +35,18 @@ const char *proto_watch_url(const struct proto_watch *watch)
     return watch->url;
 }
 
-static void probe_end(struct proto_watch *watch)
+static void hang_up(struct proto_watch *watch)
 {
-    if (atomic_load(&watch->probe) == PROBE_NONE)
-        return;
-    nng_close(watch->socket);
-    nng_aio_free(watch->aio); /* waits for a callback on its way out */
-    atomic_store(&watch->probe, PROBE_NONE);
+    if (watch->fd >= 0)
+        close(watch->fd);
+    watch->fd = -1;
 }
 
 void proto_watch_free(struct proto_watch *watch)
 {
     if (watch == NULL)
         return;
-    probe_end(watch);
+    hang_up(watch);
     free(watch->url);
     free(watch);
 }
@@ -78,61 +78,61 @@ static uint64_t errors_of(nng_listener listener)
 
 /* ---- the request from within ---- */
 
-static void probe_moved(void *argument)
+/* nng's greeting (protocol req) and a message: its kind, its length, the number of a request, and
+ * MessagePack's nil, which is no envelope and answered with an error. The dead greet, too. */
+static const char question[] = "\0SP\0\0\x30\0\0" /* greeting */
+                               "\1\0\0\0\0\0\0\0\5" "\x80\0\0\1" "\xc0";
+#define QUESTION_BYTES (sizeof(question) - 1)
+
+/* A plain socket, for closing one of nng's waits for nng. It greets at once: a peer that goes away
+ * without is what kills listeners. A queue that is full takes nobody, and is tried again. */
+static void probe_connect(struct proto_watch *watch)
 {
-    struct proto_watch *watch = argument;
-    int code = nng_aio_result(watch->aio);
-    if (atomic_load(&watch->probe) == PROBE_SENDING) {
-        if (code == 0) {
-            atomic_store(&watch->probe, PROBE_RECEIVING);
-            nng_recv_aio(watch->socket, watch->aio);
-            return;
-        }
-        nng_msg_free(nng_aio_get_msg(watch->aio));
-    } else if (code == 0) {
-        nng_msg_free(nng_aio_get_msg(watch->aio));
-    }
-    atomic_store(&watch->probe, code == 0 ? PROBE_ANSWERED : PROBE_IN_VAIN);
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    const char *path = watch->url + strlen("ipc://");
+    if (strlen(path) >= sizeof(address.sun_path))
+        return;
+    strcpy(address.sun_path, path);
+    watch->received = 0;
+    watch->fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+    if (watch->fd >= 0 &&
+        (connect(watch->fd, (struct sockaddr *)&address, sizeof(address)) != 0 ||
+         send(watch->fd, question, QUESTION_BYTES, MSG_NOSIGNAL) != (ssize_t)QUESTION_BYTES))
+        hang_up(watch);
 }
 
-static void probe_start(struct proto_watch *watch)
+enum probe { PROBE_NONE, PROBE_WAITS, PROBE_ANSWERED, PROBE_IN_VAIN };
+
+static enum probe probe_look(struct proto_watch *watch)
 {
-    nng_msg *message = NULL;
-    if (nng_req0_open(&watch->socket) != 0)
-        return; /* no memory, no files: at the next look */
-    if (nng_aio_alloc(&watch->aio, probe_moved, watch) != 0) {
-        nng_close(watch->socket);
-        return;
-    }
-    atomic_store(&watch->probe, PROBE_SENDING);
-    nng_aio_set_timeout(watch->aio, ANSWER_MS);
-    /* MessagePack's nil is no envelope: it is answered with an error. */
-    if (nng_dial(watch->socket, watch->url, NULL, NNG_FLAG_NONBLOCK) != 0 ||
-        nng_msg_alloc(&message, 0) != 0) {
-        probe_end(watch);
-        return;
-    }
-    SP_ASSERT(nng_msg_append(message, "\xc0", 1) == 0);
-    nng_aio_set_msg(watch->aio, message);
-    nng_send_aio(watch->socket, watch->aio);
+    char answer[256];
+    if (watch->since_ms == 0)
+        return PROBE_NONE;
+    if (watch->fd < 0)
+        probe_connect(watch);
+    ssize_t n = watch->fd >= 0 ? recv(watch->fd, answer, sizeof(answer), 0) : 0;
+    watch->received += n > 0 ? (size_t)n : 0;
+    if (watch->received > GREETING_BYTES)
+        return PROBE_ANSWERED;
+    return sp_now_ms() - watch->since_ms < ANSWER_MS ? PROBE_WAITS : PROBE_IN_VAIN;
 }
 
 bool proto_watch_is_dead(struct proto_watch *watch, nng_listener listener)
 {
-    int probe = atomic_load(&watch->probe);
-    if (probe == PROBE_SENDING || probe == PROBE_RECEIVING)
+    enum probe probe = probe_look(watch);
+    if (probe == PROBE_WAITS)
         return false;
-    if (probe != PROBE_NONE)
-        probe_end(watch);
+    hang_up(watch);
+    watch->since_ms = 0;
     if (probe == PROBE_IN_VAIN) {
         watch->known = 0; /* the next listener starts from there */
         return true;
     }
     uint64_t errors = errors_of(listener);
-    if (errors > watch->known)
-        probe_start(watch);
-    /* Errors from now on are new ones, even if they come before the answer. */
-    if (atomic_load(&watch->probe) != PROBE_NONE)
-        watch->known = errors;
+    if (errors > watch->known) {
+        watch->since_ms = sp_now_ms();
+        probe_connect(watch);
+    }
+    watch->known = errors; /* those from now on are new, even if they come before the answer */
     return false;
 }
