@@ -59,8 +59,12 @@ static void watch(struct sim *sim, void *context, uint64_t value)
     bool chaos = sim->faults.admin && sim->now < sim->faults.until_ms && sim_draw(sim, 12) == 0;
     if (!sim->core) {
         sim_after(sim, LOOK_MS, watch, NULL, 0);
+    } else if (number > sim->iteration) {
+        sim_fail(sim, "iteration %u was started, %u is the newest that was asked for", number,
+                 sim->iteration);
     } else if (state == COORD_CLOSED && number == sim->iteration) {
-        if (++sim->iteration == SIM_ITERATIONS)
+        sim_check_closed(sim, number);
+        if (++sim->iteration == sim->iterations)
             sim->ended = true;
         else
             start_iteration(sim);

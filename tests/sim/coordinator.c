@@ -3,11 +3,15 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "coordinator/collect.h"
+#include "coordinator/core_internal.h"
 #include "coordinator/judge.h"
 #include "coordinator/replies.h"
 #include "tests/sim/sim.h"
 
 #define REQUESTS 4096
+#define GRACE_MS 20000 /* of a blob that nothing refers to */
+#define KEEP_LAST 1    /* checkpoints of retention */
 
 /* Requests in work, by handle modulo REQUESTS. */
 struct sim_request {
@@ -24,6 +28,65 @@ static struct sim_call *take_call(struct sim *sim, uint64_t handle)
 }
 
 static void step(struct sim *sim, const struct coord_event *event);
+static void start_again(struct sim *sim, void *context, uint64_t value);
+
+/* true: the process stands still, and the timer fires when it goes on. */
+static bool is_stopped(struct sim *sim, sim_fire *fire, void *context, uint64_t life)
+{
+    if (sim->now >= sim->stopped_until_ms)
+        return false;
+    sim_after(sim, sim->stopped_until_ms - sim->now, fire, context, life);
+    return true;
+}
+
+/* ---- no decision reads a clock ---- */
+
+static struct sim *stepping; /* the one simulation whose core is at work */
+
+int64_t __wrap_sp_now_ms(void);
+int64_t __wrap_sp_wall_ms(void);
+int64_t __real_sp_now_ms(void);
+int64_t __real_sp_wall_ms(void);
+
+int64_t __wrap_sp_now_ms(void)
+{
+    if (stepping)
+        sim_fail(stepping, "a decision has read the monotonic clock");
+    return __real_sp_now_ms();
+}
+
+int64_t __wrap_sp_wall_ms(void)
+{
+    if (stepping)
+        sim_fail(stepping, "a decision has read the wall clock");
+    return __real_sp_wall_ms();
+}
+
+/* ---- the disk ---- */
+
+static void trouble_ends(struct sim *sim, void *context, uint64_t value)
+{
+    (void)context;
+    (void)value;
+    if (sim->now >= sim->trouble_until_ms)
+        sim_disk_trouble(sim, SIM_VFS_WELL, 0);
+}
+
+/* Half of the time a disk that fills up is noticed before it is full. */
+void sim_disk_trouble(struct sim *sim, enum sim_vfs_trouble trouble, int64_t ms)
+{
+    bool low = trouble == SIM_VFS_FULL && sim_draw(sim, 2) == 0;
+    sim_trace(sim, "the disk %s", trouble == SIM_VFS_WELL ? "is well"
+                                  : low                   ? "is nearly full"
+                                  : trouble == SIM_VFS_FULL ? "is full" : "does not sync");
+    sim->troubled = trouble != SIM_VFS_WELL;
+    sim->trouble_until_ms = sim->now + ms;
+    sim_vfs_set_trouble(sim->vfs, low ? SIM_VFS_WELL : trouble);
+    if (sim->core)
+        coord_set_disk_low(sim->core, low);
+    if (sim->troubled)
+        sim_after(sim, ms, trouble_ends, NULL, 0);
+}
 
 /* ---- the store thread ---- */
 
@@ -36,7 +99,7 @@ struct committed {
 static void commit_known(struct sim *sim, void *context, uint64_t life)
 {
     struct committed *done = context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, commit_known, context, life))
         return;
     for (uint32_t i = 0; i < done->count && sim->core; i++) {
         struct coord_event event = {
@@ -45,29 +108,41 @@ static void commit_known(struct sim *sim, void *context, uint64_t life)
     }
 }
 
+static enum sp_err write_all(struct sim *sim, struct committed *done, struct sp_arena *arena)
+{
+    enum sp_err rc = SP_OK;
+    store_begin(sim->world.store);
+    for (uint32_t i = 0; rc == SP_OK && i < sim->write_count; i++) {
+        done->ids[i] = sim->writes[i]->id;
+        rc = coord_write_apply(sim->world.store, sim->writes[i], sim->now, arena, &done->results[i],
+                               &sim->world.err);
+    }
+    return rc == SP_OK ? store_commit(sim->world.store, &sim->world.err) : rc;
+}
+
 static void commit(struct sim *sim, void *context, uint64_t life)
 {
-    (void)context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, commit, context, life))
         return;
     sim->commit_planned = false;
     struct committed *done = sim_alloc(sim, sizeof(*done));
     done->ids = sim_alloc(sim, sim->write_count * sizeof(*done->ids));
     done->results = sim_alloc(sim, sim->write_count * sizeof(*done->results));
-    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)1 << 28);
-    store_begin(sim->world.store);
-    for (uint32_t i = 0; i < sim->write_count; i++) {
-        done->ids[i] = sim->writes[i]->id;
-        world_check(&sim->world,
-                    coord_write_apply(sim->world.store, sim->writes[i], sim->now, arena,
-                                      &done->results[i], &sim->world.err),
-                    "write");
-    }
-    world_check(&sim->world, store_commit(sim->world.store, &sim->world.err), "commit");
     done->count = sim->write_count;
+    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)1 << 28);
+    enum sp_err rc = write_all(sim, done, arena);
+    sp_arena_free(arena);
+    if (rc != SP_OK) { /* as the daemon: it ends and opens the store again */
+        sim->result.disk_errors++;
+        sim_trace(sim, "COMMIT: %s", sim->world.err.text);
+        if (!sim->troubled)
+            sim_fail(sim, "a well disk: %s", sim->world.err.text);
+        sim_coordinator_kill(sim);
+        sim_after(sim, 1000, start_again, NULL, 0);
+        return;
+    }
     sim->write_count = 0;
     sim->result.commits++;
-    sp_arena_free(arena);
     sim_after(sim, (int64_t)sim_draw(sim, 10), commit_known, done, life);
 }
 
@@ -81,7 +156,7 @@ struct work {
 static void read_work(struct sim *sim, void *context, uint64_t life)
 {
     struct work *work = context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, read_work, context, life))
         return;
     enum sp_err rc;
     const void *reply;
@@ -101,15 +176,106 @@ static void read_work(struct sim *sim, void *context, uint64_t life)
 static void missing_work(struct sim *sim, void *context, uint64_t life)
 {
     struct work *work = context;
-    if (sim->core && sim->life == life)
+    if (sim->core && sim->life == life && !is_stopped(sim, missing_work, context, life))
         sim_answer(sim, work->call, SP_OK, 0, NULL,
                    sim_alloc(sim, sizeof(struct proto_publish_begin_reply)));
+}
+
+/* ---- blobs: manifests of checkpoints stand for all of them ---- */
+
+static void put_blob(struct sim *sim, const struct sp_digest *manifest)
+{
+    struct sim_blob *blob = NULL;
+    for (uint32_t i = 0; i < sim->blob_count; i++) {
+        if (sp_digest_equal(&sim->blobs[i].manifest, manifest))
+            blob = &sim->blobs[i];
+    }
+    if (!blob) {
+        SP_ASSERT(sim->blob_count < SP_COUNT(sim->blobs));
+        blob = &sim->blobs[sim->blob_count++];
+    }
+    *blob = (struct sim_blob){.manifest = *manifest, .there = true};
+}
+
+static void delete_blob(struct sim *sim, struct sim_blob *blob)
+{
+    char hex[SP_DIGEST_HEX];
+    sp_digest_hex(&blob->manifest, hex);
+    sim_trace(sim, "blob %.12s is deleted", hex);
+    blob->there = false;
+    for (int i = 0; i < SIM_GENERATORS; i++)
+        sim_generator_check_blob(sim, &sim->generators[i], &blob->manifest);
+    for (int i = 0; i < SIM_TRAINERS; i++)
+        sim_trainer_check_blob(sim, &sim->trainers[i], &blob->manifest);
+    const struct coord_iteration *it = sim->core->run_count ? sim->core->runs[0]->iteration : NULL;
+    if (it && (sp_digest_equal(&it->opponent_manifest, &blob->manifest) ||
+               sp_digest_equal(&it->checkpoint_manifest, &blob->manifest)))
+        sim_fail(sim, "iteration %u refers to a blob that was deleted", it->number);
+}
+
+static bool is_root(const struct work *work, const struct sp_digest *manifest)
+{
+    for (uint32_t i = 0; i < work->action.root_count; i++) {
+        if (sp_digest_equal(&work->action.roots[i], manifest))
+            return true;
+    }
+    return false;
+}
+
+static bool is_referred_to(const struct coord_refs *refs, const struct sp_digest *manifest)
+{
+    for (size_t i = 0; i < refs->count; i++) {
+        if (sp_digest_equal(&refs->list[i], manifest))
+            return true;
+    }
+    return false;
+}
+
+static enum sp_err retain(struct sim *sim, const struct work *work, struct coord_refs **refs)
+{
+    struct store *store = sim->world.store;
+    uint32_t dropped = 0;
+    store_begin(store);
+    enum sp_err rc = coord_retain(store, KEEP_LAST, work->action.roots, work->action.root_count,
+                                  sim->now, false, &dropped, &sim->world.err);
+    if (rc == SP_OK)
+        rc = store_commit(store, &sim->world.err);
+    return rc == SP_OK ? coord_refs_load(store, refs, &sim->world.err) : rc;
+}
+
+/* Marks what nothing refers to, deletes what was marked for long. */
+static void collect_work(struct sim *sim, void *context, uint64_t life)
+{
+    struct work *work = context;
+    struct coord_refs *refs = NULL;
+    if (!sim->core || sim->life != life || is_stopped(sim, collect_work, context, life))
+        return;
+    if (retain(sim, work, &refs) != SP_OK) {
+        if (!sim->troubled)
+            sim_fail(sim, "retention: %s", sim->world.err.text);
+        sim_coordinator_kill(sim);
+        sim_after(sim, 1000, start_again, NULL, 0);
+        return;
+    }
+    for (uint32_t i = 0; i < sim->blob_count; i++) {
+        struct sim_blob *blob = &sim->blobs[i];
+        bool needed = is_root(work, &blob->manifest) || is_referred_to(refs, &blob->manifest);
+        if (needed || !blob->marked)
+            blob->marked_ms = sim->now;
+        else if (blob->there && sim->now - blob->marked_ms >= GRACE_MS)
+            delete_blob(sim, blob);
+        blob->marked = !needed;
+    }
+    coord_refs_free(refs);
+    sim->result.collections++;
+    struct coord_event event = {.kind = COORD_EV_COLLECTED};
+    step(sim, &event);
 }
 
 static void verify_work(struct sim *sim, void *context, uint64_t life)
 {
     struct work *work = context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, verify_work, context, life))
         return;
     struct coord_event event = {.kind = COORD_EV_VERIFIED,
                                 .run = WORLD_RUN,
@@ -118,13 +284,14 @@ static void verify_work(struct sim *sim, void *context, uint64_t life)
                                 .bytes = 100,
                                 .blobs = &work->action.manifest,
                                 .blob_count = 1};
+    put_blob(sim, &work->action.manifest);
     step(sim, &event);
 }
 
 static void judge_work(struct sim *sim, void *context, uint64_t life)
 {
     struct work *work = context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, judge_work, context, life))
         return;
     struct coord_judgement judgement = {0};
     struct coord_event event = {.kind = COORD_EV_JUDGED,
@@ -146,7 +313,7 @@ static void judge_work(struct sim *sim, void *context, uint64_t life)
 static void order_work(struct sim *sim, void *context, uint64_t life)
 {
     struct work *work = context;
-    if (!sim->core || sim->life != life)
+    if (!sim->core || sim->life != life || is_stopped(sim, order_work, context, life))
         return;
     uint32_t *order = NULL;
     struct coord_event event = {.kind = COORD_EV_ORDERED,
@@ -174,6 +341,10 @@ static void start_work(struct sim *sim, struct coord_action *action, sim_fire *f
     if (action->positions) {
         work->action.positions = sim_alloc(sim, action->count * sizeof(uint32_t));
         memcpy(work->action.positions, action->positions, action->count * sizeof(uint32_t));
+    }
+    if (action->roots) {
+        work->action.roots = sim_alloc(sim, action->root_count * sizeof(*action->roots));
+        memcpy(work->action.roots, action->roots, action->root_count * sizeof(*action->roots));
     }
     if (action->handle)
         work->call = take_call(sim, action->handle);
@@ -232,8 +403,6 @@ static int64_t commit_ms(struct sim *sim)
     return 1 + (int64_t)sim_draw(sim, sim_draw(sim, 10) == 0 ? 3000 : 30);
 }
 
-static void collected(struct sim *sim, void *context, uint64_t life);
-
 static void execute(struct sim *sim, struct coord_action *action)
 {
     switch (action->kind) {
@@ -274,7 +443,7 @@ static void execute(struct sim *sim, struct coord_action *action)
         start_work(sim, action, order_work, 500);
         break;
     case COORD_DO_COLLECT:
-        sim_after(sim, 1, collected, NULL, sim->life);
+        start_work(sim, action, collect_work, 500);
         break;
     case COORD_DO_LOG:
         sim_trace(sim, "  %s", action->text);
@@ -284,34 +453,76 @@ static void execute(struct sim *sim, struct coord_action *action)
 
 static void step(struct sim *sim, const struct coord_event *event)
 {
+    stepping = sim;
     coord_step(sim->core, event, sim->now, &sim->actions);
+    stepping = NULL;
     for (size_t i = 0; i < sim->actions.count; i++)
         execute(sim, &sim->actions.items[i]);
     coord_actions_clear(&sim->actions);
 }
 
-/* There are no blobs in this world: nothing to collect. */
-static void collected(struct sim *sim, void *context, uint64_t life)
-{
-    (void)context;
-    if (sim->core && sim->life == life)
-        step(sim, &(struct coord_event){.kind = COORD_EV_COLLECTED});
-}
-
 /* ---- life ---- */
+
+/* Leases that a renewal which came in meanwhile met alive are alive. */
+static void check_renewed(struct sim *sim)
+{
+    for (const struct sim_call *call = sim->queue; call; call = call->queued) {
+        for (uint32_t i = 0; i < call->alive.count; i++) {
+            const struct coord_lease *lease = core_lease(sim->core, call->alive.values[i]);
+            if (lease && lease->lapsed && lease->expires_ms <= sim->now &&
+                lease->forget_ms == sim->now + sim->times.lapsed_keep_ms)
+                sim_fail(sim, "lease %llu died, but its renewal had come in before it expired",
+                         (unsigned long long)lease->id);
+        }
+    }
+}
 
 static void tick(struct sim *sim, void *context, uint64_t life)
 {
     (void)context;
     if (!sim->core || sim->life != life)
         return;
+    /* A process that stood still first takes what has come in, then looks at its clock. */
+    if (sim->now < sim->stopped_until_ms) {
+        sim_after(sim, sim->stopped_until_ms - sim->now + (sim->plant != SIM_PLANT_EXPIRY), tick,
+                  NULL, life);
+        return;
+    }
     struct coord_event event = {.kind = COORD_EV_TICK};
     step(sim, &event);
+    check_renewed(sim);
     sim_after(sim, sim->times.tick_ms * 4, tick, NULL, life);
 }
 
-void sim_coordinator_receive(struct sim *sim, struct sim_call *call)
+static void note_alive(struct sim *sim, struct sim_call *call)
 {
+    const struct proto_renew *renew = call->body;
+    uint64_t *alive = sim_alloc(sim, renew->leases.count * sizeof(*alive));
+    call->alive = (struct proto_u64s){.values = alive};
+    for (uint32_t i = 0; i < renew->leases.count; i++) {
+        const struct coord_lease *lease = core_lease(sim->core, renew->leases.values[i]);
+        if (lease && !lease->lapsed && lease->expires_ms > sim->now)
+            alive[call->alive.count++] = lease->id;
+    }
+}
+
+static void unqueue(struct sim *sim, struct sim_call *call)
+{
+    struct sim_call **at = &sim->queue;
+    while (*at && *at != call)
+        at = &(*at)->queued;
+    if (*at)
+        *at = call->queued;
+}
+
+static void take(struct sim *sim, void *context, uint64_t life)
+{
+    struct sim_call *call = context;
+    if (sim->core && sim->life == life && is_stopped(sim, take, call, life))
+        return; /* it has stopped again */
+    unqueue(sim, call);
+    if (!sim->core || sim->life != life)
+        return;
     uint64_t handle = ++sim->next_handle;
     sim->requests[handle % REQUESTS] = (struct sim_request){.handle = handle, .call = call};
     struct coord_event event = {.kind = COORD_EV_REQUEST,
@@ -322,29 +533,80 @@ void sim_coordinator_receive(struct sim *sim, struct sim_call *call)
     step(sim, &event);
 }
 
+void sim_coordinator_receive(struct sim *sim, struct sim_call *call)
+{
+    if (sim->now >= sim->stopped_until_ms) {
+        take(sim, call, sim->life);
+        return;
+    }
+    for (const struct sim_call *waiting = sim->queue; waiting; waiting = waiting->queued) {
+        if (waiting == call)
+            return; /* the same one twice: once is enough of it here */
+    }
+    if (call->type == PROTO_RENEW)
+        note_alive(sim, call);
+    call->queued = sim->queue;
+    sim->queue = call;
+    sim_after(sim, sim->stopped_until_ms - sim->now, take, call, sim->life);
+}
+
+static void start_again(struct sim *sim, void *context, uint64_t value)
+{
+    (void)context;
+    (void)value;
+    if (!sim->core)
+        sim_coordinator_start(sim);
+}
+
 void sim_coordinator_start(struct sim *sim)
 {
     sim_trace(sim, "coordinator starts");
     if (!sim->requests)
         sim->requests = sim_alloc(sim, REQUESTS * sizeof(*sim->requests));
-    world_open(&sim->world);
     sim->life++;
-    sim->core = world_core(&sim->world, &sim->times, sim_draw(sim, UINT64_MAX), sim->now);
+    enum sp_err rc = world_try_open(&sim->world);
+    if (rc == SP_OK) {
+        sim->core =
+            world_try_core(&sim->world, &sim->times, sim_draw(sim, UINT64_MAX), sim->now);
+        rc = sim->core ? SP_OK : sim->world.err.code;
+        if (!sim->core)
+            world_close(&sim->world);
+    }
+    if (rc != SP_OK) {
+        sim_trace(sim, "it does not start: %s", sim->world.err.text);
+        if (!sim->troubled)
+            sim_fail(sim, "the coordinator does not start: %s", sim->world.err.text);
+        sim_vfs_revive(sim->vfs);
+        sim_after(sim, 1000, start_again, NULL, 0);
+        return;
+    }
     sim_check_acks(sim, 0);
     sim_after(sim, 1, tick, NULL, sim->life);
 }
 
-/* What is not committed is gone, and so is everything in memory. */
+/* The process dies, and in some cases the machine with it. */
 void sim_coordinator_kill(struct sim *sim)
 {
-    sim_trace(sim, "coordinator is killed: %u writes are lost", sim->write_count);
+    bool power = sim_draw(sim, 3) == 0;
+    sim_trace(sim, "coordinator is killed%s: %u writes are lost",
+              power ? ", with its machine" : "", sim->write_count);
     coord_core_free(sim->core);
     sim->core = NULL;
     sim->life++;
     sim->write_count = 0;
     sim->commit_planned = false;
+    sim->stopped_until_ms = 0;
+    sim->queue = NULL;
+    sim_vfs_power_off(sim->vfs);
     world_close(&sim->world);
+    if (power)
+        sim_vfs_restart(sim->vfs);
+    else
+        sim_vfs_revive(sim->vfs);
+    sim->result.power_losses += power;
 }
+
+/* ---- what must be there ---- */
 
 static void check_ack(struct sim *sim, struct store_run *run, struct sp_arena *arena,
                       const struct sim_ack *ack)
@@ -372,5 +634,47 @@ void sim_check_acks(struct sim *sim, size_t first)
                 "run");
     for (size_t i = first; i < sim->ack_count; i++)
         check_ack(sim, run, arena, &sim->acks[i]);
+    sp_arena_free(arena);
+}
+
+/* Every pair once, with the scores that this iteration's opponent gives, and nothing counted that
+ * is not there. */
+static void check_rows(struct sim *sim, uint32_t number, const struct store_result *rows,
+                       size_t count)
+{
+    const struct coord_iteration *it = sim->core->runs[0]->iteration;
+    for (size_t i = 0; i < count; i++) {
+        const struct sim_expected *expected = &sim->expected[number][rows[i].position];
+        if (expected->known && (expected->real != rows[i].ref_real ||
+                                expected->generated != rows[i].ref_generated))
+            sim_fail(sim, "iteration %u, position %llu: other scores than were worked out", number,
+                     (unsigned long long)rows[i].position);
+    }
+    if (it && it->number == number && count != it->sets[PROTO_SET_TRAIN].count)
+        sim_fail(sim, "iteration %u has %zu of %u pairs: prompts were forgotten", number, count,
+                 it->sets[PROTO_SET_TRAIN].count);
+}
+
+void sim_check_closed(struct sim *sim, uint32_t number)
+{
+    struct store_run *run;
+    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)1 << 28);
+    uint64_t stored = 0;
+    world_check(&sim->world, store_run_open(sim->world.store, WORLD_RUN, &run, &sim->world.err),
+                "run");
+    for (uint32_t set = 0; set < COORD_SET_COUNT; set++) {
+        struct store_result *rows;
+        size_t count;
+        world_check(&sim->world,
+                    store_results_range(run, number, set, 0, 10000, arena, &rows, &count,
+                                        &sim->world.err),
+                    "rows");
+        stored += count;
+        if (set == PROTO_SET_TRAIN)
+            check_rows(sim, number, rows, count);
+    }
+    if (sim->said_stored[number] > stored)
+        sim_fail(sim, "iteration %u: %llu results were called new, %llu are there", number,
+                 (unsigned long long)sim->said_stored[number], (unsigned long long)stored);
     sp_arena_free(arena);
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "coordinator/core_internal.h"
 #include "tests/sim/sim.h"
 
 #define HELD 4      /* leases at once */
@@ -85,6 +86,20 @@ static void answer(struct sim *sim, const struct sim_node *node,
             64;
 }
 
+/* What the trainer must be given: scores under the opponent, whoever worked them out. */
+static void expect(struct sim *sim, const struct proto_lease_reply *lease,
+                   const struct proto_work_result *result, bool sampled)
+{
+    if (result->set != PROTO_SET_TRAIN)
+        return;
+    SP_ASSERT(lease->iteration < SIM_MAX_ITERATIONS && result->position < SIM_POSITIONS);
+    sim->expected[lease->iteration][result->position] =
+        (struct sim_expected){.known = true,
+                              .checkpoint = lease->checkpoint,
+                              .real = result->logprob_a,
+                              .generated = sampled ? result->logprob_ids : result->logprob_b};
+}
+
 /* ---- submit ---- */
 
 static void note_acks(struct sim *sim, const struct proto_submit *submit)
@@ -132,6 +147,8 @@ static void submitted(struct sim *sim, struct sim_call *call, enum sp_err status
         sim_fail(sim, "%s: submit: %s", call->from->name, text);
     else if (reply->refused == 0)
         note_acks(sim, submit);
+    if (status == SP_OK)
+        sim->said_stored[submit->iteration % SIM_MAX_ITERATIONS] += reply->stored;
     struct held *held = find(g, submit->lease_id);
     if (held && (held->stored += submit->results_count) >= held->lease->items_count)
         held->lease = NULL;
@@ -141,7 +158,7 @@ static void submitted(struct sim *sim, struct sim_call *call, enum sp_err status
 static void resend(struct sim *sim, void *context, uint64_t life)
 {
     struct sim_call *old = context;
-    if (old->from->life != life)
+    if (old->from->life != life || sim_is_stopped(sim, old->from, resend, old, life))
         return;
     struct sim_call *call =
         sim_call(sim, old->from, PROTO_SUBMIT, old->body, 3000, submitted, NULL);
@@ -161,7 +178,7 @@ static void worked(struct sim *sim, void *context, uint64_t life)
 {
     struct sim_node *node = context;
     struct generator *g = node->state;
-    if (node->life != life)
+    if (node->life != life || sim_is_stopped(sim, node, worked, node, life))
         return;
     g->working = false;
     for (int i = 0; i < HELD; i++) {
@@ -176,9 +193,11 @@ static void worked(struct sim *sim, void *context, uint64_t life)
                                         .checkpoint = held->lease->checkpoint,
                                         .results_count = count};
         submit->results = sim_alloc(sim, count * sizeof(*submit->results));
-        for (uint32_t k = 0; k < count; k++)
-            answer(sim, node, held->lease, &held->lease->items[held->answered + k],
-                   &submit->results[k]);
+        for (uint32_t k = 0; k < count; k++) {
+            const struct proto_work_item *item = &held->lease->items[held->answered + k];
+            answer(sim, node, held->lease, item, &submit->results[k]);
+            expect(sim, held->lease, &submit->results[k], item->kind == PROTO_WORK_SAMPLE);
+        }
         held->answered += count;
         send_submit(sim, node, submit);
         break;
@@ -266,7 +285,7 @@ static void renewed(struct sim *sim, struct sim_call *call, enum sp_err status, 
 static void renew(struct sim *sim, void *context, uint64_t life)
 {
     struct sim_node *node = context;
-    if (node->life != life)
+    if (node->life != life || sim_is_stopped(sim, node, renew, node, life))
         return;
     if (node->worker_id != 0) {
         struct proto_renew *body = sim_alloc(sim, sizeof(*body));
@@ -275,6 +294,19 @@ static void renew(struct sim *sim, void *context, uint64_t life)
         sim_call(sim, node, PROTO_RENEW, body, 3000, renewed, NULL);
     }
     sim_after(sim, sim->times.renew_ms, renew, node, life);
+}
+
+void sim_generator_check_blob(struct sim *sim, struct sim_node *node,
+                              const struct sp_digest *manifest)
+{
+    const struct generator *g = node->state;
+    for (int i = 0; node->up && i < HELD; i++) {
+        const struct proto_lease_reply *lease = g->held[i].lease;
+        if (lease && core_lease(sim->core, lease->lease_id) &&
+            sp_digest_equal(&lease->manifest, manifest))
+            sim_fail(sim, "the weights of lease %llu of %s were deleted",
+                     (unsigned long long)lease->lease_id, node->name);
+    }
 }
 
 void sim_generator_start(struct sim *sim, struct sim_node *node)

@@ -3,9 +3,14 @@
 
 #include "tests/sim/sim.h"
 
-static bool is_cut(const struct sim *sim, const struct sim_node *node)
+static bool cannot_send(const struct sim *sim, const struct sim_node *node)
 {
-    return sim->now < node->cut_until_ms;
+    return sim->now < node->cut_until_ms || sim->now < node->mute_until_ms;
+}
+
+static bool cannot_hear(const struct sim *sim, const struct sim_node *node)
+{
+    return sim->now < node->cut_until_ms || sim->now < node->deaf_until_ms;
 }
 
 static bool peace(const struct sim *sim)
@@ -34,7 +39,7 @@ static void arrive(struct sim *sim, void *context, uint64_t life)
     struct sim_call *call = context;
     /* A request on its way arrives even when its sender has died meanwhile. */
     (void)life;
-    if (sim->core && !is_cut(sim, call->from))
+    if (sim->core && !cannot_send(sim, call->from))
         sim_coordinator_receive(sim, call);
 }
 
@@ -43,7 +48,8 @@ static void send(struct sim *sim, struct sim_call *call);
 static void try_again(struct sim *sim, void *context, uint64_t tries)
 {
     struct sim_call *call = context;
-    if (call->finished || call->from->life != call->life || call->tries != tries)
+    if (call->finished || call->from->life != call->life || call->tries != tries ||
+        sim_is_stopped(sim, call->from, try_again, call, tries))
         return;
     send(sim, call);
 }
@@ -53,7 +59,7 @@ static void send(struct sim *sim, struct sim_call *call)
     call->tries++;
     if (call->worker_id)
         *call->worker_id = call->from->worker_id;
-    if (!is_cut(sim, call->from)) {
+    if (!cannot_send(sim, call->from)) {
         if (!is_lost(sim))
             sim_after(sim, delay(sim), arrive, call, call->life);
         if (sim_draw(sim, 1000) < sim->faults.duplicate && !peace(sim))
@@ -94,8 +100,8 @@ static void answer_arrives(struct sim *sim, void *context, uint64_t value)
 {
     struct answer *answer = context;
     struct sim_call *call = answer->call;
-    (void)value;
-    if (call->finished || call->from->life != call->life || is_cut(sim, call->from))
+    if (call->finished || call->from->life != call->life || cannot_hear(sim, call->from) ||
+        sim_is_stopped(sim, call->from, answer_arrives, answer, value))
         return;
     if (answer->status == SP_EUNAVAIL) {
         int64_t wait = answer->retry_after_ms + 1 + (int64_t)sim_draw(sim, 100);
@@ -109,7 +115,7 @@ static void answer_arrives(struct sim *sim, void *context, uint64_t value)
 void sim_answer(struct sim *sim, struct sim_call *call, enum sp_err status, uint32_t retry_after_ms,
                 const char *text, const void *reply)
 {
-    if (is_cut(sim, call->from) || is_lost(sim))
+    if (cannot_hear(sim, call->from) || is_lost(sim))
         return;
     struct answer *answer = sim_alloc(sim, sizeof(*answer));
     answer->call = call;

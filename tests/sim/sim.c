@@ -117,6 +117,7 @@ static void kill_node(struct sim *sim, struct sim_node *node)
     sim_trace(sim, "%s is killed", node->name);
     sim->result.deaths++;
     node->up = false;
+    node->stopped_until_ms = 0;
     node->life++;
     sim_after(sim, 200 + (int64_t)sim_draw(sim, 20000), start_node, node, node->life);
 }
@@ -129,24 +130,69 @@ static void start_coordinator(struct sim *sim, void *context, uint64_t value)
         sim_coordinator_start(sim);
 }
 
+bool sim_is_stopped(struct sim *sim, struct sim_node *node, sim_fire *fire, void *context,
+                    uint64_t value)
+{
+    if (sim->now >= node->stopped_until_ms)
+        return false;
+    sim_after(sim, node->stopped_until_ms - sim->now, fire, context, value);
+    return true;
+}
+
+static void cut(struct sim *sim, struct sim_node *node)
+{
+    int64_t until = sim->now + (int64_t)sim_draw(sim, 150000);
+    uint64_t way = sim_draw(sim, 4);
+    if (way == 0)
+        node->mute_until_ms = until;
+    else if (way == 1)
+        node->deaf_until_ms = until;
+    else
+        node->cut_until_ms = until;
+    sim_trace(sim, "%s %s until %lld", node->name,
+              way == 0 ? "is not heard" : way == 1 ? "hears nothing" : "is cut off",
+              (long long)until);
+}
+
+static void stop_node(struct sim *sim, struct sim_node *node)
+{
+    node->stopped_until_ms = sim->now + (int64_t)sim_draw(sim, 200000);
+    sim_trace(sim, "%s stands still until %lld", node->name, (long long)node->stopped_until_ms);
+}
+
+static void stop_coordinator(struct sim *sim)
+{
+    if (sim->now < sim->stopped_until_ms)
+        return;
+    sim->stopped_until_ms = sim->now + (int64_t)sim_draw(sim, 100000);
+    sim_trace(sim, "the coordinator stands still until %lld", (long long)sim->stopped_until_ms);
+}
+
 static void disturb(struct sim *sim, void *context, uint64_t value)
 {
     (void)context;
     (void)value;
     if (sim->now > sim->faults.until_ms || sim->ended)
         return;
+    const struct sim_faults *faults = &sim->faults;
     struct sim_node *node = sim_draw(sim, 2) == 0 ? &sim->generators[sim_draw(sim, SIM_GENERATORS)]
                                                   : &sim->trainers[sim_draw(sim, SIM_TRAINERS)];
-    uint64_t what = sim_draw(sim, 10);
-    if (sim->faults.deaths && what < 3) {
+    uint64_t what = sim_draw(sim, 14);
+    if (faults->deaths && what < 3) {
         kill_node(sim, node);
-    } else if (sim->faults.deaths && what < 6 && sim->core) {
+    } else if (faults->deaths && what < 6 && sim->core) {
         sim->result.deaths++;
         sim_coordinator_kill(sim);
         sim_after(sim, 100 + (int64_t)sim_draw(sim, 10000), start_coordinator, NULL, 0);
-    } else if (sim->faults.cuts && what < 9) {
-        node->cut_until_ms = sim->now + (int64_t)sim_draw(sim, 150000);
-        sim_trace(sim, "%s is cut off until %lld", node->name, (long long)node->cut_until_ms);
+    } else if (faults->cuts && what < 9) {
+        cut(sim, node);
+    } else if (faults->stops && what < 11) {
+        stop_node(sim, node);
+    } else if (faults->stops && what < 12) {
+        stop_coordinator(sim);
+    } else if (faults->disk && what < 14) {
+        sim_disk_trouble(sim, what == 12 ? SIM_VFS_FULL : SIM_VFS_SYNC_FAILS,
+                         (int64_t)sim_draw(sim, 20000));
     }
     sim_after(sim, 500 + (int64_t)sim_draw(sim, 12000), disturb, NULL, 0);
 }
@@ -173,13 +219,17 @@ static void set_up(struct sim *sim, bool calm)
             .deaths = sim_draw(sim, 3) > 0,
             .cuts = sim_draw(sim, 3) > 0,
             .admin = sim_draw(sim, 3) == 0,
+            .stops = sim_draw(sim, 3) > 0,
+            .disk = sim_draw(sim, 2) == 0,
             .until_ms = 20000 + (int64_t)sim_draw(sim, 120000),
         };
         sim_after(sim, (int64_t)sim_draw(sim, 8000), disturb, NULL, 0);
     }
     coord_times_init(1, &sim->times);
+    sim->times.collect_ms = 15000; /* often: what it must not touch changes fast */
     struct world_options options = {
-        .train = SIM_TRAIN, .holdout = 4, .eval = 2, .settings = sim->settings};
+        .train = SIM_TRAIN, .holdout = 4, .eval = 2, .settings = sim->settings,
+        .vfs = sim_vfs_name(sim->vfs)};
     world_make(&sim->world, &options);
     world_close(&sim->world);
     sim_coordinator_start(sim);
@@ -196,7 +246,7 @@ static void read_results(struct sim *sim)
     struct sp_arena *arena = sp_arena_new(1 << 16, ARENA_BYTES);
     world_check(&sim->world, store_run_open(sim->world.store, WORLD_RUN, &run, &sim->world.err),
                 "run");
-    for (uint32_t i = 0; i < SIM_ITERATIONS; i++) {
+    for (uint32_t i = 0; i < sim->iterations; i++) {
         struct store_iteration row;
         world_check(&sim->world, store_iteration_get(run, i, arena, &row, &sim->world.err), "row");
         sim->result.pairs[i] = row.pairs_sha256;
@@ -221,13 +271,15 @@ static void say_why(struct sim *sim)
     json_decref(status);
 }
 
-bool sim_run(uint64_t seed, const char *settings, bool calm, bool trace, enum sim_plant plant,
-             struct sim_result *ret)
+bool sim_run(uint64_t seed, const char *settings, uint32_t iterations, bool calm, bool trace,
+             enum sim_plant plant, struct sim_result *ret)
 {
     struct sim *sim = sp_xalloc(sizeof(*sim));
     sim->seed = seed;
     sim->now = 1000000;
     sim->settings = settings;
+    sim->iterations = iterations;
+    sim->vfs = sim_vfs_new(seed);
     sim->trace = trace;
     sim->plant = plant;
     sim->arena = sp_arena_new(1 << 20, ARENA_BYTES);
@@ -242,18 +294,26 @@ bool sim_run(uint64_t seed, const char *settings, bool calm, bool trace, enum si
         struct sim_timer timer = take_timer(sim);
         sim->now = timer.at;
         timer.fire(sim, timer.context, timer.value);
+        sim->result.events++;
     }
     sim->result.ended_ms = sim->now - start;
-    if (!sim->core)
-        sim_coordinator_start(sim);
+    sim->result.iterations = sim->iteration;
+    sim_disk_trouble(sim, SIM_VFS_WELL, 0);
+    if (sim->core)
+        sim_coordinator_kill(sim); /* what is durable then is what counts */
+    sim_coordinator_start(sim);
     sim_check_acks(sim, 0);
     if (!sim->failed)
         read_results(sim);
+    if (!sim->failed && (sim->result.events < SIM_EVENTS || sim->iteration < 2))
+        sim_fail(sim, "%llu events and %u iterations: too few to mean much",
+                 (unsigned long long)sim->result.events, sim->iteration);
     bool good = !sim->failed;
     *ret = sim->result;
     sim_coordinator_kill(sim);
-    world_open(&sim->world);
+    sim_vfs_revive(sim->vfs);
     world_remove(&sim->world);
+    sim_vfs_free(sim->vfs);
     coord_actions_deinit(&sim->actions);
     sp_arena_free(sim->arena);
     free(sim->heap);

@@ -155,11 +155,50 @@ static void reported(struct sim *sim, struct sim_call *call, enum sp_err status,
         fetch(sim, call->from);
 }
 
+struct saving {
+    struct sim_node *node;
+    struct snapshot snapshot;
+};
+
+static void saved(struct sim *sim, void *context, uint64_t life)
+{
+    struct saving *saving = context;
+    (void)sim;
+    if (saving->node->life == life)
+        *(struct snapshot *)saving->node->disk = saving->snapshot;
+}
+
+/* All of it, or nothing; and the bug of saving the cursor before the rest. */
+static void save(struct sim *sim, struct sim_node *node)
+{
+    struct trainer *t = node->state;
+    struct saving *saving = sim_alloc(sim, sizeof(*saving));
+    *saving = (struct saving){.node = node,
+                              .snapshot = {.valid = true,
+                                           .plan = t->lease->plan,
+                                           .chain = t->chain,
+                                           .attempt = t->lease->attempt,
+                                           .step = t->step,
+                                           .iteration = t->lease->iteration}};
+    struct snapshot *disk = node->disk;
+    if (sim->plant == SIM_PLANT_CURSOR && disk->valid &&
+        disk->iteration == saving->snapshot.iteration)
+        disk->step = t->step;
+    sim_after(sim, 1 + (int64_t)sim_draw(sim, 60), saved, saving, node->life);
+}
+
+struct stepping {
+    struct sim_node *node;
+    uint64_t grant;
+};
+
 static void stepped(struct sim *sim, void *context, uint64_t life)
 {
-    struct sim_node *node = context;
+    struct stepping *stepping = context;
+    struct sim_node *node = stepping->node;
     struct trainer *t = node->state;
-    if (node->life != life || !t->lease)
+    if (node->life != life || sim_is_stopped(sim, node, stepped, stepping, life) ||
+        t->grant != stepping->grant)
         return;
     struct proto_steps_report *report = sim_alloc(sim, sizeof(*report));
     struct proto_step_metrics *metrics = sim_alloc(sim, sizeof(*metrics));
@@ -173,12 +212,7 @@ static void stepped(struct sim *sim, void *context, uint64_t life)
                                           .steps = metrics,
                                           .steps_count = 1};
     if (t->step % 2 == 0)
-        *(struct snapshot *)node->disk = (struct snapshot){.valid = true,
-                                                           .plan = t->lease->plan,
-                                                           .chain = t->chain,
-                                                           .attempt = t->lease->attempt,
-                                                           .step = t->step,
-                                                           .iteration = t->lease->iteration};
+        save(sim, node);
     call_with(sim, node, PROTO_STEPS_REPORT, report, &report->worker_id, 3000, reported);
 }
 
@@ -207,6 +241,19 @@ static uint32_t batch_size(const struct trainer *t)
     return (uint32_t)SP_MIN((uint64_t)BATCH, t->lease->plan_pairs - start);
 }
 
+static void check_scores(struct sim *sim, const struct trainer *t,
+                         const struct proto_train_pair *pair)
+{
+    const struct sim_expected *expected = &sim->expected[t->lease->iteration][pair->position];
+    if (isnan(pair->ref_real) || !expected->known)
+        sim_fail(sim, "position %llu of iteration %u was served without references",
+                 (unsigned long long)pair->position, t->lease->iteration);
+    else if (!sp_digest_equal(&expected->checkpoint, &t->lease->opponent) ||
+             expected->real != pair->ref_real || expected->generated != pair->ref_generated)
+        sim_fail(sim, "position %llu of iteration %u was not scored by the opponent",
+                 (unsigned long long)pair->position, t->lease->iteration);
+}
+
 static void fetched(struct sim *sim, struct sim_call *call, enum sp_err status, const char *text,
                     const void *body)
 {
@@ -215,8 +262,8 @@ static void fetched(struct sim *sim, struct sim_call *call, enum sp_err status, 
         return;
     struct trainer *t = call->from->state;
     for (uint32_t i = 0; i < reply->pairs_count; i++) {
-        if (isnan(reply->pairs[i].ref_real) && !reply->pairs[i].skipped)
-            sim_fail(sim, "a pair without references was served");
+        if (!reply->pairs[i].skipped)
+            check_scores(sim, t, &reply->pairs[i]);
         consume(t, &reply->pairs[i]);
     }
     t->in_batch += reply->pairs_count;
@@ -226,7 +273,9 @@ static void fetched(struct sim *sim, struct sim_call *call, enum sp_err status, 
         return;
     }
     t->busy = true;
-    sim_after(sim, 10 + (int64_t)sim_draw(sim, 800), stepped, call->from, call->from->life);
+    struct stepping *stepping = sim_alloc(sim, sizeof(*stepping));
+    *stepping = (struct stepping){.node = call->from, .grant = t->grant};
+    sim_after(sim, 10 + (int64_t)sim_draw(sim, 800), stepped, stepping, call->from->life);
 }
 
 static void fetch(struct sim *sim, struct sim_node *node)
@@ -323,7 +372,7 @@ static void renew(struct sim *sim, void *context, uint64_t life)
 {
     struct sim_node *node = context;
     struct trainer *t = node->state;
-    if (node->life != life)
+    if (node->life != life || sim_is_stopped(sim, node, renew, node, life))
         return;
     if (t->lease) {
         struct proto_trainer_renew *body = sim_alloc(sim, sizeof(*body));
@@ -337,6 +386,16 @@ static void renew(struct sim *sim, void *context, uint64_t life)
         call_with(sim, node, PROTO_TRAINER_RENEW, body, &body->worker_id, 3000, renewed);
     }
     sim_after(sim, sim->times.renew_ms, renew, node, life);
+}
+
+void sim_trainer_check_blob(struct sim *sim, struct sim_node *node,
+                            const struct sp_digest *manifest)
+{
+    const struct trainer *t = node->state;
+    uint64_t newest = t && t->lease ? sim->highest_epoch[t->lease->iteration] : 0;
+    if (node->up && t->lease && t->lease->epoch == newest &&
+        t->lease->iteration == sim->iteration && sp_digest_equal(&t->lease->manifest, manifest))
+        sim_fail(sim, "the weights that %s trains were deleted", node->name);
 }
 
 void sim_trainer_start(struct sim *sim, struct sim_node *node)

@@ -50,6 +50,7 @@ struct sim_vfs {
     uint64_t seed, draws, operations, lost;
     uint64_t left; /* operations until the power goes; UINT64_MAX: never */
     bool off, ignore_sync;
+    enum sim_vfs_trouble trouble;
     struct entry *entries;
     struct ghost *ghosts;
 };
@@ -224,6 +225,8 @@ static int file_write(sqlite3_file *f, const void *from, int bytes, sqlite3_int6
     SELF(f);
     if (self->entry == NULL)
         return REAL(self)->xWrite(self->real, from, bytes, at);
+    if (self->vfs->trouble == SIM_VFS_FULL)
+        return SQLITE_FULL;
     bool was_off = self->vfs->off, good = powered(self->vfs);
     if (!was_off) { /* the write in which the power went may be there in part */
         record(self->entry, (uint64_t)at, from, (size_t)bytes);
@@ -252,7 +255,7 @@ static int file_sync(sqlite3_file *f, int flags)
     SELF(f);
     if (self->entry == NULL)
         return REAL(self)->xSync(self->real, flags);
-    if (!powered(self->vfs))
+    if (self->vfs->trouble == SIM_VFS_SYNC_FAILS || !powered(self->vfs))
         return SQLITE_IOERR_FSYNC;
     if (self->vfs->ignore_sync)
         return SQLITE_OK;
@@ -493,6 +496,19 @@ uint64_t sim_vfs_operations(const struct sim_vfs *vfs)
 uint64_t sim_vfs_lost(const struct sim_vfs *vfs)
 {
     return vfs->lost;
+}
+
+void sim_vfs_revive(struct sim_vfs *vfs)
+{
+    for (struct entry *e = vfs->entries; e; e = e->next)
+        flush(e);
+    vfs->off = false;
+    vfs->left = UINT64_MAX;
+}
+
+void sim_vfs_set_trouble(struct sim_vfs *vfs, enum sim_vfs_trouble trouble)
+{
+    vfs->trouble = trouble;
 }
 
 void sim_vfs_ignore_sync(struct sim_vfs *vfs, bool ignore)

@@ -24,6 +24,11 @@ void sim_vfs_power_off(struct sim_vfs *vfs);
 bool sim_vfs_is_off(const struct sim_vfs *vfs);
 /* Loses what is uncertain and turns the power on. All files must be closed. */
 void sim_vfs_restart(struct sim_vfs *vfs);
+/* The process has died (power_off), the machine has not: everything written is there. */
+void sim_vfs_revive(struct sim_vfs *vfs);
+/* A disk in trouble, until it is told otherwise. */
+enum sim_vfs_trouble { SIM_VFS_WELL, SIM_VFS_FULL, SIM_VFS_SYNC_FAILS };
+void sim_vfs_set_trouble(struct sim_vfs *vfs, enum sim_vfs_trouble trouble);
 uint64_t sim_vfs_operations(const struct sim_vfs *vfs); /* so far */
 uint64_t sim_vfs_lost(const struct sim_vfs *vfs);       /* writes lost or torn so far */
 /* A disk that lies: sync does nothing. For the test of the test. */

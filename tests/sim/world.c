@@ -115,11 +115,19 @@ static void make_run(struct world *world, const struct world_options *options)
     world_check(world, store_commit(world->store, &world->err), "commit");
 }
 
+enum sp_err world_try_open(struct world *world)
+{
+    enum sp_err rc = store_open(world->dir, &world->store_options, &world->store, &world->err);
+    if (rc == SP_OK)
+        rc = ckpt_blobs_open(world->dir, NULL, &world->blobs, &world->err);
+    if (rc != SP_OK)
+        world_close(world);
+    return rc;
+}
+
 void world_open(struct world *world)
 {
-    world_check(world, store_open(world->dir, &world->store_options, &world->store, &world->err),
-                "open store");
-    world_check(world, ckpt_blobs_open(world->dir, NULL, &world->blobs, &world->err), "open blobs");
+    world_check(world, world_try_open(world), "open");
 }
 
 void world_close(struct world *world)
@@ -148,14 +156,25 @@ void world_remove(struct world *world)
     world_check(world, sp_remove_tree(world->dir, &world->err), "remove");
 }
 
-struct coord_core *world_core(struct world *world, const struct coord_times *times,
-                              uint64_t instance, int64_t now_ms)
+struct coord_core *world_try_core(struct world *world, const struct coord_times *times,
+                                  uint64_t instance, int64_t now_ms)
 {
     struct coord_options options = {.times = *times, .instance = instance, .version = "test"};
     struct coord_core *core = coord_core_new(&options);
     struct coord_loaded loaded;
-    world_check(world, coord_load_run(world->store, world->blobs, WORLD_RUN, &loaded, &world->err),
-                "load");
-    world_check(world, coord_load_add(core, &loaded, now_ms, &world->err), "add");
+    enum sp_err rc = coord_load_run(world->store, world->blobs, WORLD_RUN, &loaded, &world->err);
+    if (rc == SP_OK)
+        rc = coord_load_add(core, &loaded, now_ms, &world->err);
+    if (rc == SP_OK)
+        return core;
+    coord_core_free(core);
+    return NULL;
+}
+
+struct coord_core *world_core(struct world *world, const struct coord_times *times,
+                              uint64_t instance, int64_t now_ms)
+{
+    struct coord_core *core = world_try_core(world, times, instance, now_ms);
+    world_check(world, core ? SP_OK : world->err.code, "load");
     return core;
 }
