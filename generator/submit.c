@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/buf.h"
 #include "common/base/clock.h"
 #include "common/base/daemon.h"
 #include "common/base/log.h"
@@ -80,6 +81,18 @@ static bool is_refusal(enum sp_err rc)
            rc == SP_ELIMIT || rc == SP_ESTALE || rc == SP_EEXIST || rc == SP_EDENIED;
 }
 
+/* For tests and for people who look for a pair: what the coordinator has promised to keep. */
+static void log_acknowledged(const struct submitter *s, uint32_t n)
+{
+    struct sp_buf text = SP_BUF_INIT;
+    for (uint32_t i = 0; i < n; i++)
+        sp_buf_printf(&text, " %u:%llu", s->results[i].set,
+                      (unsigned long long)s->results[i].position);
+    sp_debug("acknowledged: %s iteration %u:%s", s->pending[0]->run, s->pending[0]->iteration,
+             text.data);
+    sp_buf_deinit(&text);
+}
+
 static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)
 {
     const struct gen_out *first = s->pending[0];
@@ -102,6 +115,8 @@ static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)
         atomic_fetch_add(&s->gen->counters.results, reply->stored);
         if (reply->refused > 0)
             sp_info("%u of %u results were not wanted any more", reply->refused, n);
+        else if (sp_log_shows(SP_LOG_DEBUG))
+            log_acknowledged(s, n);
         forget(s, n);
     } else if (is_refusal(rc)) {
         sp_warn("%u results of lease %llu were refused: %s", n, (unsigned long long)first->lease_id,

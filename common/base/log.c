@@ -19,6 +19,11 @@ void sp_log_set_level(enum sp_log_level level)
     atomic_store(&minimum_level, (int)level);
 }
 
+bool sp_log_shows(enum sp_log_level level)
+{
+    return (int)level >= atomic_load(&minimum_level);
+}
+
 enum sp_err sp_log_parse_level(const char *name, enum sp_log_level *ret, struct sp_error *err)
 {
     static const char *const names[] = {"debug", "info", "warn", "error"};
@@ -50,7 +55,7 @@ static int put_prefix(char *line, size_t bytes, enum sp_log_level level)
 
 void sp_log(enum sp_log_level level, const char *format, ...)
 {
-    if ((int)level < atomic_load(&minimum_level))
+    if (!sp_log_shows(level))
         return;
     char line[LINE_BYTES];
     size_t start = (size_t)put_prefix(line, sizeof(line), level);

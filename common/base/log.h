@@ -4,11 +4,14 @@
 #ifndef SPIN_BASE_LOG_H
 #define SPIN_BASE_LOG_H
 
+#include <stdbool.h>
+
 #include "common/base/err.h"
 
 enum sp_log_level { SP_LOG_DEBUG, SP_LOG_INFO, SP_LOG_WARN, SP_LOG_ERROR };
 
 void sp_log_set_level(enum sp_log_level level);
+bool sp_log_shows(enum sp_log_level level); /* whether a line of it is written */
 enum sp_err sp_log_parse_level(const char *name, enum sp_log_level *ret, struct sp_error *err)
     SP_MUST_USE; /* debug, info, warn, error */
 /* Put before every line, e.g. "generator 2"; copied. Call once, before threads start. */
