@@ -1,7 +1,7 @@
 /* bench_step: one piece of work of a trainer, done once for every line on standard input; the
- * other side of peers/train.py. Answers each with a line of JSON: seconds, peak_bytes (of the
- * process so far) and fma_share (needed operations per second over those of tn_probe, taken just
- * before).
+ * other side of peers/train.py. Answers each with a line of JSON: seconds, cpu_seconds (of all
+ * threads), peak_bytes (of the process so far) and fma_share (needed operations per second over
+ * those of tn_probe, taken just before).
  *
  *     bench_step DIR --pairs "PROMPT REAL GENERATED; …" [--work step|score|prefill]
  *                [--threads N] [--micro ROWS]
@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -151,6 +152,13 @@ static void run(struct bench *b, struct sp_error *err)
     check(rc, err);
 }
 
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 static long peak_kib(void)
 {
     FILE *f = fopen("/proc/self/status", "r");
@@ -211,11 +219,13 @@ int main(int argc, char **argv)
         usage();
     while (fgets(line, sizeof(line), stdin)) {
         double limit = tn_probe(b.backend);
+        double cpu = cpu_seconds();
         int64_t start = sp_now_ns();
         run(&b, &err);
         double seconds = (double)(sp_now_ns() - start) * 1e-9;
-        printf("{\"seconds\": %.6f, \"peak_bytes\": %ld, \"fma_share\": %.4f}\n", seconds,
-               peak_kib() * 1024, b.flops / seconds / limit);
+        printf("{\"seconds\": %.6f, \"cpu_seconds\": %.6f, \"peak_bytes\": %ld, "
+               "\"fma_share\": %.4f}\n",
+               seconds, cpu_seconds() - cpu, peak_kib() * 1024, b.flops / seconds / limit);
         fflush(stdout);
     }
     return 0;

@@ -14,8 +14,10 @@ reference log-probabilities (so, as on our side, no reference in the step). --mi
 pairs in one forward pass (0: the whole batch) and --peer-threads its threads.
 --work: `step`; `score` (log-probabilities of all answers); `prefill` (one row of logits a prompt).
 
-Both run as processes of their own that do one repeat when told to, and sleep otherwise. Peak memory
-is VmHWM of either process. Prints a table; --json FILE appends one line. Needs torch and
+Both run as processes of their own that do one repeat when told to, and sleep otherwise. --cpu
+compares seconds of CPU time, for machines that have other work; with more than one thread that
+counts waiting threads too, so give --threads 1 --peer-threads 1. Peak memory is VmHWM of either
+process. Prints a table; --json FILE appends one line. Needs torch and
 transformers, for `trl` also trl; run it with the Python that has them, or name that with --python."""
 import argparse
 import json
@@ -53,8 +55,13 @@ def random_pairs(pairs, vocab):
 
 # --- the peers, in a process of their own ---
 
-def answer(seconds):
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}), flush=True)
+def clocks():
+    return time.perf_counter(), time.process_time()
+
+
+def answer(start):
+    wall, cpu = (b - a for a, b in zip(start, clocks()))
+    print(json.dumps({"seconds": wall, "cpu_seconds": cpu, "peak_bytes": peak_bytes()}), flush=True)
 
 
 class TorchPeer:
@@ -140,9 +147,9 @@ class TorchPeer:
     def serve(self):
         run = getattr(self, self.args.work)
         for _ in sys.stdin:
-            start = time.perf_counter()
+            start = clocks()
             run()
-            answer(time.perf_counter() - start)
+            answer(start)
 
 
 def serve_trl(args):
@@ -172,10 +179,10 @@ def serve_trl(args):
         def on_step_begin(self, *_, **__):
             if not sys.stdin.readline():
                 os._exit(0)
-            self.start = time.perf_counter()
+            self.start = clocks()
 
         def on_step_end(self, *_, **__):
-            answer(time.perf_counter() - self.start)
+            answer(self.start)
 
     class Tokenized(DPOTrainer):
         def _prepare_dataset(self, dataset, *_, **__):
@@ -197,10 +204,11 @@ def serve_trl(args):
 # --- the driver ---
 
 class Process:
-    def __init__(self, name, command, environment=None):
+    def __init__(self, name, command, cpu):
         self.name, self.seconds, self.peak = name, [], 0
+        self.clock = "cpu_seconds" if cpu else "seconds"
         self.process = subprocess.Popen(command, text=True, stdin=subprocess.PIPE,
-                                        stdout=subprocess.PIPE, env=environment)
+                                        stdout=subprocess.PIPE)
 
     def turn(self, count=True):
         self.process.stdin.write("go\n")
@@ -213,7 +221,7 @@ class Process:
         result = json.loads(line)
         self.peak = result["peak_bytes"]
         if count:
-            self.seconds.append(result["seconds"])
+            self.seconds.append(result[self.clock])
         return result
 
     def close(self):
@@ -243,8 +251,9 @@ def drive(args):
     shared += ["--lengths", args.lengths] if args.lengths else ["--pairs", args.pairs]
     pairs = workload(args)
     ours = Process("spin", [args.ours, args.model, "--threads", str(args.threads), "--work",
-                            args.work, "--pairs", ";".join(" ".join(map(str, p)) for p in pairs)])
-    peer = Process(args.peer, [args.python, __file__, "--serve"] + shared)
+                            args.work, "--pairs", ";".join(" ".join(map(str, p)) for p in pairs)],
+                   args.cpu)
+    peer = Process(args.peer, [args.python, __file__, "--serve"] + shared, args.cpu)
     probes = []
     for side in (ours, peer):
         side.turn(count=False)
@@ -262,12 +271,12 @@ def drive(args):
 def report(args, pairs, ours, peer, shares):
     document = {"work": args.work, "peer": args.peer, "micro": args.micro, "pairs": len(pairs),
                 "tokens": sum(map(sum, pairs)), "threads": args.threads,
-                "peer_threads": args.peer_threads, "repeats": args.repeats,
+                "peer_threads": args.peer_threads, "repeats": args.repeats, "clock": ours.clock,
                 "workload": args.lengths or args.pairs, "processor": processor(),
                 "versions": versions(args.python), "fma_share": statistics.median(shares)}
     print(f"{args.work}, {document['workload']}: {len(pairs)} pairs; {document['processor']}; "
           + ", ".join(f"{k} {v}" for k, v in document["versions"].items()))
-    print(f"{'':14} {'median s':>9} {'lowest':>8} {'highest':>8} {'pairs/s':>8} {'peak MiB':>9}")
+    print(f"{'':14} {'CPU s' if args.cpu else 'median s':>9} {'lowest':>8} {'highest':>8} {'pairs/s':>8} {'peak MiB':>9}")
     for side in (ours, peer):
         m = statistics.median(side.seconds)
         document[side.name] = {"seconds": side.seconds, "median": m, "peak_bytes": side.peak}
@@ -297,6 +306,7 @@ def main():
     p.add_argument("--peer-threads", type=int, default=len(os.sched_getaffinity(0)))
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--python", default=sys.executable)
+    p.add_argument("--cpu", action="store_true")
     p.add_argument("--json")
     p.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = p.parse_args()
