@@ -35,6 +35,7 @@ static void put_results(struct fx fx)
     struct store_result r;
     for (uint64_t p = 0; p < AQ_PAIRS; p++) {
         r = answer(PROTO_SET_TRAIN, p, "no", ids);
+        r.at_ms = 1000 + 100 * (int64_t)p;
         OK(store_result_put(fx.run, &r, &put, &fx.err));
     }
     static const float player[2][2] = {{-0.5f, -2.5f}, {-1, -2}}; /* m > 0, and a tie */
@@ -172,6 +173,12 @@ START_TEST(test_iterations)
         NUMBER(reply, "iterations.0.eval_n", 4);
         NUMBER(reply, "iterations.0.exact_match", 0.5);
         NUMBER(reply, "iterations.0.sampled_exact_match", 1);
+        /* Wilson's interval of 2 in 4. */
+        ck_assert_double_eq_tol(json_number_value(at(reply, "iterations.0.exact_match_interval.0")),
+                                0.1500, 1e-3);
+        ck_assert_double_eq_tol(json_number_value(at(reply, "iterations.0.exact_match_interval.1")),
+                                0.8500, 1e-3);
+        NUMBER(reply, "iterations.0.generated_ms", 2000);
         NUMBER(reply, "iterations.0.base.exact_match", 0);
         NUMBER(reply, "iterations.0.base.sampled_exact_match", 0.25);
         NUMBER(reply, "iterations.0.pairs", AQ_PAIRS);
@@ -193,6 +200,38 @@ START_TEST(test_iterations)
         NOTHING(reply, "iterations.0.pairs_chain");
         json_decref(reply);
     }
+    aq_free(&aq);
+}
+END_TEST
+
+/* Results by worker, kind and slice of 38 ms; what has an earlier time than the start counts as of
+ * the first slice. */
+START_TEST(test_timeline)
+{
+    struct aq aq = aq_new();
+    json_t *reply = ask(&aq, "timeline", "demo", "{\"iteration\":0}"), *slice;
+    NUMBER(reply, "start_ms", 1000);
+    NUMBER(reply, "slice_ms", 38);
+    double train = 0, verdict = 0, eval = 0, last = 0;
+    size_t i;
+    json_array_foreach(json_object_get(reply, "slices"), i, slice)
+    {
+        const char *kind = json_string_value(at(slice, "kind"));
+        double results = json_number_value(at(slice, "results"));
+        double number = json_number_value(at(slice, "slice"));
+        if (strcmp(kind, "train") == 0) {
+            train += results;
+            last = number > last ? number : last;
+        } else {
+            *(strcmp(kind, "eval") == 0 ? &eval : &verdict) += results;
+            ck_assert_double_eq(number, 0);
+        }
+    }
+    ck_assert_double_eq(train, AQ_PAIRS);
+    ck_assert_double_eq(verdict, 4);
+    ck_assert_double_eq(eval, 16);
+    ck_assert_double_eq(last, 100 * (AQ_PAIRS - 1) / 38);
+    json_decref(reply);
     aq_free(&aq);
 }
 END_TEST
@@ -399,6 +438,7 @@ static Suite *suite(void)
     Suite *s = suite_create("admin_query");
     TCase *t = tcase_create("admin_query");
     tcase_add_test(t, test_iterations);
+    tcase_add_test(t, test_timeline);
     tcase_add_test(t, test_pairs_digest_from_listing);
     tcase_add_test(t, test_pairs_text);
     tcase_add_test(t, test_listings);
