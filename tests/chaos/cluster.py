@@ -119,8 +119,8 @@ class Cluster:
                 "--state-dir", name, "--set", "compute.threads=1",
                 "--set", "worker.log_level=debug",
                 "--set", "coordinator.backoff_min=10ms", "--set", "coordinator.backoff_max=150ms",
-                "--set", "coordinator.connect_timeout=1s",
-                "--set", "coordinator.request_timeout=2s"]
+                "--set", "coordinator.connect_timeout=5s",
+                "--set", "coordinator.request_timeout=4s"]
         if role == "generator":
             argv += ["--set", f"generate.slots={[8, 4, 6, 3][index % 4]}",
                      "--set", "generate.submit_wait=20ms", "--set", "generate.lease_items=8",

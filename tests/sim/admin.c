@@ -43,6 +43,7 @@ static void moved(struct sim *sim, struct sim_call *call, enum sp_err status, co
 
 static void start_iteration(struct sim *sim)
 {
+    sim_disturb_iteration(sim);
     char *args = sim_alloc(sim, 40);
     snprintf(args, 40, "{\"iteration\": %u}", sim->iteration);
     send_verb(sim, "start-iteration", args, started);

@@ -160,6 +160,22 @@ static void stop_node(struct sim *sim, struct sim_node *node)
     sim_trace(sim, "%s stands still until %lld", node->name, (long long)node->stopped_until_ms);
 }
 
+static void stop_a_generator(struct sim *sim, void *context, uint64_t iteration)
+{
+    struct sim_node *node = &sim->generators[sim_draw(sim, SIM_GENERATORS)];
+    (void)context;
+    if (sim->iteration != iteration || !node->up)
+        return;
+    node->stopped_until_ms = sim->now + 900000;
+    sim_trace(sim, "%s stands still until %lld", node->name, (long long)node->stopped_until_ms);
+}
+
+void sim_disturb_iteration(struct sim *sim)
+{
+    if (sim->faults.stops && sim->iteration > 0)
+        sim_after(sim, (int64_t)sim_draw(sim, 40000), stop_a_generator, NULL, sim->iteration);
+}
+
 static void stop_coordinator(struct sim *sim)
 {
     if (sim->now < sim->stopped_until_ms)
