@@ -146,7 +146,7 @@ enum sp_err create_base_load(struct ckpt_blobs *blobs, const struct create_args 
     if (rc == SP_OK)
         rc = put_small_files(blobs, &base.manifest, dir, err);
     if (rc == SP_OK)
-        rc = data_model_load(dir, args->settings.template_name, &base.model, err);
+        rc = data_model_load(dir, &args->settings, &base.model, err);
     if (rc != SP_OK) {
         create_base_deinit(&base);
         return sp_wrap(err, rc, "[model] base");

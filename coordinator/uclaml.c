@@ -71,7 +71,7 @@ enum sp_err coord_uclaml_rewrite(void *context, struct store_run *run, struct st
     enum sp_err rc = learn(u, run, err);
     if (rc != SP_OK || !u->wanted)
         return rc;
-    struct tok_renderer renderer = {.template = TOK_TEMPLATE_ZEPHYR, .eos_id = u->eos_id};
+    struct tok_uclaml renderer = {.eos_id = u->eos_id};
     struct tok_ids ids = {0};
     rc = query_tokenizer(u->query, &u->base_manifest, &renderer.tokenizer, err);
     if (rc == SP_OK)

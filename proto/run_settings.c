@@ -91,8 +91,14 @@ static const struct sp_setting table[] = {
     STR("data", "system", system_field, "",
         "Name of the field that holds the system message; empty: there is none."),
     STR("data", "template", template_name, "auto",
-        "Chat template: auto (the model's own), none, or a name that `spinctl create-run --help` "
-        "lists."),
+        "Chat template: auto (the model's own), none, or a name; a wrong name lists them all. As "
+        "in "
+        "transformers, the text of a special token in a message is that token; an answer that "
+        "holds "
+        "its end token is refused."),
+    STR("data", "template_date", template_date, "",
+        "The day (YYYY-MM-DD) that templates which ask for today's date are told; empty: they are "
+        "refused."),
     I64("data", "max_prompt_tokens", max_prompt_tokens, "0", 0, SP_MAX_SEQUENCE_TOKENS, "tokens",
         "Longer prompts are left out and counted; 0: what max_sequence_tokens allows."),
     I64("data", "max_sequence_tokens", max_sequence_tokens, "2048", 2, SP_MAX_SEQUENCE_TOKENS,

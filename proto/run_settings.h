@@ -31,7 +31,7 @@ struct run_settings {
     int compat;   /* enum run_compat */
     char *backend;
     /* [data] */
-    char *train, *holdout, *eval, *format, *template_name;
+    char *train, *holdout, *eval, *format, *template_name, *template_date;
     char *generated_1, *generated_2, *generated_3;
     char *prompt_field, *response_field, *rejected_field, *system_field;
     int64_t train_limit, eval_limit, holdout_limit;

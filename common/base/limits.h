@@ -11,9 +11,14 @@
     X(SP_MAX_MANIFEST, 4 << 20, "a manifest")                                                      \
     X(SP_MAX_MANIFEST_FILES, 4096, "files in a checkpoint")                                        \
     X(SP_MAX_JSON_DEPTH, 64, "nesting of a JSON document")                                         \
-    X(SP_MAX_CONFIG_JSON, 1 << 20, "config.json, generation_config.json, tokenizer_config.json")   \
+    X(SP_MAX_CONFIG_JSON, 1 << 20, "config.json, generation_config.json, a chat template")         \
+    X(SP_MAX_TOKENIZER_CONFIG, 16 << 20, "tokenizer_config.json, special_tokens_map.json")         \
     X(SP_MAX_TOKENIZER_JSON, 256 << 20, "tokenizer.json")                                          \
     X(SP_MAX_TEXT, 64 << 20, "a text that is tokenized in one call")                               \
+    X(SP_MAX_TEMPLATE_STEPS, 20000000, "steps of rendering a conversation by a chat template")     \
+    X(SP_MAX_TEMPLATE_MEMORY, 256 << 20, "what rendering a conversation allocates")                \
+    X(SP_MAX_TEMPLATE_OUTPUT, 64 << 20, "a text that a chat template makes")                       \
+    X(SP_MAX_TEMPLATE_DEPTH, 100, "nesting of a chat template")                                    \
     X(SP_MAX_SAFETENSORS_HEADER, 100 << 20, "the header of a safetensors file")                    \
     X(SP_MAX_GGUF_KEYS, 65536, "metadata entries of a GGUF file")                                  \
     X(SP_MAX_GGUF_TOKEN, 4096, "a token of a GGUF file's vocabulary")                              \

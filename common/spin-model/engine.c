@@ -8,17 +8,19 @@ static enum sp_err open_renderer(const struct tool *tool, struct tool_engine *en
                                  struct sp_error *err)
 {
     const struct model_config *config = engine->config;
-    struct tok_renderer *renderer = &engine->renderer;
-    renderer->tokenizer = engine->tokenizer;
-    renderer->eos_id = config->n_eos > 0 ? config->eos_ids[0] : -1;
-    enum sp_err rc = strcmp(tool->template_name, "auto") == 0
-                         ? tok_template_of_model(tool->dir, &renderer->template, err)
-                         : tok_template_parse(tool->template_name, &renderer->template, err);
+    struct tok_renderer_options options = {
+        .tokenizer = engine->tokenizer,
+        .dir = tool->dir,
+        .template = tool->template_name,
+        .eos_id = config->n_eos > 0 ? config->eos_ids[0] : -1,
+        .date = tool->date,
+    };
+    enum sp_err rc = tok_renderer_open(&options, &engine->renderer, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "chat template (--template NAME chooses one)");
     engine->n_eos = config->n_eos;
     memcpy(engine->eos_ids, config->eos_ids, sizeof(engine->eos_ids));
-    int32_t end = tok_template_end_id(renderer->template, engine->tokenizer, renderer->eos_id);
+    int32_t end = tok_renderer_end_id(engine->renderer);
     if (end >= 0 && !model_config_is_eos(config, end) && engine->n_eos < MODEL_MAX_EOS)
         engine->eos_ids[engine->n_eos++] = end;
     return SP_OK;
@@ -47,6 +49,7 @@ enum sp_err tool_engine_open(const struct tool *tool, struct tool_engine *ret, s
 
 void tool_engine_close(struct tool_engine *engine)
 {
+    tok_renderer_free(engine->renderer);
     tok_free(engine->tokenizer);
     model_free(engine->model);
     tn_close(engine->backend);

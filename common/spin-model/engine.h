@@ -15,7 +15,7 @@ struct tool_engine {
     struct model *model;
     const struct model_config *config; /* the model's */
     struct tok_tokenizer *tokenizer;
-    struct tok_renderer renderer;
+    struct tok_renderer *renderer;
     int32_t eos_ids[MODEL_MAX_EOS]; /* that end a response: the model's and the template's */
     int32_t n_eos;
 };

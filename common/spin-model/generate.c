@@ -31,7 +31,7 @@ static enum sp_err render(struct generation *g, const char *text, size_t length,
     if (g->tool->system != NULL)
         turns[count++] = (struct chat_turn){"system", g->tool->system};
     turns[count++] = (struct chat_turn){"user", text};
-    return tok_render_prompt(&g->engine.renderer, turns, count, &g->prompt, err);
+    return tok_render_prompt(g->engine.renderer, turns, count, &g->prompt, err);
 }
 
 static enum sp_err read_prompt(struct generation *g, struct sp_error *err)

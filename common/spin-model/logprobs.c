@@ -44,7 +44,7 @@ static enum sp_err add_row(struct scoring *s, const struct tok_row *row, struct 
         s->examples = sp_xgrow(s->examples, s->count == 0 ? 1 : s->count * 2, sizeof(*s->examples));
     struct example *e = &s->examples[s->count++];
     *e = (struct example){0};
-    enum sp_err rc = tok_render_example(&s->engine.renderer, row->turns, row->turn_count,
+    enum sp_err rc = tok_render_example(s->engine.renderer, row->turns, row->turn_count,
                                         row->response, &e->prompt, &e->response, err);
     if (rc != SP_OK)
         return rc;

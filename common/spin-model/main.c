@@ -43,6 +43,8 @@ enum {
     KEY_LONGEST,
     KEY_ONLY,
     KEY_TO,
+    KEY_MESSAGES,
+    KEY_DATE,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -195,6 +197,7 @@ static const struct argp_option logprobs_options[] = {
     {"input", 'i', "FILE", 0, "JSON lines with prompt and response; - is standard input"},
     {"format", KEY_FORMAT, "NAME", 0, "Format of the input (default: recognized by its fields)"},
     {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
+    {"date", KEY_DATE, "YYYY-MM-DD", 0, "Today, for templates that ask for it"},
     {0},
 };
 
@@ -211,6 +214,9 @@ static error_t parse_logprobs(int key, char *arg, struct argp_state *state)
     case KEY_TEMPLATE:
         tool->template_name = arg;
         return 0;
+    case KEY_DATE:
+        tool->date = arg;
+        return 0;
     default:
         return parse_dir(key, arg, state);
     }
@@ -221,6 +227,41 @@ static int run_logprobs(void *context)
     return run(context, tool_logprobs);
 }
 
+/* ---- render ---- */
+
+static const struct argp_option render_options[] = {
+    {"messages", KEY_MESSAGES, "FILE", 0,
+     "JSON: a list of messages, an object with messages and other variables of the template, or "
+     "one "
+     "of these a line; - is standard input"},
+    {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
+    {"date", KEY_DATE, "YYYY-MM-DD", 0, "Today, for templates that ask for it"},
+    {0},
+};
+
+static error_t parse_render(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case KEY_MESSAGES:
+        tool->input = arg;
+        return 0;
+    case KEY_TEMPLATE:
+        tool->template_name = arg;
+        return 0;
+    case KEY_DATE:
+        tool->date = arg;
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
+}
+
+static int run_render(void *context)
+{
+    return run(context, tool_render);
+}
+
 /* ---- generate ---- */
 
 static const struct argp_option generate_options[] = {
@@ -228,6 +269,7 @@ static const struct argp_option generate_options[] = {
     {"prompt-ids", KEY_PROMPT_IDS, "IDS", 0, "The prompt as token ids, in place of --prompt"},
     {"system", KEY_SYSTEM, "TEXT", 0, "A system message before it"},
     {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
+    {"date", KEY_DATE, "YYYY-MM-DD", 0, "Today, for templates that ask for it"},
     {"temperature", 't', "T", 0, "Default 1; 0 is greedy"},
     {"top-k", KEY_TOP_K, "K", 0, "Sample among the K likeliest tokens (default 0: all)"},
     {"top-p", KEY_TOP_P, "P", 0, "Sample among the likeliest that sum to P (default 1: all)"},
@@ -253,6 +295,9 @@ static error_t parse_generate(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_TEMPLATE:
         tool->template_name = arg;
+        return 0;
+    case KEY_DATE:
+        tool->date = arg;
         return 0;
     case 't':
         tool->temperature = real(state, "temperature", arg, 0, 100);
@@ -423,6 +468,15 @@ static const struct sp_cli_command commands[] = {
      "  echo '{\"prompt\": \"Once upon\", \"response\": \" a time\"}' |\n"
      "      spin-model logprobs DIR --input -\n",
      logprobs_options, parse_logprobs, run_logprobs},
+    {"render", "DIR", "Show a conversation as the chat template writes it",
+     "Where the last message is the assistant's, it is the response and the rest the prompt. DIR\n"
+     "needs a tokenizer.json and, for its own template, tokenizer_config.json or\n"
+     "chat_template.jinja; no weights. With --json, for each conversation: text (what "
+     "transformers'\n"
+     "apply_chat_template gives), prompt, response, prompt_ids, response_ids, ids (both),\n"
+     "loss_mask (1: counts), end_id; and refused, where it can't be trained on.\n\n"
+     "  echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | spin-model render DIR --messages -\n",
+     render_options, parse_render, run_render},
     {"generate", "DIR", "Continue a prompt",
      "The text appears as it is made. With --json: prompt_ids, ids, text, finish (stop or length)\n"
      "and logprob, once the answer is complete. The answer depends on the weights, the prompt, "

@@ -16,20 +16,21 @@ _spin_model() {
     --backend) mapfile -t COMPREPLY < <(compgen -W "cpu openblas" -- "$word") && return ;;
     --dtype) mapfile -t COMPREPLY < <(compgen -W "F32 BF16 F16 Q8_0" -- "$word") && return ;;
     --to) mapfile -t COMPREPLY < <(compgen -W "gguf hf" -- "$word") && return ;;
-    --input | --config | --tokenizer | -i | -c)
+    --input | --messages | --config | --tokenizer | -i | -c)
       mapfile -t COMPREPLY < <(compgen -f -- "$word") && return
       ;;
   esac
   if [ -z "$command" ]; then
-    mapfile -t COMPREPLY < <(compgen -W "info tokenize logprobs generate init convert bench help $every" -- "$word")
+    mapfile -t COMPREPLY < <(compgen -W "info tokenize logprobs render generate init convert bench help $every" -- "$word")
     return
   fi
   case $command:$word in
     info:-*) every="$every --tensors --digest" ;;
     tokenize:-*) every="$every --decode --special --skip-special --lines --tokens" ;;
-    logprobs:-*) every="$every --input --format --template" ;;
+    logprobs:-*) every="$every --input --format --template --date" ;;
+    render:-*) every="$every --messages --template --date" ;;
     generate:-*)
-      every="$every --prompt --prompt-ids --system --template --temperature --top-k --top-p
+      every="$every --prompt --prompt-ids --system --template --date --temperature --top-k --top-p
         --max-new-tokens --seed --samples --greedy"
       ;;
     init:-*) every="$every --config --seed --tokenizer --dtype" ;;

@@ -23,7 +23,7 @@ struct tool {
     bool decode, special, skip_special, lines, pieces;
     /* info */
     bool tensors, digest;
-    /* logprobs, generate */
+    /* logprobs, render, generate */
     const char *input;      /* "-": standard input */
     const char *prompt;     /* "-": standard input */
     const char *prompt_ids; /* "1, 2, 3" */
@@ -33,6 +33,7 @@ struct tool {
     double temperature, top_p;
     int64_t top_k, max_new_tokens, seed, samples;
     bool greedy;
+    const char *date;          /* YYYY-MM-DD; NULL: none */
     /* init */
     const char *config, *tokenizer, *dtype;
     /* convert */
@@ -51,6 +52,7 @@ enum sp_err tool_info(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_tokenize(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_generate(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+enum sp_err tool_render(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_init(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_convert(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_bench(struct tool *tool, struct sp_error *err) SP_MUST_USE;

@@ -3,220 +3,259 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/json.h"
 #include "common/base/mem.h"
-#include "common/text/chat_template.h"
+#include "common/text/chat_internal.h"
 #include "common/text/internal.h"
 
-/* The parts of a rendered prompt. */
-struct prompt {
-    struct tok_part *parts; /* owned; their texts are borrowed */
-    size_t count, capacity;
+struct tok_renderer {
+    const struct tok_tokenizer *tokenizer; /* borrowed */
+    struct tok_jinja *jinja;               /* NULL: `none` */
+    char *name, *date;
+    json_t *special; /* of the template's variables */
     int32_t eos_id;
-    bool trim;
-    bool trusted; /* contents may hold special tokens */
+    int32_t end_id;
+    /* What the template writes behind an answer: up to and with the end token, or without white
+     * space at its end where there is no such token. */
+    char *tail;
+    size_t tail_bytes; /* of all that it writes behind an answer */
+    char *tail_all;
+    bool add_end; /* the tail has no end token */
 };
 
-static void add_part(struct prompt *p, const char *text, size_t length, bool user)
+/* ---- texts ---- */
+
+static bool is_prefix(const struct sp_buf *prefix, const struct sp_buf *text)
 {
-    if (text != NULL && length == 0)
-        return;
-    if (p->count == p->capacity) {
-        p->capacity = SP_MAX(2 * p->capacity, (size_t)16);
-        p->parts = sp_xgrow(p->parts, p->capacity, sizeof(*p->parts));
-    }
-    p->parts[p->count++] =
-        (struct tok_part){.text = text, .length = length, .user = user, .token = p->eos_id};
+    return prefix->length <= text->length &&
+           (prefix->length == 0 || memcmp(prefix->data, text->data, prefix->length) == 0);
 }
 
-/* The content without the white space at its ends, where the template cuts that. */
-static const char *trimmed(const char *text, bool left, bool right, size_t *ret_length)
+/* The context with `answer` behind its messages, where that is not NULL. New reference. */
+static json_t *make_context(const struct tok_renderer *r, const json_t *context,
+                            const json_t *answer, bool add_generation_prompt)
 {
-    size_t length = strlen(text);
-    if (tok_utf8_check(text, length) == length) {
-        while (left && length > 0) {
-            size_t next = 0;
-            if (!tok_is_space(tok_utf8_next(text, &next)))
-                break;
-            text += next;
-            length -= next;
-        }
-        while (right && length > 0) {
-            size_t before = tok_utf8_before(text, length), next = before;
-            if (!tok_is_space(tok_utf8_next(text, &next)))
-                break;
-            length = before;
-        }
+    json_t *all = json_object();
+    json_object_set_new(all, "tools", json_null());
+    json_object_set_new(all, "documents", json_null());
+    const char *key;
+    json_t *value;
+    json_object_foreach(r->special, key, value)
+    {
+        if (json_is_string(value))
+            json_object_set(all, key, value);
     }
-    *ret_length = length;
-    return text;
+    json_object_update(all, (json_t *)context);
+    json_object_set_new(all, "add_generation_prompt", json_boolean(add_generation_prompt));
+    if (answer != NULL) {
+        json_t *messages = json_copy(json_object_get(context, "messages"));
+        json_array_append(messages, (json_t *)answer);
+        json_object_set_new(all, "messages", messages);
+    }
+    return all;
 }
 
-/* A system message within the first user message, as it is. */
-static void add_inner_system(struct prompt *p, const char *form, const char *system)
+static enum sp_err render(const struct tok_renderer *r, const json_t *context, const json_t *answer,
+                          bool add_generation_prompt, struct sp_buf *ret, struct sp_error *err)
 {
-    size_t n = strcspn(form, "\1");
-    add_part(p, form, n, false);
-    add_part(p, system, strlen(system), true);
-    add_part(p, form + n + 1, strlen(form + n + 1), false);
-}
-
-/* Adds a form with its content in place; `system`, where not NULL, opens the content. */
-static void add_form(struct prompt *p, const char *form, const char *system_form,
-                     const char *system, const char *content)
-{
-    while (*form != '\0') {
-        size_t n = strcspn(form, "\1\2");
-        add_part(p, form, n, false);
-        form += n;
-        if (*form == '\1') {
-            if (system != NULL)
-                add_inner_system(p, system_form, system);
-            size_t length;
-            const char *text = trimmed(content, p->trim && system == NULL, p->trim, &length);
-            add_part(p, text, length, !p->trusted);
-        } else if (*form == '\2') {
-            add_part(p, NULL, 0, false);
-        }
-        form += *form != '\0';
-    }
-}
-
-static enum sp_err check_turns(enum tok_template template, const struct chat_turn *turns,
-                               size_t count, struct sp_error *err)
-{
-    size_t first = count > 0 && strcmp(turns[0].role, "system") == 0 ? 1 : 0;
-    if (tok_template_spec(template)->plain && (first != 0 || count != 1))
-        return sp_fail(err, SP_EINVAL,
-                       "the template \"none\" takes one user message and nothing else; choose a "
-                       "chat template for conversations");
-    for (size_t i = first; i < count; i++) {
-        const char *expected = (i - first) % 2 == 0 ? "user" : "assistant";
-        if (strcmp(turns[i].role, expected) != 0)
-            return sp_fail(err, SP_EINVAL, "message %zu has the role \"%.32s\", expected \"%s\"", i,
-                           turns[i].role, expected);
-    }
-    if ((count - first) % 2 == 0)
-        return sp_fail(err, SP_EINVAL,
-                       count > first ? "the last message of a prompt must be the user's"
-                                     : "a prompt needs a user message");
-    return SP_OK;
-}
-
-static enum sp_err build(enum tok_template template, const struct chat_turn *turns, size_t count,
-                         int32_t eos_id, struct prompt *ret, struct sp_error *err)
-{
-    enum sp_err rc = check_turns(template, turns, count, err);
-    if (rc != SP_OK)
-        return rc;
-    const struct tok_template_spec *spec = tok_template_spec(template);
-    const char *system = spec->default_system;
-    size_t i = 0;
-    ret->eos_id = eos_id;
-    ret->trim = spec->trim;
-    ret->trusted = spec->plain;
-    if (strcmp(turns[0].role, "system") == 0)
-        system = turns[i++].content;
-    if (system != NULL && !spec->system_in_user)
-        add_form(ret, spec->system, NULL, NULL, system);
-    const char *user_form = spec->user;
-    for (; i < count; i++) {
-        if (strcmp(turns[i].role, "assistant") == 0) {
-            add_form(ret, spec->assistant, NULL, NULL, turns[i].content);
-            continue;
-        }
-        add_form(ret, user_form, spec->system, spec->system_in_user ? system : NULL,
-                 turns[i].content);
-        system = NULL;
-        if (spec->next_user != NULL)
-            user_form = spec->next_user;
-    }
-    add_part(ret, spec->header, strlen(spec->header), false);
-    return SP_OK;
-}
-
-enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns, size_t count,
-                            const char *eos, struct sp_buf *ret_prompt, struct sp_error *err)
-{
-    struct prompt p = {0};
-    enum sp_err rc = build(template, turns, count, 0, &p, err);
-    for (size_t i = 0; rc == SP_OK && i < p.count; i++) {
-        if (p.parts[i].text != NULL)
-            sp_buf_append(ret_prompt, p.parts[i].text, p.parts[i].length);
-        else
-            sp_buf_puts(ret_prompt, eos);
-    }
-    free(p.parts);
+    json_t *all = make_context(r, context, answer, add_generation_prompt);
+    enum sp_err rc = tok_jinja_render(r->jinja, all, r->date, ret, err);
+    json_decref(all);
     return rc;
 }
 
-void tok_chat_render_response(enum tok_template template, const char *response,
-                              struct sp_buf *ret_response)
+enum sp_err tok_render_context(const struct tok_renderer *renderer, const json_t *context,
+                               bool add_generation_prompt, struct sp_buf *ret, struct sp_error *err)
 {
-    const struct tok_template_spec *spec = tok_template_spec(template);
-    size_t length;
-    const char *text = trimmed(response, spec->trim, spec->trim, &length);
-    if (spec->response_prefix != NULL)
-        sp_buf_puts(ret_response, spec->response_prefix);
-    sp_buf_append(ret_response, text, length);
+    if (renderer->jinja == NULL)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "the template \"none\" has no rendering of a conversation");
+    return render(renderer, context, NULL, add_generation_prompt, ret, err);
 }
 
-int32_t tok_template_end_id(enum tok_template template, const struct tok_tokenizer *tokenizer,
-                            int32_t eos_id)
+void tok_rendering_deinit(struct tok_rendering *rendering)
 {
-    const char *end = tok_template_spec(template)->end;
-    int32_t id = end != NULL ? tok_id_of(tokenizer, end) : -1;
-    return id >= 0 && tok_is_special(tokenizer, id) ? id : eos_id;
+    sp_buf_deinit(&rendering->prompt);
+    sp_buf_deinit(&rendering->response);
 }
 
-static enum sp_err check_renderer(const struct tok_renderer *renderer, struct sp_error *err)
+static const char *content_of(const json_t *message, const char *field)
 {
-    int32_t limit = tok_vocab_size(renderer->tokenizer);
-    if (renderer->eos_id >= 0 && renderer->eos_id < limit)
-        return SP_OK;
-    return sp_fail(err, SP_EINVAL,
-                   "the model's eos_token_id is %d, outside the tokenizer's vocabulary of %d",
-                   renderer->eos_id, limit);
+    return json_string_value(json_object_get(message, field));
 }
 
-enum sp_err tok_render_prompt(const struct tok_renderer *renderer, const struct chat_turn *turns,
-                              size_t count, struct tok_ids *ret, struct sp_error *err)
+/* Under `none`: one user message, and the answer. */
+static enum sp_err split_plain(const json_t *messages, const json_t *answer,
+                               struct tok_rendering *ret, struct sp_error *err)
 {
-    struct prompt p = {0};
-    size_t before = ret->count;
-    enum sp_err rc = check_renderer(renderer, err);
+    const json_t *only = json_array_get(messages, 0);
+    const char *role = content_of(only, "role"), *content = content_of(only, "content");
+    if (json_array_size(messages) != 1 || role == NULL || strcmp(role, "user") != 0)
+        return sp_fail(err, SP_EINVAL,
+                       "the template \"none\" takes one user message and nothing else; choose a "
+                       "chat template for conversations");
+    if (content == NULL || (answer != NULL && content_of(answer, "content") == NULL))
+        return sp_fail(err, SP_EINVAL, "the template \"none\" takes messages with a text");
+    sp_buf_puts(&ret->prompt, content);
+    if (answer != NULL)
+        sp_buf_puts(&ret->response, content_of(answer, "content"));
+    ret->add_end = true;
+    return SP_OK;
+}
+
+static enum sp_err no_prefix(const struct tok_renderer *r, struct sp_error *err)
+{
+    return sp_fail(err, SP_EUNSUPPORTED,
+                   "%s: the prompt that this template renders is not the start of the conversation "
+                   "with its answer, so it can't be trained on; name another one (template = …)",
+                   r->name);
+}
+
+/* What the conversation with the answer adds to the prompt. */
+static enum sp_err render_response(const struct tok_renderer *r, const json_t *context,
+                                   const json_t *answer, const struct sp_buf *prompt,
+                                   struct sp_buf *ret, struct sp_error *err)
+{
+    struct sp_buf whole = SP_BUF_INIT;
+    enum sp_err rc = render(r, context, answer, false, &whole, err);
+    if (rc == SP_OK && !is_prefix(prompt, &whole))
+        rc = no_prefix(r, err);
     if (rc == SP_OK)
-        rc = build(renderer->template, turns, count, renderer->eos_id, &p, err);
-    if (rc == SP_OK) {
-        const char *bos = tok_template_spec(renderer->template)->bos;
-        int32_t id = bos != NULL ? tok_id_of(renderer->tokenizer, bos) : -1;
-        if (renderer->tokenizer->prefix.count == 0 && tok_is_special(renderer->tokenizer, id))
-            tok_ids_append(ret, id);
-        rc = tok_encode_parts(renderer->tokenizer, p.parts, p.count, TOK_ADD_PREFIX, ret, err);
-    }
-    free(p.parts);
-    if (rc != SP_OK)
-        ret->count = before;
-    return rc == SP_OK ? rc : sp_wrap(err, rc, "prompt");
+        sp_buf_append(ret, whole.data + prompt->length, whole.length - prompt->length);
+    sp_buf_deinit(&whole);
+    return rc;
 }
 
-enum sp_err tok_render_response(const struct tok_renderer *renderer, const char *response,
-                                struct tok_ids *ret, struct sp_error *err)
+enum sp_err tok_render_split(const struct tok_renderer *r, const json_t *context,
+                             const json_t *answer, struct tok_rendering *ret, struct sp_error *err)
 {
-    enum sp_err rc = check_renderer(renderer, err);
-    if (rc != SP_OK)
-        return rc;
-    struct sp_buf text = SP_BUF_INIT;
-    tok_chat_render_response(renderer->template, response, &text);
-    unsigned flags = TOK_NO_SPECIAL_SPLIT;
-    if (!tok_template_spec(renderer->template)->plain)
-        flags |= TOK_CONTINUE;
-    rc = tok_encode(renderer->tokenizer, text.data != NULL ? text.data : "", text.length, flags,
-                    ret, err);
-    sp_buf_deinit(&text);
-    if (rc != SP_OK)
-        return sp_wrap(err, rc, "response");
-    tok_ids_append(ret,
-                   tok_template_end_id(renderer->template, renderer->tokenizer, renderer->eos_id));
+    struct tok_rendering out = {0};
+    const json_t *messages = json_object_get(context, "messages");
+    if (!json_is_array(messages) || json_array_size(messages) == 0)
+        return sp_fail(err, SP_EINVAL, "a prompt needs a user message");
+    const char *last = content_of(json_array_get(messages, json_array_size(messages) - 1), "role");
+    if (last != NULL && strcmp(last, "assistant") == 0)
+        return sp_fail(err, SP_EINVAL, "the last message of a prompt must be the user's");
+    enum sp_err rc;
+    if (r->jinja == NULL) {
+        rc = split_plain(messages, answer, &out, err);
+    } else {
+        rc = render(r, context, NULL, true, &out.prompt, err);
+        if (rc == SP_OK && answer != NULL)
+            rc = render_response(r, context, answer, &out.prompt, &out.response, err);
+        size_t length = out.response.length;
+        if (rc == SP_OK && answer != NULL &&
+            (length < r->tail_bytes ||
+             memcmp(out.response.data + length - r->tail_bytes, r->tail_all, r->tail_bytes) != 0))
+            rc = sp_fail(err, SP_EUNSUPPORTED,
+                         "%s: what this template writes behind an answer depends on the "
+                         "conversation; name another one (template = …)",
+                         r->name);
+        if (rc == SP_OK && answer != NULL) {
+            out.response.length = length - r->tail_bytes;
+            sp_buf_puts(&out.response, r->tail);
+            out.add_end = r->add_end;
+        }
+    }
+    if (rc == SP_OK)
+        *ret = out;
+    else
+        tok_rendering_deinit(&out);
+    return rc;
+}
+
+/* ---- ids ---- */
+
+static enum sp_err check_ids(const struct tok_renderer *r, const struct tok_ids *ids, size_t from,
+                             struct sp_error *err)
+{
+    for (size_t i = from; i + 1 < ids->count; i++)
+        if (ids->ids[i] == r->end_id)
+            return sp_fail(err, SP_EFORMAT,
+                           "the answer holds the end token %s itself: a model that learns it stops "
+                           "there; cut the answer or change its text",
+                           tok_token_of(r->tokenizer, r->end_id));
+    if (ids->count == from || ids->ids[ids->count - 1] != r->end_id)
+        return sp_fail(err, SP_EUNSUPPORTED, "%s: the answer does not end with the end token %s",
+                       r->name, tok_token_of(r->tokenizer, r->end_id));
+    return SP_OK;
+}
+
+/* The response's ids as they follow the prompt's in the whole text; where a token spans the two,
+ * those of the response by itself. */
+static enum sp_err encode_response(const struct tok_renderer *r, const struct tok_rendering *text,
+                                   const int32_t *prompt, size_t prompt_count, struct tok_ids *ret,
+                                   struct sp_error *err)
+{
+    struct sp_buf whole = SP_BUF_INIT;
+    struct tok_ids ids = TOK_IDS_INIT;
+    sp_buf_append(&whole, text->prompt.data, text->prompt.length);
+    sp_buf_append(&whole, text->response.data, text->response.length);
+    enum sp_err rc = tok_encode(r->tokenizer, whole.data, whole.length, 0, &ids, err);
+    bool split = rc == SP_OK && ids.count >= prompt_count &&
+                 memcmp(ids.ids, prompt, prompt_count * sizeof(*prompt)) == 0;
+    if (split)
+        tok_ids_append_all(ret, ids.ids + prompt_count, ids.count - prompt_count);
+    else if (rc == SP_OK)
+        rc = tok_encode(r->tokenizer, text->response.data, text->response.length, TOK_CONTINUE, ret,
+                        err);
+    tok_ids_deinit(&ids);
+    sp_buf_deinit(&whole);
+    return rc;
+}
+
+enum sp_err tok_rendering_encode(const struct tok_renderer *r, const struct tok_rendering *text,
+                                 struct tok_ids *ret_prompt, struct tok_ids *ret_response,
+                                 struct sp_error *err)
+{
+    size_t before = ret_prompt->count, from = ret_response != NULL ? ret_response->count : 0;
+    bool plain = r->jinja == NULL;
+    enum sp_err rc = tok_encode(r->tokenizer, text->prompt.length > 0 ? text->prompt.data : "",
+                                text->prompt.length, plain ? TOK_ADD_PREFIX : 0, ret_prompt, err);
+    if (rc != SP_OK) {
+        sp_wrap(err, rc, "prompt");
+    } else if (ret_response != NULL) {
+        struct tok_rendering filled = *text;
+        if (filled.response.length == 0)
+            filled.response.data = (char *)"";
+        if (plain)
+            rc = tok_encode(r->tokenizer, filled.response.data, filled.response.length,
+                            TOK_NO_SPECIAL_SPLIT, ret_response, err);
+        else
+            rc = encode_response(r, &filled, ret_prompt->ids + before, ret_prompt->count - before,
+                                 ret_response, err);
+        if (rc == SP_OK && text->add_end && r->end_id < 0)
+            rc = sp_fail(err, SP_EINVAL,
+                         "there is no end token: neither the model's eos_token_id nor one of the "
+                         "template %s",
+                         r->name);
+        else if (rc == SP_OK && text->add_end)
+            tok_ids_append(ret_response, r->end_id);
+        if (rc == SP_OK)
+            rc = check_ids(r, ret_response, from, err);
+        if (rc != SP_OK)
+            sp_wrap(err, rc, "response");
+    }
+    if (rc != SP_OK) {
+        ret_prompt->count = before;
+        if (ret_response != NULL)
+            ret_response->count = from;
+    }
+    return rc;
+}
+
+static enum sp_err add_message(json_t *messages, const char *role, const char *content,
+                               struct sp_error *err)
+{
+    size_t index = json_array_size(messages);
+    json_t *message = json_pack("{s:s, s:s}", "role", role, "content", content);
+    if (message == NULL)
+        return sp_fail(err, SP_EFORMAT,
+                       "message %zu: the text is not UTF-8: byte 0x%02x at offset "
+                       "%zu",
+                       index, (unsigned char)content[tok_utf8_check(content, strlen(content))],
+                       tok_utf8_check(content, strlen(content)));
+    json_array_append_new(messages, message);
     return SP_OK;
 }
 
@@ -224,11 +263,172 @@ enum sp_err tok_render_example(const struct tok_renderer *renderer, const struct
                                size_t count, const char *response, struct tok_ids *ret_prompt,
                                struct tok_ids *ret_response, struct sp_error *err)
 {
-    size_t before = ret_prompt->count;
-    enum sp_err rc = tok_render_prompt(renderer, turns, count, ret_prompt, err);
+    json_t *messages = json_array(), *answers = json_array();
+    json_t *context = json_pack("{s:O}", "messages", messages);
+    struct tok_rendering text = {0};
+    enum sp_err rc = SP_OK;
+    for (size_t i = 0; i < count && rc == SP_OK; i++)
+        rc = add_message(messages, turns[i].role, turns[i].content, err);
+    if (rc == SP_OK && response != NULL) {
+        rc = add_message(answers, "assistant", response, err);
+        if (rc != SP_OK)
+            sp_wrap(err, rc, "response");
+    }
     if (rc == SP_OK)
-        rc = tok_render_response(renderer, response, ret_response, err);
-    if (rc != SP_OK)
-        ret_prompt->count = before;
+        rc = tok_render_split(renderer, context, json_array_get(answers, 0), &text, err);
+    if (rc == SP_OK)
+        rc = tok_rendering_encode(renderer, &text, ret_prompt,
+                                  response != NULL ? ret_response : NULL, err);
+    tok_rendering_deinit(&text);
+    json_decref(context);
+    json_decref(messages);
+    json_decref(answers);
     return rc;
+}
+
+enum sp_err tok_render_prompt(const struct tok_renderer *renderer, const struct chat_turn *turns,
+                              size_t count, struct tok_ids *ret, struct sp_error *err)
+{
+    return tok_render_example(renderer, turns, count, NULL, ret, NULL, err);
+}
+
+/* ---- opening ---- */
+
+/* What a template writes behind an answer is what two different answers have behind them. */
+static enum sp_err find_tail(struct tok_renderer *r, struct sp_error *err)
+{
+    struct sp_buf prompt = SP_BUF_INIT, texts[2] = {SP_BUF_INIT, SP_BUF_INIT};
+    json_t *context = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", "Why?");
+    enum sp_err rc = render(r, context, NULL, true, &prompt, err);
+    for (int i = 0; i < 2 && rc == SP_OK; i++) {
+        json_t *answer =
+            json_pack("{s:s, s:s}", "role", "assistant", "content", i == 0 ? "So0" : "As1");
+        rc = render_response(r, context, answer, &prompt, &texts[i], err);
+        json_decref(answer);
+    }
+    size_t n = 0;
+    while (rc == SP_OK && n < texts[0].length && n < texts[1].length &&
+           texts[0].data[texts[0].length - 1 - n] == texts[1].data[texts[1].length - 1 - n])
+        n++;
+    if (rc == SP_OK && (n == texts[0].length || n == texts[1].length))
+        rc = sp_fail(err, SP_EUNSUPPORTED, "%s: the template does not write the answer", r->name);
+    if (rc == SP_OK) {
+        r->tail_all = sp_xstrndup(n > 0 ? texts[0].data + texts[0].length - n : "", n);
+        r->tail_bytes = n;
+    }
+    json_decref(context);
+    sp_buf_deinit(&prompt);
+    sp_buf_deinit(&texts[0]);
+    sp_buf_deinit(&texts[1]);
+    return rc;
+}
+
+/* Cuts the tail behind the first token in it that ends a turn. */
+static enum sp_err find_end(struct tok_renderer *r, struct sp_error *err)
+{
+    struct tok_ids ids = TOK_IDS_INIT;
+    enum sp_err rc = tok_encode(r->tokenizer, r->tail_all, r->tail_bytes, TOK_CONTINUE, &ids, err);
+    r->tail = sp_xstrdup(r->tail_all);
+    r->add_end = true;
+    for (size_t i = 0; i < ids.count && r->add_end; i++) {
+        if (!tok_is_special(r->tokenizer, ids.ids[i]) && ids.ids[i] != r->eos_id)
+            continue;
+        const char *token = tok_token_of(r->tokenizer, ids.ids[i]);
+        char *hit = strstr(r->tail, token);
+        if (hit == NULL)
+            continue;
+        hit[strlen(token)] = 0;
+        r->end_id = ids.ids[i];
+        r->add_end = false;
+    }
+    size_t length = strlen(r->tail);
+    while (r->add_end && length > 0 && strchr(" \t\r\n", r->tail[length - 1]) != NULL)
+        r->tail[--length] = 0;
+    tok_ids_deinit(&ids);
+    return rc;
+}
+
+/* Tokens that the model's files leave open: eos by its id, BOS as the post-processor has it. */
+static void fill_special(struct tok_renderer *r)
+{
+    const struct tok_tokenizer *t = r->tokenizer;
+    const char *eos = r->eos_id >= 0 ? tok_token_of(t, r->eos_id) : NULL;
+    const char *bos = t->prefix.count == 1 ? tok_token_of(t, t->prefix.ids[0]) : NULL;
+    if (json_object_get(r->special, "eos_token") == NULL && eos != NULL)
+        json_object_set_new(r->special, "eos_token", json_string(eos));
+    if (json_object_get(r->special, "bos_token") == NULL && bos != NULL)
+        json_object_set_new(r->special, "bos_token", json_string(bos));
+}
+
+/* Chooses text and name; *ret_text: owned; NULL for `none`. */
+static enum sp_err choose(const struct tok_renderer_options *o, struct tok_renderer *r,
+                          char **ret_text, struct sp_error *err)
+{
+    struct tok_chat_source source = {0};
+    bool own = strcmp(o->template, "auto") == 0;
+    enum sp_err rc = own ? SP_OK : tok_template_check_name(o->template, err);
+    if (rc == SP_OK)
+        rc = tok_chat_source_read(o->dir, own, &source, err);
+    if (rc != SP_OK)
+        return rc;
+    const char *text = own ? source.text : tok_template_text(o->template);
+    *ret_text = text != NULL ? sp_xstrdup(text) : NULL;
+    r->name = sp_xstrdup(!own ? o->template : text != NULL ? source.what : "none");
+    r->special = json_incref(source.special);
+    tok_chat_source_deinit(&source);
+    return SP_OK;
+}
+
+enum sp_err tok_renderer_open(const struct tok_renderer_options *o, struct tok_renderer **ret,
+                              struct sp_error *err)
+{
+    struct tok_renderer *r = sp_xalloc(sizeof(*r));
+    char *text = NULL;
+    r->tokenizer = o->tokenizer;
+    r->eos_id = r->end_id = o->eos_id;
+    r->date = sp_xstrdup(o->date != NULL ? o->date : "");
+    enum sp_err rc = SP_OK;
+    if (o->eos_id >= tok_vocab_size(o->tokenizer))
+        rc = sp_fail(err, SP_EINVAL,
+                     "the model's eos_token_id is %d, outside the tokenizer's vocabulary of %d",
+                     o->eos_id, tok_vocab_size(o->tokenizer));
+    if (rc == SP_OK)
+        rc = choose(o, r, &text, err);
+    if (rc == SP_OK && text != NULL) {
+        fill_special(r);
+        rc = tok_jinja_compile(text, strlen(text), r->name, &r->jinja, err);
+        if (rc == SP_OK)
+            rc = find_tail(r, err);
+        if (rc == SP_OK)
+            rc = find_end(r, err);
+    }
+    free(text);
+    if (rc == SP_OK)
+        *ret = r;
+    else
+        tok_renderer_free(r);
+    return rc;
+}
+
+void tok_renderer_free(struct tok_renderer *r)
+{
+    if (r == NULL)
+        return;
+    tok_jinja_free(r->jinja);
+    json_decref(r->special);
+    free(r->name);
+    free(r->date);
+    free(r->tail);
+    free(r->tail_all);
+    free(r);
+}
+
+const char *tok_renderer_name(const struct tok_renderer *renderer)
+{
+    return renderer->name;
+}
+
+int32_t tok_renderer_end_id(const struct tok_renderer *renderer)
+{
+    return renderer->end_id;
 }

@@ -1,24 +1,27 @@
 /* chat: from the turns of a conversation to the token ids of a prompt and of its response.
  *
- * One rendering for sampling and for training. A prompt is everything up to the place where the
- * assistant's answer starts, the header of that answer included; a response is the answer and one
- * end token. Both are tokenized by themselves, by one rule:
- *   prompt ids   = BOS + encode(prompt text)
- *   response ids = encode(response text) + end token
- * BOS is what the tokenizer's post-processor puts before a text; where it puts nothing and the
- * template is one that begins with a BOS token, that token. The end token is the template's
- * end-of-turn token where the vocabulary has it as a special token, else the model's eos.
- * Under a chat template the response goes on from the header: no start-of-text mark comes between
- * them (TOK_CONTINUE), and the two together spell the rendered text. Under `none` each is a text of
- * its own, encoded as it is.
- * What a user or an assistant wrote never turns into a special token (tok_part.user), so that a
- * response has its end token once. The one exception is a prompt under `none`: whoever names that
- * template has rendered the prompts already, special tokens included.
+ * One rendering for sampling and for training, by a chat template: the model's own, or one of the
+ * table of names (chat_templates.c). Both are texts in Jinja that one interpreter renders
+ * (jinja.h), and what comes out is what transformers' apply_chat_template gives: prompt text   =
+ * the turns, rendered with add_generation_prompt response text = what the rendering of the turns
+ * with the answer behind them adds to it, up to and with its end token prompt ids    =
+ * encode(prompt text), no token added: the template writes BOS where there is one response ids  =
+ * the rest of encode(prompt text + response text), or encode(response text) where a token would
+ * span the two Where the rendering with the answer does not start with the prompt, the template is
+ * refused for this conversation. The end token is the first special token that the template writes
+ * behind an answer, else the model's eos, which is then added. A response has it once, at its end;
+ * an answer that holds its text is refused.
  *
- * Any thread; blocks on nothing, but tok_template_of_model reads files. */
+ * As in transformers, the text of a special token is that token wherever it stands, in what a user
+ * wrote, too.
+ *
+ * Under `none` prompt and response are texts of their own:
+ *   prompt ids    = what the post-processor puts before a text (BOS) + encode(prompt)
+ *   response ids  = encode(response), special tokens not recognised, + eos */
 #ifndef SPIN_TEXT_CHAT_H
 #define SPIN_TEXT_CHAT_H
 
+#include <jansson.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,72 +31,61 @@
 
 /* One message; strings are borrowed. */
 struct chat_turn {
-    const char *role;    /* "system" (only the first), "user", "assistant" */
+    const char *role;    /* "system", "user", "assistant" */
     const char *content; /* UTF-8 */
 };
 
-/* name, description. `qwen`, `qwen2` and `smollm2` are ChatML with the system message that these
- * add where there is none; Qwen 3 is plain `chatml`. */
-#define TOK_TEMPLATE_LIST(X)                                                                       \
-    X(NONE, "none", "prompt and response as they are; one user turn")                              \
-    X(CHATML, "chatml", "<|im_start|>user … <|im_end|>")                                           \
-    X(ZEPHYR, "zephyr", "<|user|> … </s>")                                                         \
-    X(LLAMA2, "llama2", "[INST] <<SYS>> … [/INST]")                                                \
-    X(LLAMA3, "llama3", "<|start_header_id|>user<|end_header_id|> … <|eot_id|>")                   \
-    X(MISTRAL, "mistral", "[INST] … [/INST]")                                                      \
-    X(GEMMA, "gemma", "<start_of_turn>user … <end_of_turn>")                                       \
-    X(PHI3, "phi3", "<|user|> … <|end|>")                                                          \
-    X(QWEN, "qwen", "chatml with Qwen 2.5's system message")                                       \
-    X(QWEN2, "qwen2", "chatml with Qwen 2's system message")                                       \
-    X(SMOLLM2, "smollm2", "chatml with SmolLM2's system message")                                  \
-    X(ALPACA, "alpaca", "Below is an instruction … ### Instruction: … ### Response:")              \
-    X(VICUNA, "vicuna", "A chat between a curious user … USER: … ASSISTANT:")                      \
-    X(INSTRUCTION, "instruction", "### Instruction: … ### Response: (the SPIN paper's)")
+/* The named templates, for help texts; "auto" is not one of them. NULL behind the last. */
+const char *tok_template_name(size_t index);     /* static */
+const char *tok_template_about(size_t index);    /* static; one line */
+const char *tok_template_text(const char *name); /* Jinja; static; NULL: no such name, or "none" */
 
-#define TOK_TEMPLATE_ENUM(id, name, what) TOK_TEMPLATE_##id,
-enum tok_template { TOK_TEMPLATE_LIST(TOK_TEMPLATE_ENUM) TOK_TEMPLATE_COUNT };
-#undef TOK_TEMPLATE_ENUM
+/* A template with the tokenizer that it speaks to. Never changes; any thread. */
+struct tok_renderer;
 
-const char *tok_template_name(enum tok_template template); /* static */
-/* SP_EINVAL with the list of names; "auto" is not one of them. */
-enum sp_err tok_template_parse(const char *name, enum tok_template *ret,
-                               struct sp_error *err) SP_MUST_USE;
-/* For `auto`: recognizes the template of a model by its tokenizer_config.json or
- * chat_template.jinja. A model that has neither, or no template in them, is `none`; a template that
- * is not one of the list is SP_EUNSUPPORTED with the list of names. */
-enum sp_err tok_template_of_model(const char *model_dir, enum tok_template *ret,
-                                  struct sp_error *err) SP_MUST_USE;
-/* The same for the text of a template; `what` names its source. */
-enum sp_err tok_template_recognize(const char *jinja, const char *what, enum tok_template *ret,
-                                   struct sp_error *err) SP_MUST_USE;
-
-/* The token that ends a response: the template's, or eos_id. */
-int32_t tok_template_end_id(enum tok_template template, const struct tok_tokenizer *tokenizer,
-                            int32_t eos_id);
-
-/* The text of a prompt, for people to read: BOS is left out, an end token in it is written as `eos`
- * (may be ""). Appends to *ret_prompt. Turns out of order, an unknown role, a last turn that is not
- * the user's: SP_EINVAL that names the turn. */
-enum sp_err tok_chat_render(enum tok_template template, const struct chat_turn *turns, size_t count,
-                            const char *eos, struct sp_buf *ret_prompt,
-                            struct sp_error *err) SP_MUST_USE;
-/* The text of a response as it is tokenized, without the end token. Appends. */
-void tok_chat_render_response(enum tok_template template, const char *response,
-                              struct sp_buf *ret_response);
-
-struct tok_renderer {
-    const struct tok_tokenizer *tokenizer; /* borrowed */
-    enum tok_template template;
-    int32_t eos_id; /* of the model: generation_config.json or config.json */
+struct tok_renderer_options {
+    const struct tok_tokenizer *tokenizer; /* borrowed for the renderer's life */
+    const char *dir;      /* of the model: tokenizer_config.json, chat_template.jinja; NULL: none */
+    const char *template; /* a name, or "auto": the model's own, `none` where it has none */
+    int32_t eos_id;       /* of the model, from generation_config.json or config.json; -1: none */
+    const char *date;     /* "2026-07-31", for templates that ask for today's; "" or NULL: none */
 };
+/* Reads files. An unknown name is SP_EINVAL with the list; a template that can't be parsed, or that
+ * can't render a question and its answer, is refused with its line. */
+enum sp_err tok_renderer_open(const struct tok_renderer_options *options, struct tok_renderer **ret,
+                              struct sp_error *err) SP_MUST_USE;
+void tok_renderer_free(struct tok_renderer *renderer); /* NULL is fine */
 
-/* Appends the prompt's ids. */
+/* The table's name, or the file that the template is from; owned by the renderer. */
+const char *tok_renderer_name(const struct tok_renderer *renderer);
+/* The token that ends a response; -1: neither the template nor the model has one. */
+int32_t tok_renderer_end_id(const struct tok_renderer *renderer);
+
+/* The text of a conversation, as apply_chat_template(tokenize=False) gives it. `context` is an
+ * object with `messages` and whatever else the template may ask for (tools, enable_thinking, …).
+ * SP_EUNSUPPORTED under `none`. Appends. */
+enum sp_err tok_render_context(const struct tok_renderer *renderer, const json_t *context,
+                               bool add_generation_prompt, struct sp_buf *ret,
+                               struct sp_error *err) SP_MUST_USE;
+
+/* A prompt and its response as text; under `none` the response without its end token. */
+struct tok_rendering {
+    struct sp_buf prompt, response;
+    bool add_end; /* the response's end token is not in its text */
+};
+void tok_rendering_deinit(struct tok_rendering *rendering);
+/* context.messages: the turns of the prompt. answer: NULL: the prompt alone, else a message. */
+enum sp_err tok_render_split(const struct tok_renderer *renderer, const json_t *context,
+                             const json_t *answer, struct tok_rendering *ret,
+                             struct sp_error *err) SP_MUST_USE;
+/* The ids of a rendering; ret_response may be NULL. Both as before on failure. */
+enum sp_err tok_rendering_encode(const struct tok_renderer *renderer,
+                                 const struct tok_rendering *rendering, struct tok_ids *ret_prompt,
+                                 struct tok_ids *ret_response, struct sp_error *err) SP_MUST_USE;
+
+/* The same for plain turns. Append; what was appended is taken back on failure. */
 enum sp_err tok_render_prompt(const struct tok_renderer *renderer, const struct chat_turn *turns,
                               size_t count, struct tok_ids *ret, struct sp_error *err) SP_MUST_USE;
-/* Appends the response's ids, the end token last. */
-enum sp_err tok_render_response(const struct tok_renderer *renderer, const char *response,
-                                struct tok_ids *ret, struct sp_error *err) SP_MUST_USE;
-/* Both; what was appended is taken back on failure. */
 enum sp_err tok_render_example(const struct tok_renderer *renderer, const struct chat_turn *turns,
                                size_t count, const char *response, struct tok_ids *ret_prompt,
                                struct tok_ids *ret_response, struct sp_error *err) SP_MUST_USE;

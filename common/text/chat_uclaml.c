@@ -31,7 +31,7 @@ static enum sp_err take_turns(const struct chat_turn *turns, size_t count, const
     return SP_OK;
 }
 
-enum sp_err tok_uclaml_prompt(const struct tok_renderer *renderer, const struct chat_turn *turns,
+enum sp_err tok_uclaml_prompt(const struct tok_uclaml *renderer, const struct chat_turn *turns,
                               size_t count, struct tok_ids *ret, struct sp_error *err)
 {
     const char *user = "", *system = "";
@@ -52,7 +52,7 @@ enum sp_err tok_uclaml_prompt(const struct tok_renderer *renderer, const struct 
     return tok_encode_parts(renderer->tokenizer, parts, n, 0, ret, err);
 }
 
-enum sp_err tok_uclaml_sample_prompt(const struct tok_renderer *renderer,
+enum sp_err tok_uclaml_sample_prompt(const struct tok_uclaml *renderer,
                                      const struct chat_turn *turns, size_t count,
                                      struct tok_ids *ret, struct sp_error *err)
 {
@@ -65,7 +65,7 @@ enum sp_err tok_uclaml_sample_prompt(const struct tok_renderer *renderer,
     return tok_encode_parts(renderer->tokenizer, parts, SP_COUNT(parts), 0, ret, err);
 }
 
-enum sp_err tok_uclaml_response(const struct tok_renderer *renderer, const char *response,
+enum sp_err tok_uclaml_response(const struct tok_uclaml *renderer, const char *response,
                                 size_t length, struct tok_ids *ret, struct sp_error *err)
 {
     const struct tok_part parts[] = {
@@ -95,7 +95,7 @@ static void clean(const char *text, size_t length, const char *end, struct sp_bu
     }
 }
 
-enum sp_err tok_uclaml_generated(const struct tok_renderer *renderer, const int32_t *ids,
+enum sp_err tok_uclaml_generated(const struct tok_uclaml *renderer, const int32_t *ids,
                                  size_t count, size_t most, struct tok_ids *ret,
                                  struct sp_error *err)
 {

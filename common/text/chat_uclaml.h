@@ -18,21 +18,26 @@
 /* Tokens that an answer can have beyond those sampled: end, line break, end. */
 #define TOK_UCLAML_EXTRA 8
 
+struct tok_uclaml {
+    const struct tok_tokenizer *tokenizer; /* borrowed */
+    int32_t eos_id;                        /* of the model */
+};
+
 /* The prompt of training: one user turn, and a system turn before it or none. Others are SP_EINVAL.
  * Appends. */
-enum sp_err tok_uclaml_prompt(const struct tok_renderer *renderer, const struct chat_turn *turns,
+enum sp_err tok_uclaml_prompt(const struct tok_uclaml *renderer, const struct chat_turn *turns,
                               size_t count, struct tok_ids *ret, struct sp_error *err) SP_MUST_USE;
 /* The prompt behind which answers are sampled: the user turn alone. Appends. */
-enum sp_err tok_uclaml_sample_prompt(const struct tok_renderer *renderer,
+enum sp_err tok_uclaml_sample_prompt(const struct tok_uclaml *renderer,
                                      const struct chat_turn *turns, size_t count,
                                      struct tok_ids *ret, struct sp_error *err) SP_MUST_USE;
 /* An answer, human or generated, as it is trained on. Appends. */
-enum sp_err tok_uclaml_response(const struct tok_renderer *renderer, const char *response,
+enum sp_err tok_uclaml_response(const struct tok_uclaml *renderer, const char *response,
                                 size_t length, struct tok_ids *ret,
                                 struct sp_error *err) SP_MUST_USE;
 /* From the ids that were sampled to those that are trained on; of the answer's tokens at most
  * `most` are kept. Appends. */
-enum sp_err tok_uclaml_generated(const struct tok_renderer *renderer, const int32_t *ids,
+enum sp_err tok_uclaml_generated(const struct tok_uclaml *renderer, const int32_t *ids,
                                  size_t count, size_t most, struct tok_ids *ret,
                                  struct sp_error *err) SP_MUST_USE;
 

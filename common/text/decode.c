@@ -216,6 +216,11 @@ static enum sp_err apply(const struct tok_decoder *dec, const struct pieces *in,
     return sp_fail(err, SP_EINTERNAL, "unknown decoder %d", (int)dec->kind);
 }
 
+static bool is_left_out(const struct tok_piece *piece, unsigned flags)
+{
+    return piece->text == NULL || ((flags & TOK_SKIP_SPECIAL) && piece->special);
+}
+
 enum sp_err tok_decode(const struct tok_tokenizer *tokenizer, const int32_t *ids, size_t count,
                        unsigned flags, struct sp_buf *out, struct sp_error *err)
 {
@@ -228,7 +233,7 @@ enum sp_err tok_decode(const struct tok_tokenizer *tokenizer, const int32_t *ids
             goto out;
         }
         const struct tok_piece *piece = &tokenizer->pieces[ids[i]];
-        if (piece->text == NULL || ((flags & TOK_SKIP_SPECIAL) && piece->special))
+        if (is_left_out(piece, flags))
             continue;
         if (!tokenizer->has_decoder && a.count > 0)
             sp_buf_putc(&a.bytes, ' ');
@@ -316,6 +321,10 @@ static enum sp_err give(struct tok_stream *s, struct sp_buf *out, struct sp_erro
 enum sp_err tok_stream_push(struct tok_stream *stream, int32_t id, struct sp_buf *out,
                             struct sp_error *err)
 {
+    /* What gives nothing must not crowd out the tokens that those behind it depend on. */
+    const struct tok_tokenizer *t = stream->tokenizer;
+    if (id >= 0 && id < t->id_limit && is_left_out(&t->pieces[id], stream->flags))
+        return SP_OK;
     tok_ids_append(&stream->ids, id);
     sp_buf_clear(&stream->all);
     enum sp_err rc = tok_decode(stream->tokenizer, stream->ids.ids, stream->ids.count,

@@ -24,16 +24,17 @@ extern const char *const data_split_names[DATA_SPLITS]; /* "train", "holdout", "
 
 struct data_model {
     struct tok_tokenizer *tokenizer;
-    struct tok_renderer renderer;
+    struct tok_renderer *renderer;
+    int32_t eos_id;        /* the model's own end token, or the template's where it has none */
     int32_t vocab;         /* of the model: config.json */
     int64_t max_positions; /* max_position_embeddings */
     int32_t *stop_ids;     /* the response's end token first; owned */
     size_t stop_count;
 };
-/* Reads config.json, generation_config.json, tokenizer and chat template of `dir`; template_name as
- * in [data] template. Frees with data_model_deinit, half-made ones, too. */
-enum sp_err data_model_load(const char *dir, const char *template_name, struct data_model *ret,
-                            struct sp_error *err) SP_MUST_USE;
+/* Reads config.json, generation_config.json, tokenizer and chat template of `dir`; template and
+ * template_date of the settings. Frees with data_model_deinit, half-made ones, too. */
+enum sp_err data_model_load(const char *dir, const struct run_settings *settings,
+                            struct data_model *ret, struct sp_error *err) SP_MUST_USE;
 void data_model_deinit(struct data_model *model);
 
 /* ---- rows ---- */

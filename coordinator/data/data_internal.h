@@ -8,6 +8,7 @@
 struct data_scratch {
     struct tok_ids prompt, real, rejected;
     struct tok_ids sample; /* the prompt that answers are sampled behind; empty: `prompt` */
+    struct tok_ids again;  /* the prompt as it stands before the rejected answer */
 };
 void data_scratch_deinit(struct data_scratch *scratch);
 enum sp_err data_render(const struct data_rows *rows, const struct tok_row *row,

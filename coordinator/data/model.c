@@ -1,6 +1,5 @@
 /* What text needs of a model: tokenizer, template, end tokens. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "common/base/fs.h"
 #include "common/base/json.h"
@@ -72,13 +71,12 @@ static enum sp_err read_config(struct data_model *model, const char *dir, struct
 /* The template's end token moves to the front: a response ends with it. */
 static enum sp_err choose_end(struct data_model *model, struct sp_error *err)
 {
-    int32_t eos = model->stop_count ? model->stop_ids[0] : -1;
-    int32_t end = tok_template_end_id(model->renderer.template, model->tokenizer, eos);
+    int32_t end = tok_renderer_end_id(model->renderer);
     if (end < 0)
         return sp_fail(err, SP_EFORMAT,
                        "no end token: neither generation_config.json nor config.json has an "
                        "eos_token_id, and the chat template has none");
-    model->renderer.eos_id = eos >= 0 ? eos : end;
+    model->eos_id = model->stop_count > 0 ? model->stop_ids[0] : end;
     enum sp_err rc = add_stop(model, end, err);
     for (size_t i = 0; i < model->stop_count && rc == SP_OK; i++) {
         if (model->stop_ids[i] == end) {
@@ -89,29 +87,32 @@ static enum sp_err choose_end(struct data_model *model, struct sp_error *err)
     return rc;
 }
 
-static enum sp_err load_files(struct data_model *model, const char *template_name, const char *dir,
-                              struct sp_error *err)
+static enum sp_err load_files(struct data_model *model, const struct run_settings *settings,
+                              const char *dir, struct sp_error *err)
 {
     enum sp_err rc = read_config(model, dir, err);
     if (rc == SP_OK)
         rc = tok_load(dir, &model->tokenizer, err);
     if (rc != SP_OK)
         return rc;
-    model->renderer.tokenizer = model->tokenizer;
-    if (strcmp(template_name, "auto") == 0)
-        rc = tok_template_of_model(dir, &model->renderer.template, err);
-    else
-        rc = tok_template_parse(template_name, &model->renderer.template, err);
+    struct tok_renderer_options options = {
+        .tokenizer = model->tokenizer,
+        .dir = dir,
+        .template = settings->template_name,
+        .eos_id = model->stop_count > 0 ? model->stop_ids[0] : -1,
+        .date = settings->template_date,
+    };
+    rc = tok_renderer_open(&options, &model->renderer, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "[data] template");
     return choose_end(model, err);
 }
 
-enum sp_err data_model_load(const char *dir, const char *template_name, struct data_model *ret,
-                            struct sp_error *err)
+enum sp_err data_model_load(const char *dir, const struct run_settings *settings,
+                            struct data_model *ret, struct sp_error *err)
 {
     struct data_model model = {0};
-    enum sp_err rc = load_files(&model, template_name, dir, err);
+    enum sp_err rc = load_files(&model, settings, dir, err);
     if (rc == SP_OK)
         *ret = model;
     else
@@ -121,6 +122,7 @@ enum sp_err data_model_load(const char *dir, const char *template_name, struct d
 
 void data_model_deinit(struct data_model *model)
 {
+    tok_renderer_free(model->renderer);
     tok_free(model->tokenizer);
     free(model->stop_ids);
     *model = (struct data_model){0};

@@ -200,7 +200,7 @@ json_t *data_report(struct data_rows *rows)
     json_t *report =
         json_pack("{s:o, s:o, s:o, s:f, s:s, s:s, s:i, s:i, s:o}", "splits", splits, "warnings",
                   warnings, "duplicates", same, "answers_over_max_new_share", share, "format",
-                  rows->format, "template", tok_template_name(model->renderer.template), "vocab",
+                  rows->format, "template", tok_renderer_name(model->renderer), "vocab",
                   (int)model->vocab, "end_id", (int)model->stop_ids[0], "stop_ids", stop_ids);
     if (rows->settings->compat == RUN_COMPAT_UCLAML)
         json_object_set_new(report, "given", given(rows, warnings));

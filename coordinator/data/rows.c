@@ -19,6 +19,7 @@ void data_scratch_deinit(struct data_scratch *scratch)
     tok_ids_deinit(&scratch->real);
     tok_ids_deinit(&scratch->rejected);
     tok_ids_deinit(&scratch->sample);
+    tok_ids_deinit(&scratch->again);
 }
 
 uint64_t data_hash_ids(const struct tok_ids *ids)
@@ -46,7 +47,9 @@ static enum sp_err check_vocabulary(const struct data_rows *rows, const struct t
 static enum sp_err render_uclaml(const struct data_rows *rows, const struct tok_row *row,
                                  struct data_scratch *scratch, struct sp_error *err)
 {
-    const struct tok_renderer *renderer = &rows->model->renderer;
+    const struct tok_uclaml uclaml = {.tokenizer = rows->model->tokenizer,
+                                      .eos_id = rows->model->eos_id};
+    const struct tok_uclaml *renderer = &uclaml;
     enum sp_err rc =
         tok_uclaml_prompt(renderer, row->turns, row->turn_count, &scratch->prompt, err);
     if (rc == SP_OK)
@@ -63,14 +66,15 @@ static enum sp_err render_uclaml(const struct data_rows *rows, const struct tok_
 static enum sp_err render_plain(const struct data_rows *rows, const struct tok_row *row,
                                 struct data_scratch *scratch, struct sp_error *err)
 {
-    enum sp_err rc = tok_render_example(&rows->model->renderer, row->turns, row->turn_count,
+    enum sp_err rc = tok_render_example(rows->model->renderer, row->turns, row->turn_count,
                                         row->response, &scratch->prompt, &scratch->real, err);
     bool wants_rejected = rows->settings->mode == RUN_MODE_DPO;
     if (rc == SP_OK && wants_rejected && row->rejected == NULL)
         rc = sp_fail(err, SP_EFORMAT,
                      "no rejected answer: mode = dpo needs the format preference or uclaml");
     if (rc == SP_OK && wants_rejected)
-        rc = tok_render_response(&rows->model->renderer, row->rejected, &scratch->rejected, err);
+        rc = tok_render_example(rows->model->renderer, row->turns, row->turn_count, row->rejected,
+                                &scratch->again, &scratch->rejected, err);
     return rc;
 }
 
@@ -81,6 +85,7 @@ enum sp_err data_render(const struct data_rows *rows, const struct tok_row *row,
     tok_ids_clear(&scratch->real);
     tok_ids_clear(&scratch->rejected);
     tok_ids_clear(&scratch->sample);
+    tok_ids_clear(&scratch->again);
     enum sp_err rc = rows->settings->compat == RUN_COMPAT_UCLAML
                          ? render_uclaml(rows, row, scratch, err)
                          : render_plain(rows, row, scratch, err);

@@ -179,7 +179,7 @@ static enum sp_err check(struct ctl *ctl, const struct run_settings *s, json_t *
     take_path(ctl->config_path, ctl->model, s->base, &dir);
     struct data_rows rows = {.settings = s, .model = &model, .step = show_progress};
     take_paths(ctl, s, &rows);
-    enum sp_err rc = data_model_load(dir, s->template_name, &model, err);
+    enum sp_err rc = data_model_load(dir, s, &model, err);
     if (rc != SP_OK)
         sp_wrap(err, rc, "[model] base: %s", dir);
     struct sp_progress *progress = sp_progress_new("checking", 0, "bytes");

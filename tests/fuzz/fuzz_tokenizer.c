@@ -22,6 +22,7 @@ static const char *const names[] = {"byte-level",     "gpt4-split",
                                     "prefix",         "unigram-bytes",
                                     "chat-tokenizer", "spm-metaspace-first"};
 static struct tok_tokenizer *tokenizers[SP_COUNT(names)];
+static struct tok_renderer *renderers[SP_COUNT(names)]; /* each by another named template */
 
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
@@ -29,6 +30,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
         char path[1024];
         snprintf(path, sizeof(path), SPIN_SOURCE_ROOT "/tests/golden/text/%s.json", names[i]);
         SP_ASSERT(tok_load(path, &tokenizers[i], NULL) == SP_OK);
+        struct tok_renderer_options options = {
+            .tokenizer = tokenizers[i], .template = tok_template_name(i), .eos_id = 1};
+        SP_ASSERT(tok_renderer_open(&options, &renderers[i], NULL) == SP_OK);
     }
     return 0;
 }
@@ -78,12 +82,10 @@ static void use_dataset(const char *data, size_t size)
         rc = tok_dataset_next(dataset, &row, &more, &err);
         if (rc != SP_OK || !more)
             break;
-        struct tok_renderer renderer = {.tokenizer = tokenizers[row.index % SP_COUNT(names)],
-                                        .template =
-                                            (row.index + row.turn_count) % TOK_TEMPLATE_COUNT,
-                                        .eos_id = 1};
+        const struct tok_renderer *renderer =
+            renderers[(row.index + row.turn_count) % SP_COUNT(names)];
         struct tok_ids prompt = TOK_IDS_INIT, response = TOK_IDS_INIT;
-        if (tok_render_example(&renderer, row.turns, row.turn_count, row.response, &prompt,
+        if (tok_render_example(renderer, row.turns, row.turn_count, row.response, &prompt,
                                &response, &err) == SP_OK)
             SP_ASSERT(response.count > 0);
         tok_ids_deinit(&prompt);

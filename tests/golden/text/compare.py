@@ -87,16 +87,70 @@ CHARS = [" ", "  ", "   ", "\n", "\n\n", "\t", "\r\n", "\r", "\u00a0", "\u3000",
          "9", "٣", "Ⓐ", "\u0345", "_", ".", ",", "!", "¿", "§", "©", "\x00", "\x01", "\x7f", "<0x41>"]
 
 
+SCRIPTS = [(0x41, 0x7b), (0xc0, 0x250), (0x370, 0x3ff), (0x400, 0x530), (0x531, 0x58a), (0x591, 0x5f4),
+           (0x600, 0x6ff), (0x900, 0x97f), (0xb80, 0xbff), (0xe01, 0xe5b), (0x10a0, 0x10ff),
+           (0x1100, 0x11ff), (0x1e00, 0x1eff), (0x3041, 0x30ff), (0x4e00, 0x9fa5), (0xac00, 0xd7a3),
+           (0xff01, 0xffdc), (0x1d400, 0x1d7ff)]
+EMOJI = ["🙂", "❤️", "👍🏽", "🧑\u200d💻", "👨\u200d👩\u200d👧\u200d👦", "🏳️\u200d🌈", "🇩🇪", "🇩", "1️⃣", "☠", "\u200d", "\ufe0f",
+         "\U000e0067", "🏽"]
+MARKS = "\u0300\u0301\u0303\u0308\u0327\u0323\u0345\u0591\u064b\u0670\u093c\u094d\u0e47\u1ab0\u20dd\u3099\ufe20"
+SPECIAL = ["<s>", "</s>", "<unk>"]  # and those of the tokenizer that is looked at
+
+
+def known(code):
+    """Libraries know Unicode of different ages: no characters younger than 3.2."""
+    return unicodedata.ucd_3_2_0.category(chr(code)) not in ("Cn", "Co", "Cs")
+
+
+def letters(rng, count):
+    low, high = rng.choice(SCRIPTS)
+    return "".join(chr(c) for c in (rng.randrange(low, high) for _ in range(count)) if known(c))
+
+
+def hard_text(rng):
+    """Mixed scripts, emoji and their joiners, marks, controls, long runs, long words, specials."""
+    out = []
+    for _ in range(rng.randrange(1, 12)):
+        kind = rng.randrange(11)
+        if kind == 0:
+            out.append(letters(rng, rng.randrange(1, 12)))
+        elif kind == 1:
+            out.append("".join(rng.choice(EMOJI) for _ in range(rng.randrange(1, 5))))
+        elif kind == 2:
+            out.append("".join(letters(rng, 1) + "".join(rng.choice(MARKS) for _ in range(rng.randrange(4)))
+                               for _ in range(rng.randrange(1, 6))))
+        elif kind == 3:
+            out.append("".join(chr(rng.choice([*range(32), 0x7f, *range(0x80, 0xa0), 0xad, 0x200b, 0x200e,
+                                               0x202e, 0x2066, 0xfeff, 0xfffd, 0xfffe, 0xffff]))
+                               for _ in range(rng.randrange(1, 5))))
+        elif kind == 4:
+            out.append(rng.choice(["\n", " ", "\t", "\r\n", "\r", "\u00a0", "\u3000", " \n"]) *
+                       rng.choice([1, 2, 3, 7, 16, 63, 200]))
+        elif kind == 5:
+            out.append(rng.choice(SPECIAL))
+        elif kind == 6:
+            word = rng.choice(SPECIAL)
+            cut = rng.randrange(len(word) + 1)
+            out.append(rng.choice([word[:cut], word[cut:], word.upper(), " " + word + " ", word * 3]))
+        elif kind == 7 and rng.random() < 0.2:
+            out.append(letters(rng, rng.choice([100, 700, 3000])) or rng.choice("aé字") * 900)
+        elif kind == 8:
+            out.append("".join(rng.choice("0123456789.,-+eE٣५Ⅷ²") for _ in range(rng.randrange(1, 25))))
+        else:
+            out.append(rng.choice(WORDS) + rng.choice(["", " ", "'s", "'LL", ".", "!!", "\n"]))
+    return "".join(out)
+
+
 def random_text(rng):
+    if rng.random() < 0.5:
+        return hard_text(rng)
     kind = rng.random()
     if kind < 0.08:
         return "".join(rng.choice(CHARS) for _ in range(rng.randrange(12)))
     if kind < 0.16:
-        # Libraries know Unicode of different ages: no characters younger than 3.2.
         codes = [rng.choice([rng.randrange(0x20, 0x250), rng.randrange(0x250, 0xd800),
                              rng.randrange(0xe000, 0x1ffff)]) for _ in range(rng.randrange(30))]
-        return "".join(chr(c) for c in codes
-                       if unicodedata.ucd_3_2_0.category(chr(c)) not in ("Cn", "Co"))
+        return "".join(chr(c) for c in codes if known(c))
     if kind < 0.2:
         return rng.choice(WORDS + CHARS) * rng.randrange(1, 200)
     out = []
@@ -265,12 +319,13 @@ def main():
     args = parser.parse_args()
     library = ctypes.CDLL(args.library)
     library.tok_stream_new.restype = ctypes.c_void_p
-    rng = random.Random(args.seed)
-    texts = [random_text(rng) for _ in range(args.texts)]
     pairs = [(f, Tokenizer.from_file(f)) for f in args.files] or generated()
     total = 0
     for name, theirs in pairs:
         ours = Ours(library, theirs.to_str())
+        rng = random.Random(args.seed)
+        SPECIAL[3:] = sorted({a.content for a in theirs.get_added_tokens_decoder().values()})[:40]
+        texts = [random_text(rng) for _ in range(args.texts)]
         total += compare(name, theirs, ours, texts)
         ours.close()
     print(f"{total} differences")

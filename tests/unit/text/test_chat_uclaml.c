@@ -13,7 +13,7 @@ struct fixture {
     json_t *document;
     const json_t *rows;
     struct tok_tokenizer *tokenizer;
-    struct tok_renderer renderer;
+    struct tok_uclaml renderer;
 };
 
 /* false: the tokenizer is not here. */
@@ -28,9 +28,8 @@ static bool open_fixture(struct fixture *f)
     ck_assert_ptr_nonnull(f->document);
     f->rows = json_object_get(f->document, "rows");
     ck_assert_msg(tok_load(dir, &f->tokenizer, &err) == SP_OK, "%s", err.text);
-    f->renderer = (struct tok_renderer){
+    f->renderer = (struct tok_uclaml){
         .tokenizer = f->tokenizer,
-        .template = TOK_TEMPLATE_ZEPHYR,
         .eos_id = (int32_t)json_integer_value(json_object_get(f->document, "eos_id"))};
     ck_assert_uint_ge(json_array_size(f->rows), 4);
     return true;
@@ -106,19 +105,22 @@ START_TEST(test_texts_are_theirs)
     struct sp_error err = {0};
     if (!open_fixture(&f))
         return;
+    struct tok_renderer_options options = {
+        .tokenizer = f.tokenizer, .template = "zephyr", .eos_id = f.renderer.eos_id};
+    struct tok_renderer *zephyr = NULL;
+    ck_assert_int_eq(tok_renderer_open(&options, &zephyr, &err), SP_OK);
     for (size_t i = 0; i < json_array_size(f.rows); i++) {
         const json_t *row = json_array_get(f.rows, i);
         struct chat_turn turns[2];
         struct tok_ids ids = {0}, again = {0};
         struct sp_buf prompt = SP_BUF_INIT;
-        ck_assert_int_eq(tok_chat_render(TOK_TEMPLATE_ZEPHYR, turns, 0, "</s>", &prompt, &err),
-                         SP_EINVAL);
         size_t n = turns_of(row, turns);
-        struct chat_turn with_system[2] = {{"system", n == 2 ? turns[0].content : ""},
-                                           {"user", turns[n - 1].content}};
-        ck_assert_int_eq(
-            tok_chat_render(TOK_TEMPLATE_ZEPHYR, with_system, 2, "</s>", &prompt, &err), SP_OK);
+        json_t *context = json_pack("{s:[{s:s, s:s}, {s:s, s:s}]}", "messages", "role", "system",
+                                    "content", n == 2 ? turns[0].content : "", "role", "user",
+                                    "content", turns[n - 1].content);
+        ck_assert_int_eq(tok_render_context(zephyr, context, true, &prompt, &err), SP_OK);
         ck_assert_str_eq(prompt.data, text(row, "text_prompt"));
+        json_decref(context);
         /* The text in one piece, special tokens recognized, has the same ids as the parts. */
         ck_assert_int_eq(tok_uclaml_prompt(&f.renderer, turns, n, &ids, &err), SP_OK);
         ck_assert_int_eq(tok_encode(f.tokenizer, prompt.data, prompt.length, 0, &again, &err),
@@ -129,6 +131,7 @@ START_TEST(test_texts_are_theirs)
         tok_ids_deinit(&again);
         sp_buf_deinit(&prompt);
     }
+    tok_renderer_free(zephyr);
     close_fixture(&f);
 }
 END_TEST

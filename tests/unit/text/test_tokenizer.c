@@ -356,6 +356,33 @@ START_TEST(threads)
 }
 END_TEST
 
+/* Tokens that are left out, however many, do not part a word from the space before it. */
+START_TEST(stream_skips_special)
+{
+    struct tok_tokenizer *t = NULL;
+    struct sp_error err = {0};
+    ck_assert_int_eq(tok_load(SPIN_SOURCE_ROOT "/tests/golden/text/spm.json", &t, &err), SP_OK);
+    struct tok_stream *stream = tok_stream_new(t, TOK_SKIP_SPECIAL);
+    struct tok_ids ids = TOK_IDS_INIT;
+    struct sp_buf out = SP_BUF_INIT;
+    ck_assert_int_eq(tok_encode(t, "time", 4, 0, &ids, &err), SP_OK);
+    size_t word = ids.count;
+    for (int i = 0; i < 3000; i++)
+        tok_ids_append(&ids, tok_id_of(t, "<unk>"));
+    ck_assert_int_eq(tok_encode(t, "the", 3, 0, &ids, &err), SP_OK);
+    ck_assert_uint_gt(ids.count, word + 3000);
+    for (size_t i = 0; i < ids.count; i++)
+        ck_assert_int_eq(tok_stream_push(stream, ids.ids[i], &out, &err), SP_OK);
+    ck_assert_int_eq(tok_stream_push(stream, 1 << 29, &out, &err), SP_EINVAL);
+    ck_assert_int_eq(tok_stream_finish(stream, &out, &err), SP_OK);
+    ck_assert_str_eq(out.data, "time the");
+    sp_buf_deinit(&out);
+    tok_ids_deinit(&ids);
+    tok_stream_free(stream);
+    tok_free(t);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("tokenizer");
@@ -372,6 +399,7 @@ static Suite *suite(void)
     tcase_add_test(c, streams);
     tcase_add_test(c, stream_holds_back);
     tcase_add_test(c, threads);
+    tcase_add_test(c, stream_skips_special);
     suite_add_tcase(s, c);
     return s;
 }
