@@ -5,15 +5,17 @@
  *
  * A line is "BATCH DTYPE CONTEXT STEPS": BATCH sequences of CONTEXT tokens each in cache, weights
  * and cache f32 or bf16; STEPS steps that sample one token of every sequence are timed, the prompts
- * before them are not. The answer is one line of JSON. "arrivals BATCH DTYPE CONTEXT STEPS" times
- * one running sequence's tokens while BATCH - 1 other slots take new prompts of CONTEXT tokens all
- * the time: the longest wait between two tokens. With --profile the time of each operation is
- * added. */
+ * before them are not. The answer is one line of JSON. After "shared" the prompts differ in their
+ * last token only, which makes long contexts quick to fill. "arrivals BATCH DTYPE CONTEXT STEPS"
+ * times one running sequence's tokens while BATCH - 1 other slots take new prompts of CONTEXT
+ * tokens all the time: the longest wait between two tokens. With --profile the time of each
+ * operation is added. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "common/base/clock.h"
 #include "common/base/fs.h"
@@ -26,8 +28,7 @@
 
 #define OPS(X)                                                                                     \
     X(head)                                                                                        \
-    X(products) X(attention) X(cache_put) X(lse) X(sample) X(norm) X(rope) X(swiglu) X(add)        \
-        X(embed)
+    X(products) X(attention) X(cache_put) X(lse) X(sample) X(norm) X(rope) X(swiglu) X(add) X(embed)
 enum op {
 #define NAME(name) OP_##name,
     OPS(NAME)
@@ -195,12 +196,15 @@ static void shape_decoder(struct bench *bench, int32_t batch, enum tn_dtype dtyp
     bench->positions = positions;
 }
 
-static void submit(struct bench *bench, uint32_t which, int32_t context, int32_t new_tokens)
+static void submit(struct bench *bench, uint32_t which, int32_t context, int32_t new_tokens,
+                   bool shared)
 {
     struct sp_error err = {0};
     int32_t *prompt = sp_xarray((size_t)context, sizeof(*prompt));
     for (int32_t i = 0; i < context; i++)
-        prompt[i] = (int32_t)((which * 7919u + (uint32_t)i * 104729u) % (uint32_t)vocab);
+        prompt[i] =
+            (int32_t)(((shared && i < context - 1 ? 0 : which) * 7919u + (uint32_t)i * 104729u) %
+                      (uint32_t)vocab);
     struct model_decoder_request request = {
         .prompt = prompt,
         .n_prompt = context,
@@ -227,13 +231,21 @@ static void step(struct bench *bench)
     must(model_decoder_step(bench->decoder, &idle, &err), &err);
 }
 
-static void steady(struct bench *bench, int32_t batch, int32_t context, int32_t steps)
+/* Of all threads; on a machine that others use too it says more than the time that passed. */
+static int64_t cpu_ns(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
+static void steady(struct bench *bench, int32_t batch, int32_t context, int32_t steps, bool shared)
 {
     struct model_decoder_stats before, after;
     model_decoder_get_stats(bench->decoder, &before);
     int64_t start = sp_now_ns();
     for (int32_t i = 0; i < batch; i++)
-        submit(bench, (uint32_t)i, context, bench->positions - context);
+        submit(bench, (uint32_t)i, context, bench->positions - context, shared);
     do { /* until a step runs no prompt rows any more */
         step(bench);
         after = before;
@@ -242,15 +254,18 @@ static void steady(struct bench *bench, int32_t batch, int32_t context, int32_t 
     int64_t prefill_ns = sp_now_ns() - start;
     memset(op_ns, 0, sizeof(op_ns));
     uint64_t tokens = sampled(bench);
+    int64_t cpu = cpu_ns();
     start = sp_now_ns();
     for (int32_t i = 0; i < steps; i++)
         step(bench);
     int64_t ns = sp_now_ns() - start;
+    cpu = cpu_ns() - cpu;
     tokens = sampled(bench) - tokens;
     printf("{\"batch\": %d, \"dtype\": \"%s\", \"context\": %d, \"tokens_per_s\": %.1f, "
-           "\"ms_per_step\": %.3f, \"prefill_ms\": %.1f",
+           "\"tokens_per_cpu_s\": %.1f, \"ms_per_step\": %.3f, \"prefill_ms\": %.1f",
            batch, bench->dtype == TN_BF16 ? "bf16" : "f32", context,
-           (double)tokens * 1e9 / (double)ns, (double)ns * 1e-6 / steps, (double)prefill_ns * 1e-6);
+           (double)tokens * 1e9 / (double)ns, (double)tokens * 1e9 / (double)cpu,
+           (double)ns * 1e-6 / steps, (double)prefill_ns * 1e-6);
     if (bench->profile)
         print_profile(ns, steps);
     printf("}\n");
@@ -261,7 +276,7 @@ static void arrivals(struct bench *bench, int32_t batch, int32_t context, int32_
 {
     int64_t longest = 0, start = sp_now_ns();
     uint32_t which = 0;
-    submit(bench, which++, context, bench->positions - context);
+    submit(bench, which++, context, bench->positions - context, false);
     while (sampled(bench) == 0)
         step(bench);
     for (int32_t i = 0; i < steps; i++) {
@@ -269,7 +284,7 @@ static void arrivals(struct bench *bench, int32_t batch, int32_t context, int32_
         while (model_decoder_take_result(bench->decoder, &result))
             ;
         while (model_decoder_room(bench->decoder) > 0)
-            submit(bench, which++, context, 1);
+            submit(bench, which++, context, 1, false);
         int64_t before = sp_now_ns();
         step(bench); /* every step samples a token of the first */
         longest = SP_MAX(longest, sp_now_ns() - before);
@@ -310,8 +325,11 @@ int main(int argc, char **argv)
     while (fgets(line, sizeof(line), stdin)) {
         int32_t batch, context, steps;
         bool arriving = strncmp(line, "arrivals ", 9) == 0;
-        if (sscanf(line + (arriving ? 9 : 0), "%" SCNd32 " %15s %" SCNd32 " %" SCNd32, &batch, type,
-                   &context, &steps) != 4 ||
+        bool shared = strncmp(line, "shared ", 7) == 0;
+        if (sscanf(line + (arriving ? 9
+                           : shared ? 7
+                                    : 0),
+                   "%" SCNd32 " %15s %" SCNd32 " %" SCNd32, &batch, type, &context, &steps) != 4 ||
             batch < 1 || context < 1 || steps < 1) {
             fprintf(stderr, "bench_decode: not a measurement: %s", line);
             return 64;
@@ -321,7 +339,7 @@ int main(int argc, char **argv)
         if (arriving)
             arrivals(&bench, batch, context, steps);
         else
-            steady(&bench, batch, context, steps);
+            steady(&bench, batch, context, steps, shared);
         fflush(stdout);
     }
     model_decoder_free(bench.decoder);

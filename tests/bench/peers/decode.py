@@ -10,9 +10,9 @@ own quantizer, beside it. Needs llama-cpp-python, and with --transformers torch 
 Each measurement: BATCH sequences of --context tokens in cache, then --steps steps of one token
 each, prompts not timed. Ours samples (softmax over the vocabulary) and computes log-probabilities
 of what it sampled, llama.cpp only computes logits and is given random tokens, transformers'
-generate samples (its figure is tokens of a generate call less a call for one token). With --screen
-every configuration is tried once; then --only names the best of each, which take turns with ours
---repeats times.
+generate samples (its figure is tokens of a generate call less a call for one token). Every
+configuration of a peer is tried once; the best two of a batch (and llama.cpp's F16 at batch 1) then
+take turns with ours --repeats times.
 Prints a table, and one JSON document with --json FILE."""
 import argparse
 import ctypes
@@ -25,6 +25,7 @@ import subprocess
 import sys
 import time
 
+clock = time.perf_counter
 TYPES = ("F32", "F16", "BF16", "Q8_0", "Q4_0")
 
 
@@ -40,7 +41,8 @@ class Ours:
     def measure(self, batch, context, steps):
         self.process.stdin.write(f"{batch} {self.dtype} {context} {steps}\n")
         self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())["tokens_per_s"]
+        got = json.loads(self.process.stdout.readline())
+        return got["tokens_per_cpu_s" if clock is time.process_time else "tokens_per_s"]
 
 
 class Llama:
@@ -76,10 +78,10 @@ class Llama:
             batch.n_seq_id[i] = 1
             batch.seq_id[i][0] = sequences[i]
             batch.logits[i] = logits
-        start = time.perf_counter()
+        start = clock()
         rc = l.llama_decode(self.context, batch)
         l.llama_synchronize(self.context)
-        took = time.perf_counter() - start  # the building of the batch in Python isn't counted
+        took = clock() - start  # the building of the batch in Python isn't counted
         l.llama_batch_free(batch)
         assert rc == 0, rc
         return took
@@ -131,13 +133,13 @@ class Transformers:
 
         def generate(n):
             options = {"cache_implementation": "static"} if self.cache == "static" else {}
-            start = time.perf_counter()
+            start = clock()
             out = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=True,
                                  max_new_tokens=n, min_new_tokens=n, top_k=0, top_p=1.0,
                                  temperature=1.0, pad_token_id=0, eos_token_id=None,
                                  disable_compile=True, **options)
             assert out.shape[1] == context + n
-            return time.perf_counter() - start
+            return clock() - start
 
         with torch.inference_mode():
             return batch * steps / (generate(1 + steps) - generate(1))
@@ -175,6 +177,22 @@ def versions():
     return found
 
 
+def measure(sides, batch, context, steps, repeats):
+    """Figures of each side by name, sides taking turns."""
+    figures = {s.name: [] for s in sides}
+    for _ in range(repeats):
+        for s in sides:
+            if clock is time.perf_counter:
+                wait_for_quiet()
+            figures[s.name].append(s.measure(batch, context, steps))
+    return figures
+
+
+def write_json(path, result):
+    with open(path, "w") as f:
+        json.dump({**result, "versions": versions()}, f, indent=1)
+
+
 def main():
     a = argparse.ArgumentParser(description=__doc__,
                                 formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -187,10 +205,14 @@ def main():
     a.add_argument("--steps", type=int, default=0, help="0: by batch")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--repeats", type=int, default=5)
-    a.add_argument("--screen", action="store_true", help="try every configuration once and stop")
     a.add_argument("--only", default="", help="peers by name, separated by commas")
+    a.add_argument("--cpu-time", action="store_true",
+                   help="tokens by CPU second, for machines that are not quiet; with one thread")
     a.add_argument("--json")
     o = a.parse_args()
+    if o.cpu_time:
+        global clock
+        clock = time.process_time
     peers = []
     if o.gguf:
         peers += [Llama(o.gguf, t, f, o.threads) for t in TYPES for f in (False, True)]
@@ -200,28 +222,28 @@ def main():
     if o.only:
         peers = [p for p in peers if p.name in o.only.split(",")]
     sides = [Ours(o.ours, o.model, o.threads, d) for d in ("f32", "bf16")] + peers
-    result = {"context": o.context, "threads": o.threads, "rows": []}
+    result = {"clock": "cpu" if o.cpu_time else "wall", "context": o.context,
+              "threads": o.threads, "rows": []}
     for batch in map(int, o.batches.split(",")):
-        steps = o.steps or max(4, min(48, 512 // batch))
-        figures = {s.name: [] for s in sides}
-        for _ in range(1 if o.screen else o.repeats):
-            for s in sides:
-                wait_for_quiet()
-                figures[s.name].append(s.measure(batch, o.context, steps))
-        best = max(statistics.median(figures[p.name]) for p in peers) if peers else 0
-        for s in sides:
-            v = sorted(figures[s.name])
-            row = {"batch": batch, "steps": steps, "who": s.name, "median": statistics.median(v),
+        steps = o.steps or max(4, min(32, 384 // batch))
+        tried = measure(peers, batch, o.context, max(3, steps // 3), 1)
+        order = sorted(peers, key=lambda p: -statistics.median(tried[p.name]))
+        f16 = [p for p in order if batch == 1 and p.name.startswith("llama.cpp F16")][:1]
+        chosen = order[:2] + [p for p in f16 if p not in order[:2]]
+        figures = measure(sides + chosen, batch, o.context, steps, o.repeats)
+        best = max((statistics.median(figures[p.name]) for p in chosen), default=0)
+        for name in [s.name for s in sides + chosen] + [p.name for p in order if p not in chosen]:
+            v = sorted(figures.get(name) or tried[name])
+            row = {"batch": batch, "steps": steps, "who": name, "median": statistics.median(v),
                    "lowest": v[0], "highest": v[-1], "repeats": len(v)}
             result["rows"].append(row)
-            ratio = f"{row['median'] / best:6.2f} x best peer" if s not in peers and best else ""
-            print(f"{batch:4d} {s.name:24s} {row['median']:8.1f} tok/s  {v[0]:8.1f} - {v[-1]:8.1f}"
-                  f"  {ratio}", flush=True)
-    result["versions"] = versions()
-    if o.json:
-        with open(o.json, "w") as f:
-            json.dump(result, f, indent=1)
+            ratio = f"{row['median'] / best:6.2f} x best peer" if name.startswith("spin") else ""
+            print(f"{batch:4d} {name:24s} {row['median']:8.1f} tok/s  {v[0]:8.1f} - {v[-1]:8.1f}"
+                  f"  of {len(v)}  {ratio if best else ''}", flush=True)
+        if o.json:  # after every batch, for when the time is cut
+            write_json(o.json, result)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
