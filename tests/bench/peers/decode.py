@@ -99,11 +99,11 @@ class Llama:
         assert self.context
         draw = random.Random(1)
         vocab = l.llama_vocab_n_tokens(l.llama_model_get_vocab(self.model()))
-        for s in range(batch):
-            for at in range(0, context, 512):
-                n = min(512, context - at)
-                self.decode([draw.randrange(vocab) for _ in range(n)], list(range(at, at + n)),
-                            [s] * n, False)
+        prompts = [(at, s) for s in range(batch) for at in range(context)]
+        for first in range(0, len(prompts), 512):
+            rows = prompts[first : first + 512]
+            self.decode([draw.randrange(vocab) for _ in rows], [at for at, _ in rows],
+                        [s for _, s in rows], False)
         took = 0.0
         for step in range(steps):
             took += self.decode([draw.randrange(vocab) for _ in range(batch)],
@@ -159,7 +159,7 @@ def busy_share(seconds):
 
 def wait_for_quiet():
     """llama.cpp's and torch's barriers spin: anybody else's work would cost them most."""
-    for _ in range(100):
+    for _ in range(15):
         if busy_share(0.1) < 0.1:
             return
     print("decode.py: the machine is not quiet; figures are low", file=sys.stderr)
@@ -185,6 +185,7 @@ def measure(sides, batch, context, steps, repeats):
             if clock is time.perf_counter:
                 wait_for_quiet()
             figures[s.name].append(s.measure(batch, context, steps))
+            print(f"batch {batch} {s.name}: {figures[s.name][-1]:.1f}", file=sys.stderr)
     return figures
 
 
