@@ -197,6 +197,7 @@ void sim_generator_check_blob(struct sim *sim, struct sim_node *node,
                               const struct sp_digest *manifest);
 void sim_trainer_check_blob(struct sim *sim, struct sim_node *node,
                             const struct sp_digest *manifest);
+void sim_kill(struct sim *sim, struct sim_node *node); /* it starts again by itself */
 /* A generator stands still, in some simulations, until its weights have gone out of use. */
 void sim_disturb_iteration(struct sim *sim);
 /* true: the node stands still, and the timer fires when it goes on. */

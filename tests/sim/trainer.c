@@ -168,6 +168,13 @@ static void saved(struct sim *sim, void *context, uint64_t life)
         *(struct snapshot *)saving->node->disk = saving->snapshot;
 }
 
+static void die(struct sim *sim, void *context, uint64_t life)
+{
+    struct sim_node *node = context;
+    if (node->life == life)
+        sim_kill(sim, node);
+}
+
 /* All of it, or nothing; and the bug of saving the cursor before the rest. */
 static void save(struct sim *sim, struct sim_node *node)
 {
@@ -184,7 +191,11 @@ static void save(struct sim *sim, struct sim_node *node)
     if (sim->plant == SIM_PLANT_CURSOR && disk->valid &&
         disk->iteration == saving->snapshot.iteration)
         disk->step = t->step;
-    sim_after(sim, 1 + (int64_t)sim_draw(sim, 60), saved, saving, node->life);
+    int64_t ms = 1 + (int64_t)sim_draw(sim, 2000);
+    sim_after(sim, ms, saved, saving, node->life);
+    /* The middle of it is when a death hurts most. */
+    if (sim->faults.deaths && sim->now < sim->faults.until_ms && sim_draw(sim, 3) == 0)
+        sim_after(sim, (int64_t)sim_draw(sim, (uint64_t)ms), die, node, node->life);
 }
 
 struct stepping {
