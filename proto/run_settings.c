@@ -96,6 +96,10 @@ static const struct sp_setting table[] = {
         "transformers, the text of a special token in a message is that token; an answer that "
         "holds "
         "its end token is refused."),
+    ENUM(
+        "data", "turns", turns, "last", "last|first|all",
+        "Of a conversation (messages): its last answer, behind all that comes before it; its first "
+        "one; or each of them, a pair of its own. The pairs of a conversation are in one split."),
     STR("data", "template_date", template_date, "",
         "The day (YYYY-MM-DD) that templates which ask for today's date are told; empty: they are "
         "refused."),

@@ -11,6 +11,7 @@ enum run_mode { RUN_MODE_SPIN, RUN_MODE_SFT, RUN_MODE_DPO };
 enum run_numerics { RUN_NUMERICS_STRICT, RUN_NUMERICS_ANY };
 enum run_score_by { RUN_SCORE_BY_GENERATOR, RUN_SCORE_BY_TRAINER };
 enum run_overlong { RUN_OVERLONG_DROP, RUN_OVERLONG_ERROR };
+enum run_turns { RUN_TURNS_LAST, RUN_TURNS_FIRST, RUN_TURNS_ALL };
 enum run_dtype { RUN_DTYPE_F32, RUN_DTYPE_BF16, RUN_DTYPE_F16 };
 enum run_loss { RUN_LOSS_LOGISTIC, RUN_LOSS_HINGE, RUN_LOSS_EXPONENTIAL, RUN_LOSS_CORRELATION,
                 RUN_LOSS_IPO };
@@ -38,6 +39,7 @@ struct run_settings {
     double holdout_share;
     int64_t max_prompt_tokens, max_sequence_tokens;
     int overlong; /* enum run_overlong */
+    int turns;    /* enum run_turns */
     /* [model] */
     char *base;
     int checkpoint_dtype; /* enum run_dtype */

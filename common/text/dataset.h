@@ -54,6 +54,7 @@ struct tok_row {
     size_t turn_count;             /* >= 1 */
     const char *response;          /* the good answer, not empty */
     const char *rejected;          /* the other answer (uclaml's generated); NULL: none */
+    bool conversation; /* messages: turns goes on with the response itself, as turns[turn_count] */
 };
 
 struct tok_dataset;

@@ -276,6 +276,7 @@ enum sp_err tok_row_parse(struct tok_row_store *store, enum tok_format format,
         break;
     case TOK_FORMAT_MESSAGES:
         rc = messages_field(store, row, "messages", where, &ret->turn_count, &ret->response, err);
+        ret->conversation = true;
         if (rc == SP_OK)
             rc = not_empty(ret->response, where, "messages", err);
         break;

@@ -154,11 +154,21 @@ static void keep_example(struct data_rows *rows, uint64_t line, const struct dat
     tok_ids_append_all(&example->rejected, scratch->rejected.ids, scratch->rejected.count);
 }
 
+static enum sp_err leave_out(struct data_rows *rows, enum data_split split,
+                             const struct tok_row *row, enum data_reason reason)
+{
+    struct data_counts *counts = &rows->counts[split];
+    counts->rows++;
+    if (counts->left_out[reason]++ == 0)
+        counts->left_out_line[reason] = row->line;
+    *(reason == DATA_REASON_EMPTY ? &counts->empty : &counts->overlong) += 1;
+    return SP_OK;
+}
+
 static enum sp_err add_row(struct data_rows *rows, enum data_split split, const struct tok_row *row,
                            struct data_scratch *scratch, struct sp_error *err)
 {
     struct data_counts *counts = &rows->counts[split];
-    counts->rows++;
     enum sp_err rc = data_render(rows, row, scratch, err);
     if (rc != SP_OK)
         return rc;
@@ -170,12 +180,8 @@ static enum sp_err add_row(struct data_rows *rows, enum data_split split, const 
                        "[data] overlong = drop",
                        scratch->prompt.count, scratch->real.count, reason_texts[reason],
                        (long long)rows->limit_tokens);
-    if (reason != DATA_REASONS) {
-        if (counts->left_out[reason]++ == 0)
-            counts->left_out_line[reason] = row->line;
-        *(reason == DATA_REASON_EMPTY ? &counts->empty : &counts->overlong) += 1;
-        return SP_OK;
-    }
+    if (reason != DATA_REASONS)
+        return leave_out(rows, split, row, reason);
     struct data_prompt prompt = {
         .index = (uint32_t)counts->used,
         .prompt = &scratch->prompt,
@@ -188,6 +194,7 @@ static enum sp_err add_row(struct data_rows *rows, enum data_split split, const 
         rc = rows->add(rows->add_context, split, &prompt, err);
     if (rc == SP_OK)
         count_used(rows, counts, scratch);
+    counts->rows++;
     if (rc == SP_OK && split == DATA_TRAIN)
         keep_example(rows, row->line, scratch);
     bool given = rows->settings->compat == RUN_COMPAT_UCLAML && split == DATA_TRAIN &&
@@ -195,6 +202,29 @@ static enum sp_err add_row(struct data_rows *rows, enum data_split split, const 
     rows->given[0] += given;
     if (rc == SP_OK && given && rows->add_given != NULL)
         rc = rows->add_given(rows->add_context, 0, prompt.index, &scratch->rejected, err);
+    return rc;
+}
+
+/* The pairs of a row that [data] turns asks for. */
+static enum sp_err add_pairs(struct data_rows *rows, enum data_split split,
+                             const struct tok_row *row, struct data_scratch *scratch,
+                             struct sp_error *err)
+{
+    int turns = rows->settings->turns;
+    if (!row->conversation || turns == RUN_TURNS_LAST)
+        return add_row(rows, split, row, scratch, err);
+    enum sp_err rc = SP_OK;
+    for (size_t i = 0; i <= row->turn_count && rc == SP_OK; i++) {
+        if (strcmp(row->turns[i].role, "assistant") != 0)
+            continue;
+        struct tok_row pair = *row;
+        pair.turn_count = i;
+        pair.response = row->turns[i].content;
+        rc = pair.response[0] != '\0' ? add_row(rows, split, &pair, scratch, err)
+                                      : leave_out(rows, split, row, DATA_REASON_EMPTY);
+        if (turns == RUN_TURNS_FIRST)
+            break;
+    }
     return rc;
 }
 
@@ -351,7 +381,7 @@ static enum sp_err read_file(struct data_rows *rows, int file, const uint8_t *he
         if (rc != SP_OK || !more)
             break;
         enum data_split split = held && held[i] ? DATA_HOLDOUT : (enum data_split)file;
-        rc = add_row(rows, split, &row, &scratch, err);
+        rc = add_pairs(rows, split, &row, &scratch, err);
         if (rc != SP_OK)
             sp_wrap(err, rc, "%s:%llu", rows->names[file], (unsigned long long)row.line);
         else

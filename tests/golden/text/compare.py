@@ -3,9 +3,12 @@
 
 By hand, not part of the test run. Needs `pip install tokenizers` and the library as a shared object:
 
-    gcc -O2 -shared -fPIC -D_GNU_SOURCE -I. common/text/*.c common/base/*.c -o /tmp/spin_text.so \\
-        -ljansson -lpcre2-8 -lutf8proc -linih -lcrypto -lm
-    python3 tests/golden/text/compare.py /tmp/spin_text.so [--texts 2000] [--seed 1] [tokenizer.json ...]
+    gcc -O2 -shared -fPIC -D_GNU_SOURCE -I. \\
+        common/text/{added,bpe,bpe_load,bpe_seam,bytelevel,decode,encode,load,load_output}.c \\
+        common/text/{load_pipeline,map,normalize,pattern,pretokenize,split,tokenizer,unigram,utf8}.c \\
+        common/base/{arena,buf,err,fs,hash,json,mem,utf8}.c \\
+        -o /tmp/spin_text.so -ljansson -lpcre2-8 -lutf8proc -lcrypto -lm
+    python3 tests/golden/text/compare.py /tmp/spin_text.so [tokenizer.json ...] [--texts 2000] [--seed 1]
 
 Without files it makes tokenizers of its own, with every component that common/text understands, and
 compares those. Ends with the number of differences and exit status 1 when there are any.
@@ -281,7 +284,7 @@ def compare(name, theirs, ours, texts):
         nonlocal differences
         differences += 1
         if differences <= 5:
-            print(f"{name}: {what}: {text!r}\n  theirs {a!r}\n  ours   {b!r}")
+            print(f"{name}: {what}: {text!r:.300}\n  theirs {a!r:.300}\n  ours   {b!r:.300}")
 
     rng = random.Random(3)
     # Since 0.22 the package decodes such tokens in their normalized spelling and no longer knows

@@ -250,6 +250,41 @@ static bool always(void *context)
     return true;
 }
 
+/* A conversation is one pair, its last or its first, or a pair for each answer; an answer that is
+ * empty is none. */
+START_TEST(test_turns)
+{
+    static const struct {
+        const char *setting;
+        int used, empty, prompt_max;
+    } cases[] = {{"data.turns=last", 2, 0, 53},
+                 {"data.turns=first", 2, 0, 16},
+                 {"data.turns=all", 4, 1, 53}};
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct cf cf = cf_new();
+        struct fx fx = cf.fx;
+        cf_data(&cf, "train",
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
+                "{\"role\":\"assistant\",\"content\":\"\"},{\"role\":\"user\",\"content\":\"e\"},"
+                "{\"role\":\"assistant\",\"content\":\"f\"}]}\n"
+                "{\"messages\":[{\"role\":\"user\",\"content\":\"a\"},"
+                "{\"role\":\"assistant\",\"content\":\"b\"},{\"role\":\"user\",\"content\":\"c\"},"
+                "{\"role\":\"assistant\",\"content\":\"d\"}]}\n");
+        cf_set(&cf, "data.holdout_share=0");
+        cf_set(&cf, "data.template=mistral-v1");
+        cf_set(&cf, cases[i].setting);
+        json_t *report = NULL;
+        OK(cf_create(&cf, &report, &fx.err));
+        ck_assert_int_eq(number(split_of(report, 0), "used"), cases[i].used);
+        ck_assert_int_eq(number(split_of(report, 0), "empty"), cases[i].empty);
+        ck_assert_int_eq(number(split_of(report, 0), "prompt_tokens_max"), cases[i].prompt_max);
+        json_decref(report);
+        cf_free(&cf);
+    }
+}
+END_TEST
+
 START_TEST(test_cancelled)
 {
     struct cf cf = cf_new();
@@ -417,6 +452,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_dpo_needs_both_answers);
     tcase_add_test(t, test_spin_ignores_given_answers);
     tcase_add_test(t, test_again);
+    tcase_add_test(t, test_turns);
     tcase_add_test(t, test_cancelled);
     tcase_add_test(t, test_bad_arguments);
     tcase_add_test(t, test_missing_blobs);
