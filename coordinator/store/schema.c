@@ -75,8 +75,8 @@ static const char *const run_migrations[] = {
     " owner TEXT NOT NULL, digest BLOB NOT NULL, PRIMARY KEY (owner, digest))"
     " STRICT, WITHOUT ROWID;" EVENTS_TABLE,
     /* 2: retention */
-    "ALTER TABLE checkpoints ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
-    "ALTER TABLE checkpoints ADD COLUMN dropped_ms INTEGER NOT NULL DEFAULT 0;",
+    ("ALTER TABLE checkpoints ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0;"
+     "ALTER TABLE checkpoints ADD COLUMN dropped_ms INTEGER NOT NULL DEFAULT 0;"),
     /* 3: the prompt that answers are sampled behind, where that is another one than training's. */
     "ALTER TABLE prompts ADD COLUMN sample_ids BLOB NOT NULL DEFAULT x'';",
 };
