@@ -352,7 +352,13 @@ static enum sp_err check_tensors(struct ckpt_gguf *g, struct sp_error *err)
             return sp_fail(err, SP_EFORMAT, "tensor %.200s: overlaps tensor %.200s", t->name,
                            before->name);
     }
-    qsort(g->tensors, g->count, sizeof(*g->tensors), by_name);
+    return gguf_sort_tensors(g, err);
+}
+
+enum sp_err gguf_sort_tensors(struct ckpt_gguf *g, struct sp_error *err)
+{
+    if (g->count > 0)
+        qsort(g->tensors, g->count, sizeof(*g->tensors), by_name);
     for (size_t i = 1; i < g->count; i++)
         if (by_name(&g->tensors[i - 1], &g->tensors[i]) == 0)
             return sp_fail(err, SP_EFORMAT, "tensor %.200s: is there twice", g->tensors[i].name);
@@ -438,7 +444,7 @@ enum sp_err ckpt_gguf_open_memory(const uint8_t *data, size_t length, const char
     return SP_OK;
 }
 
-enum sp_err ckpt_gguf_open(const char *path, struct ckpt_gguf **ret, struct sp_error *err)
+enum sp_err gguf_open_file(const char *path, struct ckpt_gguf **ret, struct sp_error *err)
 {
     struct sp_map map;
     enum sp_err rc = sp_map_file(path, &map, err);
@@ -455,10 +461,27 @@ enum sp_err ckpt_gguf_open(const char *path, struct ckpt_gguf **ret, struct sp_e
     return SP_OK;
 }
 
+enum sp_err ckpt_gguf_open(const char *path, struct ckpt_gguf **ret, struct sp_error *err)
+{
+    struct ckpt_gguf *g = NULL;
+    enum sp_err rc = gguf_open_file(path, &g, err);
+    if (rc == SP_OK)
+        rc = gguf_join(g, err);
+    if (rc != SP_OK) {
+        ckpt_gguf_close(g);
+        return rc;
+    }
+    *ret = g;
+    return SP_OK;
+}
+
 void ckpt_gguf_close(struct ckpt_gguf *gguf)
 {
     if (gguf == NULL)
         return;
+    for (size_t i = 0; i < gguf->part_count; i++)
+        ckpt_gguf_close(gguf->parts[i]);
+    free(gguf->parts);
     for (size_t i = 0; i < gguf->entry_count; i++)
         free(gguf->entries[i].key);
     for (size_t i = 0; i < gguf->count; i++)

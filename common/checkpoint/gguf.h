@@ -5,6 +5,7 @@
  *
  * Reading trusts nothing: version, counts, lengths of strings and arrays, alignment, shape products
  * (overflow), types, offsets, overlaps, and duplicate keys and names are checked at open.
+ * A model split into files NAME-00001-of-0000N.gguf, … opens by the first of them, as one.
  * An open file is read-only and may be used by any number of threads. Opening blocks on the disk;
  * tensor bytes come in by page faults. */
 #ifndef SPIN_CHECKPOINT_GGUF_H
@@ -81,6 +82,8 @@ const struct ckpt_gguf_tensor *ckpt_gguf_find(const struct ckpt_gguf *gguf, cons
 /* Metadata. An absent key is SP_ENOTFOUND, another type or a value out of range SP_EFORMAT; every
  * message names file and key. Any integer type is accepted where an integer is asked, any number
  * where a real is. */
+size_t ckpt_gguf_key_count(const struct ckpt_gguf *gguf);
+const char *ckpt_gguf_key(const struct ckpt_gguf *gguf, size_t i); /* sorted */
 bool ckpt_gguf_has(const struct ckpt_gguf *gguf, const char *key);
 enum sp_err ckpt_gguf_i64(const struct ckpt_gguf *gguf, const char *key, int64_t min, int64_t max,
                           int64_t *ret, struct sp_error *err) SP_MUST_USE;

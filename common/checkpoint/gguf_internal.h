@@ -41,7 +41,17 @@ struct ckpt_gguf {
     size_t entry_count;               /* those that are filled in */
     struct ckpt_gguf_tensor *tensors; /* sorted by name; names are owned */
     size_t count;
+    struct ckpt_gguf **parts; /* the files behind the first one; their tensors stand here */
+    size_t part_count;
 };
+
+/* One file, whether or not it is a part. */
+enum sp_err gguf_open_file(const char *path, struct ckpt_gguf **ret,
+                           struct sp_error *err) SP_MUST_USE;
+/* Sorts the tensors by name; none may be there twice. */
+enum sp_err gguf_sort_tensors(struct ckpt_gguf *g, struct sp_error *err) SP_MUST_USE;
+/* Opens the other parts of a model whose first part this is; does nothing for a whole one. */
+enum sp_err gguf_join(struct ckpt_gguf *g, struct sp_error *err) SP_MUST_USE;
 
 /* Bytes of an element; 0 for strings and arrays. */
 size_t gguf_value_bytes(enum gguf_value type);

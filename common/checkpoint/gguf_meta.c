@@ -38,6 +38,17 @@ static enum sp_err wrong(const struct ckpt_gguf *g, const struct gguf_entry *ent
                    entry->key, gguf_value_name(entry->type), expected);
 }
 
+size_t ckpt_gguf_key_count(const struct ckpt_gguf *gguf)
+{
+    return gguf->entry_count;
+}
+
+const char *ckpt_gguf_key(const struct ckpt_gguf *gguf, size_t i)
+{
+    SP_ASSERT(i < gguf->entry_count);
+    return gguf->entries[i].key;
+}
+
 bool ckpt_gguf_has(const struct ckpt_gguf *gguf, const char *key)
 {
     return gguf_find(gguf, key) != NULL;

@@ -13,7 +13,7 @@
 
 struct vocab {
     const struct ckpt_gguf *gguf;
-    const struct ckpt_llama *llama;
+    const struct ckpt_vocab *model;
     bool spm;                   /* SentencePiece style, else byte level */
     const struct gguf_pre *pre; /* of byte level */
     struct gguf_piece *pieces;
@@ -34,19 +34,49 @@ static json_t *token_json(const struct vocab *v, int32_t id)
 
 /* ---- reading the metadata ---- */
 
-static enum sp_err read_model(struct vocab *v, struct sp_error *err)
+static enum sp_err opt_id(const struct ckpt_gguf *gguf, const char *key, int32_t size, int32_t *ret,
+                          struct sp_error *err)
+{
+    int64_t value = -1;
+    enum sp_err rc = ckpt_gguf_opt_i64(gguf, key, 0, size - 1, &value, err);
+    if (rc == SP_OK)
+        *ret = (int32_t)value;
+    return rc;
+}
+
+enum sp_err ckpt_vocab_ids(const struct ckpt_gguf *gguf, int32_t size, int32_t context,
+                           struct ckpt_vocab *ret, struct sp_error *err)
+{
+    struct ckpt_vocab v = {.size = size, .context = context};
+    int32_t eos = -1, eot = -1;
+    enum sp_err rc;
+    if ((rc = opt_id(gguf, "tokenizer.ggml.bos_token_id", size, &v.bos_id, err)) ||
+        (rc = opt_id(gguf, "tokenizer.ggml.padding_token_id", size, &v.pad_id, err)) ||
+        (rc = opt_id(gguf, "tokenizer.ggml.unknown_token_id", size, &v.unk_id, err)) ||
+        (rc = opt_id(gguf, "tokenizer.ggml.eos_token_id", size, &eos, err)) ||
+        (rc = opt_id(gguf, "tokenizer.ggml.eot_token_id", size, &eot, err)))
+        return rc;
+    if (eos >= 0)
+        v.eos_ids[v.n_eos++] = eos;
+    if (eot >= 0 && eot != eos)
+        v.eos_ids[v.n_eos++] = eot;
+    *ret = v;
+    return SP_OK;
+}
+
+static enum sp_err read_kind(struct vocab *v, struct sp_error *err)
 {
     const char *path = ckpt_gguf_path(v->gguf);
-    struct ckpt_gguf_text model = {0}, pre = {"", 0};
-    enum sp_err rc = ckpt_gguf_text(v->gguf, "tokenizer.ggml.model", &model, err);
+    struct ckpt_gguf_text kind = {0}, pre = {"", 0};
+    enum sp_err rc = ckpt_gguf_text(v->gguf, "tokenizer.ggml.model", &kind, err);
     if (rc == SP_OK)
         rc = ckpt_gguf_opt_text(v->gguf, "tokenizer.ggml.pre", &pre, err);
     if (rc != SP_OK)
         return rc;
-    v->spm = model.length == 5 && memcmp(model.data, "llama", 5) == 0;
+    v->spm = kind.length == 5 && memcmp(kind.data, "llama", 5) == 0;
     if (v->spm) {
         v->add_bos = v->add_space = true;
-    } else if (model.length == 4 && memcmp(model.data, "gpt2", 4) == 0) {
+    } else if (kind.length == 4 && memcmp(kind.data, "gpt2", 4) == 0) {
         v->pre = gguf_pre_find(pre);
         if (v->pre == NULL)
             return sp_fail(err, SP_EUNSUPPORTED,
@@ -58,7 +88,7 @@ static enum sp_err read_model(struct vocab *v, struct sp_error *err)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: metadata \"tokenizer.ggml.model\": \"%.*s\" is not supported (gpt2 and "
                        "llama are); give the original tokenizer.json with --tokenizer",
-                       path, (int)SP_MIN(model.length, 60), model.data);
+                       path, (int)SP_MIN(kind.length, 60), kind.data);
     }
     bool squeeze = false;
     if ((rc = ckpt_gguf_opt_bool(v->gguf, "tokenizer.ggml.add_bos_token", &v->add_bos, err)) ||
@@ -113,11 +143,11 @@ static enum sp_err read_tokens(struct vocab *v, struct sp_error *err)
     enum sp_err rc = ckpt_gguf_texts(v->gguf, TOKENS, &texts, &v->count, err);
     if (rc != SP_OK)
         return rc;
-    if (v->count == 0 || v->count > (size_t)v->llama->vocab) {
+    if (v->count == 0 || v->count > (size_t)v->model->size) {
         free(texts);
         return sp_fail(err, SP_EFORMAT,
                        "%s: metadata \"" TOKENS "\": %zu tokens, the embedding table has %d rows",
-                       path, v->count, v->llama->vocab);
+                       path, v->count, v->model->size);
     }
     v->pieces = sp_xarray(v->count, sizeof(*v->pieces));
     for (size_t i = 0; i < v->count; i++)
@@ -199,7 +229,7 @@ static void add_steps(const struct vocab *v, int32_t eos, const char *name, int 
                       json_t *list)
 {
     if (v->add_bos)
-        json_array_append_new(list, special_step(token_json(v, v->llama->bos_id), sequence));
+        json_array_append_new(list, special_step(token_json(v, v->model->bos_id), sequence));
     json_array_append_new(list,
                           json_pack("{s:{s:s, s:i}}", "Sequence", "id", name, "type_id", sequence));
     if (v->add_eos)
@@ -216,26 +246,26 @@ static void add_special(const struct vocab *v, int32_t id, json_t *specials)
 
 static enum sp_err post_processor(const struct vocab *v, json_t **ret, struct sp_error *err)
 {
-    int32_t eos = v->llama->n_eos > 0 ? v->llama->eos_ids[0] : -1;
+    int32_t eos = v->model->n_eos > 0 ? v->model->eos_ids[0] : -1;
     if (!v->add_bos && !v->add_eos) {
         *ret = v->spm ? json_null()
                       : json_pack("{s:s, s:b, s:b, s:b}", "type", "ByteLevel", "add_prefix_space",
                                   1, "trim_offsets", 0, "use_regex", 1);
         return SP_OK;
     }
-    if ((v->add_bos && (v->llama->bos_id < 0 || (size_t)v->llama->bos_id >= v->count)) ||
+    if ((v->add_bos && (v->model->bos_id < 0 || (size_t)v->model->bos_id >= v->count)) ||
         (v->add_eos && (eos < 0 || (size_t)eos >= v->count)))
         return sp_fail(
             err, SP_EFORMAT,
             "%s: metadata \"tokenizer.ggml.%s_token_id\": not there, though such a token "
             "is to be added",
-            ckpt_gguf_path(v->gguf), v->add_bos && v->llama->bos_id < 0 ? "bos" : "eos");
+            ckpt_gguf_path(v->gguf), v->add_bos && v->model->bos_id < 0 ? "bos" : "eos");
     json_t *single = json_array(), *pair = json_array(), *specials = json_object();
     add_steps(v, eos, "A", 0, single);
     add_steps(v, eos, "A", 0, pair);
     add_steps(v, eos, "B", 1, pair);
     if (v->add_bos)
-        add_special(v, v->llama->bos_id, specials);
+        add_special(v, v->model->bos_id, specials);
     if (v->add_eos)
         add_special(v, eos, specials);
     *ret = json_pack("{s:s, s:o, s:o, s:o}", "type", "TemplateProcessing", "single", single, "pair",
@@ -272,7 +302,7 @@ static enum sp_err byte_level_merges(const struct vocab *v, json_t **ret, struct
     return rc;
 }
 
-static enum sp_err model(const struct vocab *v, json_t **ret, struct sp_error *err)
+static enum sp_err bpe_model(const struct vocab *v, json_t **ret, struct sp_error *err)
 {
     json_t *merges = NULL, *unknown = NULL;
     bool bytes = false;
@@ -301,7 +331,7 @@ static enum sp_err make_tokenizer(const struct vocab *v, json_t **ret, struct sp
     json_t *post = NULL, *bpe = NULL;
     enum sp_err rc = post_processor(v, &post, err);
     if (rc == SP_OK)
-        rc = model(v, &bpe, err);
+        rc = bpe_model(v, &bpe, err);
     if (rc != SP_OK) {
         json_decref(post);
         return rc;
@@ -318,21 +348,21 @@ static enum sp_err make_tokenizer(const struct vocab *v, json_t **ret, struct sp
 static enum sp_err make_config(const struct vocab *v, json_t **ret, struct sp_error *err)
 {
     static const char template_key[] = "tokenizer.chat_template";
-    const struct ckpt_llama *llama = v->llama;
+    const struct ckpt_vocab *model = v->model;
     struct ckpt_gguf_text template = {0};
     enum sp_err rc = ckpt_gguf_opt_text(v->gguf, template_key, &template, err);
     if (rc != SP_OK)
         return rc;
     json_t *config =
         json_pack("{s:b, s:i, s:s}", "clean_up_tokenization_spaces", 0, "model_max_length",
-                  llama->context, "tokenizer_class", "PreTrainedTokenizerFast");
+                  model->context, "tokenizer_class", "PreTrainedTokenizerFast");
     const struct {
         const char *name;
         int32_t id;
-    } specials[] = {{"bos_token", llama->bos_id},
-                    {"eos_token", llama->n_eos > 0 ? llama->eos_ids[0] : -1},
-                    {"pad_token", llama->pad_id},
-                    {"unk_token", llama->unk_id}};
+    } specials[] = {{"bos_token", model->bos_id},
+                    {"eos_token", model->n_eos > 0 ? model->eos_ids[0] : -1},
+                    {"pad_token", model->pad_id},
+                    {"unk_token", model->unk_id}};
     for (size_t i = 0; i < SP_COUNT(specials); i++) {
         json_t *text = token_json(v, specials[i].id);
         if (text != NULL)
@@ -344,12 +374,12 @@ static enum sp_err make_config(const struct vocab *v, json_t **ret, struct sp_er
     return SP_OK;
 }
 
-enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt_llama *llama,
+enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt_vocab *model,
                                  json_t **ret_tokenizer, json_t **ret_config, struct sp_error *err)
 {
-    struct vocab v = {.gguf = gguf, .llama = llama};
+    struct vocab v = {.gguf = gguf, .model = model};
     json_t *tokenizer = NULL, *config = NULL;
-    enum sp_err rc = read_model(&v, err);
+    enum sp_err rc = read_kind(&v, err);
     if (rc == SP_OK)
         rc = read_tokens(&v, err);
     if (rc == SP_OK)

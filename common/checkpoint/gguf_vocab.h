@@ -7,10 +7,24 @@
 
 #include <jansson.h>
 
-#include "common/checkpoint/gguf_llama.h"
+#include "common/checkpoint/gguf.h"
+
+#define CKPT_VOCAB_MAX_EOS 8
+
+/* What a tokenizer has to know of its model. */
+struct ckpt_vocab {
+    int32_t size;                               /* rows of the embedding table */
+    int32_t context;                            /* positions that the model was made for */
+    int32_t bos_id, pad_id, unk_id;             /* -1: none */
+    int32_t eos_ids[CKPT_VOCAB_MAX_EOS], n_eos; /* every id that ends a response */
+};
+
+/* tokenizer.ggml.…_token_id, of a model with this many ids; size and context are set. */
+enum sp_err ckpt_vocab_ids(const struct ckpt_gguf *gguf, int32_t size, int32_t context,
+                           struct ckpt_vocab *ret, struct sp_error *err) SP_MUST_USE;
 
 /* tokenizer.json and tokenizer_config.json (with the chat template); new references. */
-enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt_llama *llama,
+enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt_vocab *model,
                                  json_t **ret_tokenizer, json_t **ret_config,
                                  struct sp_error *err) SP_MUST_USE;
 
@@ -18,7 +32,7 @@ enum sp_err ckpt_vocab_from_gguf(const struct ckpt_gguf *gguf, const struct ckpt
  * (chat_template.jinja) or is NULL. *ret_inexact is the number of tokens for which merges of the
  * tokenizer leave out a way that llama.cpp takes: 0 for those that come from SentencePiece. */
 enum sp_err ckpt_vocab_put(const json_t *tokenizer, const json_t *tokenizer_config,
-                           const char *chat_template, const struct ckpt_llama *llama,
+                           const char *chat_template, const struct ckpt_vocab *model,
                            struct ckpt_gguf_meta *meta, size_t *ret_inexact,
                            struct sp_error *err) SP_MUST_USE;
 

@@ -12,7 +12,7 @@
 
 struct out {
     const json_t *root, *bpe, *vocab, *config; /* borrowed; config may be NULL */
-    const struct ckpt_llama *llama;
+    const struct ckpt_vocab *model;
     bool spm, add_space;
     const struct gguf_pre *pre; /* of byte level */
     struct gguf_piece *pieces;
@@ -52,7 +52,10 @@ static bool is_spm(const json_t *root, bool *ret_add_space)
     const json_t *norm = json_object_get(root, "normalizer"),
                  *pre = json_object_get(root, "pre_tokenizer"),
                  *steps = json_object_get(norm, "normalizers");
-    if (json_is_object(pre)) {
+    /* Gemma's cuts at spaces, of which the normalizer has left none. */
+    const char *cut = json_string_value(json_object_get(json_object_get(pre, "pattern"), "String"));
+    bool idle = strcmp(type_of(pre), "Split") == 0 && cut != NULL && strcmp(cut, " ") == 0;
+    if (json_is_object(pre) && !idle) {
         const char *scheme = json_string_value(json_object_get(pre, "prepend_scheme"));
         const char *replacement = json_string_value(json_object_get(pre, "replacement"));
         *ret_add_space = scheme == NULL || strcmp(scheme, "never") != 0;
@@ -99,10 +102,10 @@ static enum sp_err put_token(struct out *o, const char *text, size_t length, con
                              enum gguf_token type, struct sp_error *err)
 {
     json_int_t at = json_is_integer(id) ? json_integer_value(id) : -1;
-    if (at < 0 || at >= o->llama->vocab)
+    if (at < 0 || at >= o->model->size)
         return sp_fail(err, SP_EFORMAT,
                        WHAT ": token \"%.80s\": its id is not below config.json's vocab_size, %d",
-                       text, o->llama->vocab);
+                       text, o->model->size);
     struct gguf_piece *piece = &o->pieces[at];
     if (piece->text.data != NULL &&
         (piece->text.length != length || memcmp(piece->text.data, text, length) != 0))
@@ -314,9 +317,9 @@ static void put_specials(const struct out *o, struct ckpt_gguf_meta *meta)
     for (size_t i = 0; i < SP_COUNT(ids); i++)
         if (ids[i].id >= 0)
             ckpt_gguf_put_u32(meta, ids[i].key, (uint32_t)ids[i].id);
-    for (int32_t i = 0; i < o->llama->n_eos; i++)
-        if (o->llama->eos_ids[i] != o->eos_id) {
-            ckpt_gguf_put_u32(meta, "tokenizer.ggml.eot_token_id", (uint32_t)o->llama->eos_ids[i]);
+    for (int32_t i = 0; i < o->model->n_eos; i++)
+        if (o->model->eos_ids[i] != o->eos_id) {
+            ckpt_gguf_put_u32(meta, "tokenizer.ggml.eot_token_id", (uint32_t)o->model->eos_ids[i]);
             break;
         }
     ckpt_gguf_put_bool(meta, "tokenizer.ggml.add_bos_token", o->add_bos);
@@ -348,19 +351,19 @@ static void put_template(const struct out *o, const char *chat_template,
 static enum sp_err put_all(struct out *o, const char *chat_template, struct ckpt_gguf_meta *meta,
                            size_t *ret_inexact, struct sp_error *err)
 {
-    const struct ckpt_llama *llama = o->llama;
+    const struct ckpt_vocab *model = o->model;
     size_t inexact = 0;
     enum sp_err rc = find_kind(o, err);
     if (rc != SP_OK)
         return rc;
-    o->count = (size_t)llama->vocab;
+    o->count = (size_t)model->size;
     o->pieces = sp_xarray(o->count, sizeof(*o->pieces));
     if ((rc = read_tokens(o, err)) != SP_OK)
         return rc;
     name_unused(o);
-    o->bos_id = named_id(o, "bos_token", llama->bos_id);
-    o->eos_id = named_id(o, "eos_token", llama->n_eos > 0 ? llama->eos_ids[0] : -1);
-    o->pad_id = named_id(o, "pad_token", llama->pad_id);
+    o->bos_id = named_id(o, "bos_token", model->bos_id);
+    o->eos_id = named_id(o, "eos_token", model->n_eos > 0 ? model->eos_ids[0] : -1);
+    o->pad_id = named_id(o, "pad_token", model->pad_id);
     o->unk_id = named_id(o, "unk_token", -1);
     if (o->unk_id < 0)
         o->unk_id = find_id(o, json_string_value(json_object_get(o->bpe, "unk_token")));
@@ -380,10 +383,10 @@ static enum sp_err put_all(struct out *o, const char *chat_template, struct ckpt
 }
 
 enum sp_err ckpt_vocab_put(const json_t *tokenizer, const json_t *tokenizer_config,
-                           const char *chat_template, const struct ckpt_llama *llama,
+                           const char *chat_template, const struct ckpt_vocab *model,
                            struct ckpt_gguf_meta *meta, size_t *ret_inexact, struct sp_error *err)
 {
-    struct out o = {.root = tokenizer, .config = tokenizer_config, .llama = llama};
+    struct out o = {.root = tokenizer, .config = tokenizer_config, .model = model};
     enum sp_err rc = put_all(&o, chat_template, meta, ret_inexact, err);
     sp_buf_deinit(&o.names);
     free(o.pieces);

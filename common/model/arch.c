@@ -84,50 +84,60 @@ static const struct model_keys neox_keys = {
 static const struct model_arch table[] = {
     {.model_type = "llama", .class_name = "LlamaForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
-     .may_bias = true, .may_bias_ffn = true, .rope_theta = 10000, .partial = 1},
+     .may_bias = true, .may_bias_ffn = true, .rope_theta = 10000, .partial = 1,
+     .gguf = "llama", .gguf_dealt = true, .gguf_bias = true},
     {.model_type = "mistral", .class_name = "MistralForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
-     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1},
+     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1,
+     .gguf = "llama", .gguf_dealt = true},
     {.model_type = "qwen2", .class_name = "Qwen2ForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qkv_bias = true},
-     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1,
+     .gguf = "qwen2"},
     {.model_type = "qwen3", .class_name = "Qwen3ForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qk_norm = true}, .may_bias = true, .head_size = 128,
-     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1},
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1,
+     .gguf = "qwen3"},
     {.model_type = "smollm3", .class_name = "SmolLM3ForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .may_bias = true, .may_bias_ffn = true, .tied = true, .nope = true,
-     .window = MODEL_WINDOW_ASKED, .rope_theta = 2000000, .partial = 1},
+     .window = MODEL_WINDOW_ASKED, .rope_theta = 2000000, .partial = 1,
+     .gguf = "smollm3", .gguf_dealt = true},
     {.model_type = "phi3", .class_name = "Phi3ForCausalLM",
      .names = &phi3_names, .keys = &llama_keys, .activation = silu,
-     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1, .may_turn_partly = true},
+     .window = MODEL_WINDOW_ALWAYS, .rope_theta = 10000, .partial = 1, .may_turn_partly = true,
+     .gguf = "phi3", .gguf_window = true},
     {.model_type = "gemma2", .class_name = "Gemma2ForCausalLM",
      .names = &gemma_names, .keys = &gemma_keys, .activation = gelu_tanh,
      .traits = {.norm = MODEL_NORM_RMS_PLUS, .activation = MODEL_GEGLU_TANH,
                 .post_norms = true, .scale_embeddings = true},
      .may_bias = true, .tied = true, .head_size = 256, .capped = true,
      .attention_softcap = 50, .logit_softcap = 30,
-     .window = MODEL_WINDOW_MIXED, .window_pattern = 2, .rope_theta = 10000, .partial = 1},
+     .window = MODEL_WINDOW_MIXED, .window_pattern = 2, .rope_theta = 10000, .partial = 1,
+     .gguf = "gemma2", .gguf_window = true, .gguf_tied_only = true},
     {.model_type = "gemma3_text", .class_name = "Gemma3ForCausalLM",
      .names = &gemma_names, .keys = &gemma_keys, .activation = gelu_tanh,
      .traits = {.norm = MODEL_NORM_RMS_PLUS, .activation = MODEL_GEGLU_TANH, .qk_norm = true,
                 .post_norms = true, .scale_embeddings = true},
      .may_bias = true, .tied = true, .head_size = 256, .capped = true,
      .window = MODEL_WINDOW_MIXED, .window_pattern = 6,
-     .rope_theta = 1000000, .local_theta = 10000, .partial = 1},
+     .rope_theta = 1000000, .local_theta = 10000, .partial = 1,
+     .gguf = "gemma3", .gguf_window = true},
     {.model_type = "gpt2", .class_name = "GPT2LMHeadModel",
      .names = &gpt2_names, .keys = &gpt2_keys, .activation = gelu_new,
      .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_TANH, .qkv_bias = true,
                 .out_bias = true, .ffn_bias = true, .learned_positions = true},
-     .tied = true, .plain_heads = true},
+     .tied = true, .plain_heads = true,
+     .gguf = "gpt2"},
     {.model_type = "gpt_neox", .class_name = "GPTNeoXForCausalLM",
      .names = &neox_names, .keys = &neox_keys, .activation = gelu,
      .traits = {.norm = MODEL_NORM_LAYER, .activation = MODEL_GELU_EXACT, .qkv_bias = true,
                 .out_bias = true, .ffn_bias = true, .parallel = true},
      .may_bias = true, .rope_theta = 10000, .partial = 0.25, .may_turn_partly = true,
-     .plain_heads = true},
+     .plain_heads = true,
+     .gguf = "gptneox", .gguf_tied_only = true},
 };
 /* clang-format on */
 
@@ -137,6 +147,28 @@ const struct model_arch *model_arch_find(const char *model_type)
         if (strcmp(table[i].model_type, model_type) == 0)
             return &table[i];
     return NULL;
+}
+
+const struct model_arch *model_arch_find_gguf(const char *architecture)
+{
+    for (size_t i = 0; i < SP_COUNT(table); i++)
+        if (strcmp(table[i].gguf, architecture) == 0)
+            return &table[i];
+    return NULL;
+}
+
+enum sp_err model_arch_refuse_gguf(const char *architecture, const char *what, struct sp_error *err)
+{
+    struct sp_buf list = SP_BUF_INIT;
+    for (size_t i = 0; i < SP_COUNT(table); i++)
+        if (model_arch_find_gguf(table[i].gguf) == &table[i])
+            sp_buf_printf(&list, "%s%s", i ? ", " : "", table[i].gguf);
+    enum sp_err rc = sp_fail(err, SP_EUNSUPPORTED,
+                             "%s: metadata \"general.architecture\": \"%.40s\" is not supported; "
+                             "supported: %s",
+                             what, architecture, list.data);
+    sp_buf_deinit(&list);
+    return rc;
 }
 
 enum sp_err model_arch_refuse(const char *model_type, const char *what, struct sp_error *err)

@@ -58,12 +58,26 @@ struct model_arch {
     double partial;       /* partial_rotary_factor when absent */
     bool plain_heads;     /* as many keys as queries, and heads that fill the hidden size */
     bool may_turn_partly; /* partial_rotary_factor below 1 */
+    /* In llama.cpp: its name; whether rows of queries and keys are dealt anew, a window is known,
+     * biases may be there or not, tie_word_embeddings must be as `tied` says. */
+    const char *gguf;
+    bool gguf_dealt, gguf_window, gguf_bias, gguf_tied_only;
 };
 
 const struct model_arch *model_arch_find(const char *model_type); /* NULL: not in the table */
+/* By general.architecture of a GGUF file: the first row of that name, or NULL. */
+const struct model_arch *model_arch_find_gguf(const char *architecture);
+enum sp_err model_arch_refuse_gguf(const char *architecture, const char *what,
+                                   struct sp_error *err) SP_MUST_USE;
 /* Fails with SP_EUNSUPPORTED, naming the type and what is supported. */
 enum sp_err model_arch_refuse(const char *model_type, const char *what,
                               struct sp_error *err) SP_MUST_USE;
+
+/* Fails with SP_EUNSUPPORTED and the name of the first field that is neither read for a model of
+ * this architecture nor known to leave its numbers alone (the table in config_fields.c). A null
+ * says nothing and passes. */
+enum sp_err model_config_check_fields(const json_t *json, const struct model_arch *arch,
+                                      const char *what, struct sp_error *err) SP_MUST_USE;
 
 /* Rotation: scaling types and the two forms in which config.json gives them. Fills rope_theta,
  * local_theta, rotary, scaling; lowers max_positions to where the frequencies would change. */

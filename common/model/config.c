@@ -91,70 +91,12 @@ static enum sp_err parse_sizes(const json_t *json, const struct model_arch *arch
     c->max_positions = 2048;
     if ((rc = opt_i32(json, k->positions, 1, INT32_MAX, what, &c->max_positions, err)))
         return rc;
+    c->context = c->max_positions;
     if (c->traits.learned_positions && c->max_positions > SP_MAX_SEQUENCE_TOKENS)
         return sp_fail(err, SP_ELIMIT, "%s: %s %d is above %d", what, k->positions,
                        c->max_positions, (int)SP_MAX_SEQUENCE_TOKENS);
     c->max_positions = SP_MIN(c->max_positions, SP_MAX_SEQUENCE_TOKENS);
     return SP_OK;
-}
-
-/* Fields of other models that change what is computed; only their absence, or null, false, 0, 1
- * is understood. */
-static enum sp_err refuse_features(const json_t *json, const struct model_arch *arch,
-                                   const char *what, struct sp_error *err)
-{
-    static const char *const keys[] = {
-        "qkv_bias",
-        "clip_qkv",
-        "logit_scale",
-        "logits_scaling",
-        "residual_multiplier",
-        "embedding_multiplier",
-        "attention_multiplier",
-        "num_experts",
-        "num_local_experts",
-        "n_routed_experts",
-        "use_alibi",
-        "alibi",
-        "use_qk_norm",
-        "rope_interleaved",
-        "use_bidirectional_attention",
-        "scale_attn_by_inverse_layer_idx",
-        "add_cross_attention",
-        "quantization_config",
-        "attention_chunk_size",
-        "kv_lora_rank",
-        "num_kv_shared_layers",
-        "altup_num_inputs",
-        "attention_sinks",
-        "use_mrope",
-        "layer_norm_bias",
-        "embedding_scale",
-    };
-    for (size_t i = 0; i < SP_COUNT(keys); i++) {
-        const json_t *value = json_object_get(json, keys[i]);
-        if (!value || json_is_null(value) || json_is_false(value) ||
-            (json_is_number(value) &&
-             (json_number_value(value) == 0 || json_number_value(value) == 1)))
-            continue;
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s\" is not supported%s", what, keys[i],
-                       strcmp(keys[i], "quantization_config") == 0
-                           ? ": use an F32, F16 or BF16 checkpoint"
-                           : " in this model");
-    }
-    static const char *const caps[] = {"attn_logit_softcapping", "final_logit_softcapping"};
-    for (size_t i = 0; i < SP_COUNT(caps); i++) {
-        const json_t *value = json_object_get(json, caps[i]);
-        if (!arch->capped && value && !json_is_null(value))
-            return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s\" is not supported in a %s model",
-                           what, caps[i], arch->model_type);
-    }
-    bool scaled = true; /* GPT-2's scores can be left unscaled */
-    enum sp_err rc = sp_json_opt_bool(json, "scale_attn_weights", what, &scaled, err);
-    if (rc == SP_OK && !scaled)
-        return sp_fail(err, SP_EUNSUPPORTED, "%s: scale_attn_weights = false is not supported",
-                       what);
-    return rc;
 }
 
 static enum sp_err parse_activation(const json_t *json, const struct model_arch *arch,
@@ -187,8 +129,14 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
     if ((rc = sp_json_opt_bool(json, "attention_bias", what, &attention_bias, err)) ||
         (rc = sp_json_opt_bool(json, "mlp_bias", what, &mlp_bias, err)) ||
         (rc = parse_activation(json, arch, what, err)) ||
-        (rc = sp_json_opt_bool(json, "use_parallel_residual", what, &t->parallel, err)) ||
-        (rc = refuse_features(json, arch, what, err)))
+        (arch->traits.parallel &&
+         (rc = sp_json_opt_bool(json, "use_parallel_residual", what, &t->parallel, err))))
+        return rc;
+    bool scaled = true; /* GPT-2's scores can be left unscaled */
+    rc = sp_json_opt_bool(json, "scale_attn_weights", what, &scaled, err);
+    if (rc == SP_OK && !scaled)
+        rc = sp_fail(err, SP_EUNSUPPORTED, "%s: scale_attn_weights = false is not supported", what);
+    if (rc != SP_OK)
         return rc;
     if (attention_bias != t->out_bias) {
         if (!arch->may_bias)
@@ -347,7 +295,8 @@ enum sp_err model_config_parse(const json_t *json, const json_t *generation, con
         return model_arch_refuse(type, what, err);
     struct model_config c = {.bos_id = -1, .pad_id = -1, .traits = arch->traits};
     snprintf(c.model_type, sizeof(c.model_type), "%s", arch->model_type);
-    if ((rc = parse_sizes(json, arch, what, &c, err)) ||
+    if ((rc = model_config_check_fields(json, arch, what, err)) ||
+        (rc = parse_sizes(json, arch, what, &c, err)) ||
         (rc = parse_traits(json, arch, what, &c, err)) ||
         (rc = model_config_parse_rope(json, arch, what, &c, err)) ||
         (rc = parse_numbers(json, arch, what, &c, err)) ||

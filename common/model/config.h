@@ -15,7 +15,7 @@
 
 #define MODEL_MAX_EOS 8
 #define MODEL_MAX_LAYERS 1024
-#define MODEL_MAX_ROPE_FACTORS 256
+#define MODEL_MAX_ROPE_FACTORS 512
 
 enum model_norm {
     MODEL_NORM_RMS = 0,  /* x · rstd · w */
@@ -57,6 +57,10 @@ struct model_rope_scaling {
     double attention_factor; /* of cos and sin; 0: 1 */
     int32_t n_short;
     double short_factor[MODEL_MAX_ROPE_FACTORS];
+    /* Of what lies beyond the switch, and is never computed here: kept for those who read what we
+     * write. As many as the short ones, or none. */
+    int32_t n_long;
+    double long_factor[MODEL_MAX_ROPE_FACTORS];
 };
 
 /* Bits of model_config.layer_bits. */
@@ -75,7 +79,8 @@ struct model_config {
     int32_t heads;         /* H: num_attention_heads */
     int32_t kv_heads;      /* G: num_key_value_heads, divides H */
     int32_t head_size;     /* C: head_dim, or D / H; even */
-    int32_t max_positions; /* max_position_embeddings */
+    int32_t max_positions; /* that can be used: context, or less where the rotation changes */
+    int32_t context;       /* max_position_embeddings; 0: the same */
     int32_t window;        /* sliding window in positions; 0: full causal attention */
     double rms_eps;        /* of all norms: rms_norm_eps and the like */
     double rope_theta;

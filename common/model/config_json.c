@@ -22,7 +22,7 @@ static void put_sizes(json_t *json, const struct model_config *c, const struct m
     put_int(json, k->ffn, c->ffn);
     put_int(json, k->layers, c->layers);
     put_int(json, k->heads, c->heads);
-    put_int(json, k->positions, c->max_positions);
+    put_int(json, k->positions, c->context > 0 ? c->context : c->max_positions);
     if (c->kv_heads != c->heads || arch->names == model_arch_find("llama")->names)
         put_int(json, "num_key_value_heads", c->kv_heads);
     if (c->head_size * c->heads != c->hidden || arch->names == model_arch_find("llama")->names ||

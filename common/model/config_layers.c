@@ -96,6 +96,7 @@ static enum sp_err parse_types(const json_t *json, const struct model_arch *arch
     int32_t pattern = SP_MAX(arch->window_pattern, 1), full_layers = 28;
     enum sp_err rc;
     if ((rc = find_list(json, "layer_types", c, what, &list, err)) ||
+        (rc = opt_i32(json, "_sliding_window_pattern", INT32_MAX, what, &pattern, err)) ||
         (rc = opt_i32(json, "sliding_window_pattern", INT32_MAX, what, &pattern, err)))
         return rc;
     int64_t value = full_layers;
@@ -111,6 +112,11 @@ static enum sp_err parse_types(const json_t *json, const struct model_arch *arch
                                "%s: field \"layer_types\": entry %d, "
                                "\"%.40s\", is not supported: full_attention or sliding_attention",
                                what, l, type ? type : "");
+            if (full && arch->window == MODEL_WINDOW_ALWAYS)
+                return sp_fail(err, SP_EUNSUPPORTED,
+                               "%s: field \"layer_types\": entry %d, \"%s\", is not supported in a "
+                               "%s model with a window",
+                               what, l, type, arch->model_type);
             windowed = !full;
         }
         if (!windowed)

@@ -75,30 +75,40 @@ static enum sp_err read_original(const json_t *json, const json_t *object, const
     return rc;
 }
 
-static enum sp_err read_longrope(const json_t *json, const json_t *object, const char *what,
-                                 const struct model_config *c, struct model_rope_scaling *s,
-                                 struct sp_error *err)
+static enum sp_err read_factors(const json_t *object, const char *key, const char *what,
+                                int32_t *ret_n, double *to, struct sp_error *err)
 {
-    const json_t *list = json_object_get(object, "short_factor");
-    enum sp_err rc = read_original(json, object, what, &s->original, err);
-    if (rc != SP_OK)
-        return rc;
+    const json_t *list = json_object_get(object, key);
     size_t n = json_array_size(list);
     if (n == 0 || n > MODEL_MAX_ROPE_FACTORS)
-        return sp_fail(err, SP_EFORMAT,
-                       "%s: field \"short_factor\": expected a list of 1 to %d "
-                       "numbers",
-                       what, MODEL_MAX_ROPE_FACTORS);
+        return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": expected a list of 1 to %d numbers",
+                       what, key, MODEL_MAX_ROPE_FACTORS);
     for (size_t i = 0; i < n; i++) {
         double value = json_number_value(json_array_get(list, i));
         if (!(value >= LOWEST_SHORT_FACTOR && value <= 1e6))
             return sp_fail(err, SP_EFORMAT,
-                           "%s: field \"short_factor\": element %zu is not a "
-                           "number between 0.2 and 1e6",
-                           what, i);
-        s->short_factor[i] = value;
+                           "%s: field \"%s\": element %zu is not a number between 0.2 and 1e6",
+                           what, key, i);
+        to[i] = value;
     }
-    s->n_short = (int32_t)n;
+    *ret_n = (int32_t)n;
+    return SP_OK;
+}
+
+static enum sp_err read_longrope(const json_t *json, const json_t *object, const char *what,
+                                 const struct model_config *c, struct model_rope_scaling *s,
+                                 struct sp_error *err)
+{
+    enum sp_err rc = read_original(json, object, what, &s->original, err);
+    if (rc == SP_OK)
+        rc = read_factors(object, "short_factor", what, &s->n_short, s->short_factor, err);
+    if (rc == SP_OK && json_is_array(json_object_get(object, "long_factor")))
+        rc = read_factors(object, "long_factor", what, &s->n_long, s->long_factor, err);
+    if (rc == SP_OK && s->n_long > 0 && s->n_long != s->n_short)
+        rc = sp_fail(err, SP_EFORMAT, "%s: field \"long_factor\": %d numbers, expected %d", what,
+                     s->n_long, s->n_short);
+    if (rc != SP_OK)
+        return rc;
     double positions = (double)c->max_positions;
     int64_t exact;
     if (sp_json_i64(json, "max_position_embeddings", 1, INT32_MAX, what, &exact, NULL) == SP_OK)
@@ -116,6 +126,28 @@ static enum sp_err read_longrope(const json_t *json, const json_t *object, const
     return rc;
 }
 
+/* Nothing in it that would change the angles in a way that is not built. */
+static enum sp_err check_keys(const json_t *object, const char *key, const char *what,
+                              struct sp_error *err)
+{
+    static const char *const known[] = {
+        "type",        "rope_type",       "rope_theta",       "partial_rotary_factor",
+        "factor",      "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
+        "long_factor", "short_factor",    "attention_factor"};
+    const char *name;
+    json_t *value;
+    json_object_foreach((json_t *)(uintptr_t)object, name, value)
+    {
+        bool found = json_is_null(value);
+        for (size_t i = 0; !found && i < SP_COUNT(known); i++)
+            found = strcmp(known[i], name) == 0;
+        if (!found)
+            return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s.%.80s\" is not supported", what,
+                           key, name);
+    }
+    return SP_OK;
+}
+
 static enum sp_err read_scaling(const json_t *json, const json_t *object, const char *key,
                                 const char *what, const struct model_config *c,
                                 struct model_rope_scaling *ret, struct sp_error *err)
@@ -124,6 +156,8 @@ static enum sp_err read_scaling(const json_t *json, const json_t *object, const 
     if (!json_is_object(object))
         return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": expected an object or null", what, key);
     enum sp_err rc = read_type(object, key, what, &s.type, err);
+    if (rc == SP_OK)
+        rc = check_keys(object, key, what, err);
     if (rc == SP_OK && s.type == MODEL_ROPE_LONGROPE)
         rc = read_longrope(json, object, what, c, &s, err);
     else if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT)
@@ -249,6 +283,14 @@ enum sp_err model_config_parse_rope(const json_t *json, const struct model_arch 
     return SP_OK;
 }
 
+static json_t *factors_json(int32_t n, const double *values)
+{
+    json_t *list = json_array();
+    for (int32_t i = 0; i < n; i++)
+        json_array_append_new(list, json_real(values[i]));
+    return list;
+}
+
 static json_t *write_object(const struct model_config *c, const struct model_arch *arch,
                             double theta, const struct model_rope_scaling *s)
 {
@@ -270,13 +312,10 @@ static json_t *write_object(const struct model_config *c, const struct model_arc
     if (s->type == MODEL_ROPE_LLAMA3 || s->type == MODEL_ROPE_LONGROPE)
         json_object_set_new(object, "original_max_position_embeddings", json_integer(s->original));
     if (s->type == MODEL_ROPE_LONGROPE) {
-        json_t *list = json_array();
-        for (int32_t i = 0; i < s->n_short; i++)
-            json_array_append_new(list, json_real(s->short_factor[i]));
         json_object_set_new(object, "attention_factor", json_real(s->attention_factor));
-        json_object_set_new(object, "short_factor", list);
-        /* Beyond the switch nothing was ever computed here. */
-        json_object_set(object, "long_factor", list);
+        json_object_set_new(object, "short_factor", factors_json(s->n_short, s->short_factor));
+        if (s->n_long > 0)
+            json_object_set_new(object, "long_factor", factors_json(s->n_long, s->long_factor));
     }
     return object;
 }
@@ -296,9 +335,20 @@ void model_config_write_rope(json_t *json, const struct model_config *c,
         return;
     }
     json_object_set_new(json, "rope_theta", json_real(c->rope_theta));
-    if (c->scaling.type == MODEL_ROPE_DEFAULT && arch->partial == 1 && !c->rotary)
+    if (c->scaling.type == MODEL_ROPE_LONGROPE)
+        json_object_set_new(json, "original_max_position_embeddings",
+                            json_integer(c->scaling.original));
+    json_t *object = write_object(c, arch, c->rope_theta, &c->scaling);
+    if (arch->partial < 1 || c->rotary) {
+        json_object_set_new(json, "rope_parameters", object);
+        return;
+    }
+    /* The form of transformers 4, which 5 reads too. */
+    json_object_del(object, "rope_theta");
+    if (c->scaling.type == MODEL_ROPE_DEFAULT) {
         json_object_set_new(json, "rope_scaling", json_null());
-    else
-        json_object_set_new(json, "rope_parameters",
-                            write_object(c, arch, c->rope_theta, &c->scaling));
+        json_decref(object);
+    } else {
+        json_object_set_new(json, "rope_scaling", object);
+    }
 }

@@ -9,6 +9,11 @@
 /* Every matrix that takes part in a product starts on a cache line. */
 #define ALIGN_ELEMENTS 16
 
+size_t model_tensor_count(const struct model_tensor *tensor)
+{
+    return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
+}
+
 static void align(struct model_layout *l)
 {
     l->count = (l->count + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS;

@@ -11,11 +11,6 @@
 
 static const double two_pi = 6.28318530717958647693;
 
-size_t model_tensor_count(const struct model_tensor *tensor)
-{
-    return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
-}
-
 enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *config,
                         struct model **ret, struct sp_error *err)
 {

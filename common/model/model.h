@@ -43,6 +43,16 @@ struct model;
  * that Llama checkpoints are known to carry (rotary tables) are passed over, others refused. */
 enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model **ret,
                        struct sp_error *err) SP_MUST_USE;
+/* Fails with SP_EUNSUPPORTED and the first tensor of a checkpoint that a model of this
+ * configuration has no place for. */
+struct ckpt;
+enum sp_err model_check_names(const struct model_config *config, const struct ckpt *ckpt,
+                              struct sp_error *err) SP_MUST_USE;
+#define MODEL_FILE_NAME_BYTES (MODEL_TENSOR_NAME_BYTES + 32)
+/* What the checkpoint calls this tensor; the tensor's own name where it isn't there. `other` may
+ * hold the answer. */
+const char *model_file_name(const struct model_config *config, const struct ckpt *ckpt,
+                            const struct model_tensor *tensor, char other[MODEL_FILE_NAME_BYTES]);
 /* Random weights: N(0, init_std²) for matrices, 1 for norms, as transformers initializes a model.
  * Element i of tensor t is a pure function of (seed, t, i): SP_STREAM_INIT. */
 enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,

@@ -6,10 +6,7 @@
 #include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/checkpoint/hf_dir.h"
-#include "common/model/arch.h"
 #include "common/model/model_impl.h"
-
-#define NAME_BYTES (MODEL_TENSOR_NAME_BYTES + 32)
 
 static bool all_finite(const float *x, size_t n, size_t *ret_bad)
 {
@@ -24,102 +21,12 @@ static bool all_finite(const float *x, size_t n, size_t *ret_bad)
     return true;
 }
 
-/* Old checkpoints carry tables that follow from the configuration: rotations, causal masks. */
-static bool is_derived(const char *name)
-{
-    static const char *const suffixes[] = {".rotary_emb.inv_freq", ".attn.bias",
-                                           ".attn.masked_bias", ".attention.bias",
-                                           ".attention.masked_bias"};
-    size_t n = strlen(name);
-    for (size_t i = 0; i < SP_COUNT(suffixes); i++) {
-        size_t k = strlen(suffixes[i]);
-        if (n >= k && strcmp(name + n - k, suffixes[i]) == 0)
-            return true;
-    }
-    return false;
-}
-
-static const struct model_names *names_of(const struct model *m)
-{
-    return model_arch_find(m->config.model_type)->names;
-}
-
-static bool is_weight_of(const char *name, const char *part)
-{
-    size_t n = part ? strlen(part) : 0;
-    return n > 0 && strncmp(name, part, n) == 0 && strcmp(name + n, ".weight") == 0;
-}
-
-static bool is_head(const struct model *m, const char *name)
-{
-    return is_weight_of(name, names_of(m)->head) || is_weight_of(name, names_of(m)->head_alias);
-}
-
-/* Our tensor of a name in a file, whatever the checkpoint calls it. */
-static const struct model_tensor *find_tensor(const struct model *m, const char *name)
-{
-    char full[NAME_BYTES];
-    const struct model_names *n = names_of(m);
-    const struct model_tensor *t = model_find_tensor(m, name);
-    if (!t && is_weight_of(name, n->head_alias)) {
-        snprintf(full, sizeof(full), "%s.weight", n->head);
-        t = model_find_tensor(m, full);
-    }
-    if (!t && n->prefix) {
-        snprintf(full, sizeof(full), "%s%s", n->prefix, name);
-        t = model_find_tensor(m, full);
-    }
-    return t;
-}
-
-/* What the checkpoint calls a tensor of ours. */
-static const char *file_name(const struct model *m, const struct ckpt *ckpt,
-                             const struct model_tensor *tensor, char other[NAME_BYTES])
-{
-    const struct model_names *n = names_of(m);
-    bool embed = is_weight_of(tensor->name, n->embed);
-    if (ckpt_find(ckpt, tensor->name))
-        return tensor->name;
-    if (n->prefix && strncmp(tensor->name, n->prefix, strlen(n->prefix)) == 0) {
-        const char *bare = tensor->name + strlen(n->prefix);
-        if (ckpt_find(ckpt, bare))
-            return bare;
-    }
-    if (n->head_alias && is_head(m, tensor->name)) {
-        snprintf(other, NAME_BYTES, "%s.weight", n->head_alias);
-        if (ckpt_find(ckpt, other))
-            return other;
-    }
-    if (embed && m->config.tie_embeddings) {
-        snprintf(other, NAME_BYTES, "%s.weight", n->head);
-        if (ckpt_find(ckpt, other))
-            return other;
-    }
-    return tensor->name;
-}
-
-static enum sp_err refuse_unknown(const struct model *m, const struct ckpt *ckpt,
-                                  struct sp_error *err)
-{
-    for (size_t i = 0; i < ckpt_count(ckpt); i++) {
-        const char *name = ckpt_at(ckpt, i)->name;
-        if (find_tensor(m, name) || is_derived(name) ||
-            (m->config.tie_embeddings && is_head(m, name)))
-            continue;
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "checkpoint %s: tensor %s is not part of a %s model: its effect would be "
-                       "lost",
-                       ckpt_dir(ckpt), name, m->config.model_type);
-    }
-    return SP_OK;
-}
-
 static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
                                const struct model_tensor *tensor, float *host, float *spare,
                                struct sp_error *err)
 {
-    char other[NAME_BYTES];
-    const char *name = file_name(m, ckpt, tensor, other);
+    char other[MODEL_FILE_NAME_BYTES];
+    const char *name = model_file_name(&m->config, ckpt, tensor, other);
     int64_t shape[2] = {tensor->rows, tensor->cols};
     if (tensor->storage == MODEL_STORED_TRANSPOSED) {
         shape[0] = tensor->cols;
@@ -167,7 +74,7 @@ enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model
     if (rc == SP_OK)
         rc = model_alloc(backend, &config, &m, err);
     if (rc == SP_OK)
-        rc = refuse_unknown(m, ckpt, err);
+        rc = model_check_names(&m->config, ckpt, err);
     if (rc != SP_OK)
         goto out;
     for (int32_t t = 0; t < m->layout.n_tensors; t++)

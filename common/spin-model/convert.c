@@ -45,13 +45,13 @@ static enum sp_err fill(void *context, const struct ckpt_array *array, float *to
 {
     struct convert_source *source = context;
     struct convert *c = source->convert;
-    float *first = source->permuted > 0 ? c->scratch : to;
+    float *first = source->changed ? c->scratch : to;
     enum sp_err rc = SP_OK;
     size_t count = 1;
     for (int32_t i = 0; i < array->dims; i++)
         count *= (size_t)array->shape[i];
-    if (source->rope_factors)
-        ckpt_llama_rope_factors(&c->llama, first);
+    if (source->is_table)
+        model_gguf_table(&c->config, source->table, first);
     else if (source->quantized != NULL)
         ckpt_gguf_to_f32(source->quantized->type, source->quantized->data,
                          count / ckpt_gguf_block_elements(source->quantized->type), first);
@@ -59,12 +59,19 @@ static enum sp_err fill(void *context, const struct ckpt_array *array, float *to
         rc = ckpt_tensor_to_f32(source->tensor, first, err);
     if (rc == SP_OK)
         rc = check_numbers(source, first, count, err);
-    if (rc == SP_OK && source->permuted > 0)
-        ckpt_llama_permute(first, array->shape[0], array->shape[1], source->permuted,
-                           c->gguf != NULL, to);
+    if (rc == SP_OK && source->changed && c->gguf)
+        model_gguf_to_stored(source->changed, first, first + count, to);
+    else if (rc == SP_OK && source->changed)
+        model_gguf_from_stored(source->changed, first, first + count, to);
     c->done += count;
     sp_progress_set(c->progress, c->done);
     return rc;
+}
+
+const struct model_gguf_tensor *convert_changed(const struct model_gguf_tensor *tensor)
+{
+    bool plain = tensor->tensor.storage == MODEL_STORED_PLAIN;
+    return plain && tensor->dealt == 0 && !tensor->plus_one ? NULL : tensor;
 }
 
 void convert_reserve(struct convert *convert, size_t count)
@@ -94,10 +101,10 @@ enum sp_err convert_ready(struct convert *convert, struct sp_error *err)
         for (int32_t d = 0; d < convert->arrays[i].dims; d++)
             count *= (size_t)convert->arrays[i].shape[d];
         total += count;
-        if (convert->sources[i].permuted > 0)
+        if (convert->sources[i].changed)
             largest = SP_MAX(largest, count);
     }
-    if (largest > 0 && (convert->scratch = sp_alloc_block(largest, sizeof(float))) == NULL)
+    if (largest > 0 && (convert->scratch = sp_alloc_block(2 * largest, sizeof(float))) == NULL)
         return sp_fail(err, SP_ENOMEM, "no memory for a tensor of %zu elements", largest);
     convert->progress = sp_progress_new("convert", total, "elements");
     return SP_OK;
@@ -109,7 +116,7 @@ void convert_deinit(struct convert *convert)
     sp_free_block(convert->scratch);
     free(convert->arrays);
     free(convert->sources);
-    free(convert->names);
+    free(convert->tensors);
     ckpt_gguf_close(convert->gguf);
     ckpt_close(convert->ckpt);
 }
@@ -127,17 +134,31 @@ static enum sp_err put_json(const char *dir, const char *name, json_t *value, st
     return rc;
 }
 
+static json_t *generation_of(const struct model_config *config)
+{
+    static const char *const keys[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
+    json_t *all = model_config_to_json(config), *generation = json_object();
+    for (size_t i = 0; i < SP_COUNT(keys); i++)
+        if (json_object_get(all, keys[i]))
+            json_object_set(generation, keys[i], json_object_get(all, keys[i]));
+    json_decref(all);
+    return generation;
+}
+
 /* The tokenizer's files and generation_config.json, into a directory that is copied later. What the
  * tokenizer says is tried at once: it has to load here. */
 static enum sp_err make_side_files(struct convert *c, const char *dir, struct sp_error *err)
 {
-    json_t *tokenizer = NULL, *config = NULL, *generation = ckpt_llama_generation(&c->llama);
+    json_t *tokenizer = NULL, *config = NULL, *generation = generation_of(&c->config);
     struct tok_tokenizer *loaded = NULL;
+    struct ckpt_vocab vocab;
     enum sp_err rc;
     if (c->tool->tokenizer != NULL) {
         rc = tool_copy_tokenizer(c->tool->tokenizer, dir, err);
     } else {
-        rc = ckpt_vocab_from_gguf(c->gguf, &c->llama, &tokenizer, &config, err);
+        rc = ckpt_vocab_ids(c->gguf, c->config.vocab, c->config.context, &vocab, err);
+        if (rc == SP_OK)
+            rc = ckpt_vocab_from_gguf(c->gguf, &vocab, &tokenizer, &config, err);
         if (rc == SP_OK)
             rc = put_json(dir, "tokenizer.json", tokenizer, err);
         if (rc == SP_OK)
@@ -147,9 +168,9 @@ static enum sp_err make_side_files(struct convert *c, const char *dir, struct sp
         rc = put_json(dir, "generation_config.json", generation, err);
     if (rc == SP_OK)
         rc = tok_load(dir, &loaded, err);
-    if (rc == SP_OK && tok_vocab_size(loaded) > c->llama.vocab)
+    if (rc == SP_OK && tok_vocab_size(loaded) > c->config.vocab)
         rc = sp_fail(err, SP_EINVAL, "the tokenizer has %d ids, the embedding table %d rows",
-                     tok_vocab_size(loaded), c->llama.vocab);
+                     tok_vocab_size(loaded), c->config.vocab);
     tok_free(loaded);
     json_decref(tokenizer);
     json_decref(config);
@@ -160,8 +181,9 @@ static enum sp_err make_side_files(struct convert *c, const char *dir, struct sp
 static enum sp_err save_side_by_side(struct convert *c, const char *side, enum ckpt_dtype dtype,
                                      struct sp_error *err)
 {
-    json_t *config = ckpt_llama_config(&c->llama, dtype);
-    char *text = json_dumps(config, JSON_INDENT(2) | JSON_REAL_PRECISION(15));
+    c->config.dtype = dtype == CKPT_F16 ? TN_F16 : dtype == CKPT_BF16 ? TN_BF16 : TN_F32;
+    json_t *config = model_config_to_json(&c->config);
+    char *text = json_dumps(config, JSON_INDENT(2) | JSON_SORT_KEYS | JSON_REAL_PRECISION(15));
     struct ckpt_save_options options = {.dtype = dtype, .template_dir = side, .config_json = text};
     enum sp_err rc = make_side_files(c, side, err);
     if (rc == SP_OK)
@@ -187,19 +209,20 @@ static enum ckpt_dtype dtype_of_gguf(const struct ckpt_gguf *gguf)
 static enum sp_err gguf_to_hf(struct convert *c, enum ckpt_dtype *dtype, struct sp_error *err)
 {
     size_t count;
-    enum sp_err rc = ckpt_llama_from_gguf(c->gguf, &c->llama, err);
+    enum sp_err rc = model_gguf_read(c->gguf, &c->config, err);
     if (rc != SP_OK)
         return rc;
     if (c->tool->dtype == NULL)
         *dtype = dtype_of_gguf(c->gguf);
-    ckpt_llama_tensors(&c->llama, &c->names, &count);
+    model_gguf_tensors(&c->config, &c->tensors, &count);
     convert_reserve(c, count);
     for (size_t i = 0; i < count; i++)
-        convert_add(c, c->names[i].hf, c->names[i].dims, c->names[i].shape,
-                    (struct convert_source){.quantized = ckpt_gguf_find(c->gguf, c->names[i].gguf),
-                                            .permuted = c->names[i].permuted,
-                                            .largest = convert_largest(*dtype),
-                                            .type = ckpt_dtype_name(*dtype)});
+        convert_add(
+            c, c->tensors[i].tensor.name, c->tensors[i].dims, c->tensors[i].stored,
+            (struct convert_source){.quantized = ckpt_gguf_find(c->gguf, c->tensors[i].name),
+                                    .changed = convert_changed(&c->tensors[i]),
+                                    .largest = convert_largest(*dtype),
+                                    .type = ckpt_dtype_name(*dtype)});
     rc = convert_ready(c, err);
     if (rc != SP_OK)
         return rc;
@@ -249,6 +272,15 @@ static enum sp_err hf_to_hf(struct convert *c, enum ckpt_dtype *dtype, struct sp
 
 /* ---- the command ---- */
 
+/* What the narrower numbers cost, on answers that the model was not trained on. */
+static enum sp_err score(struct convert *c, const char *dir, double *ret, struct sp_error *err)
+{
+    if (c->tool->held_out == NULL)
+        return SP_OK;
+    enum sp_err rc = tool_mean_logprob(c->tool, dir, c->tool->held_out, ret, &c->scored, err);
+    return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "--held-out");
+}
+
 static enum sp_err report(const struct convert *c, const char *format, const char *dtype,
                           struct sp_error *err)
 {
@@ -264,14 +296,25 @@ static enum sp_err report(const struct convert *c, const char *format, const cha
                 "spin-model: note: for %zu tokens the tokenizer's merges leave out a way that "
                 "llama.cpp takes; some words may be cut differently there\n",
                 c->inexact);
-    if (c->tool->json)
-        return tool_print_json(json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "path", c->tool->out,
-                                         "format", format, "dtype", dtype, "tensors",
-                                         (json_int_t)c->count, "parameters", (json_int_t)parameters,
-                                         "inexact_tokens", (json_int_t)c->inexact),
-                               err);
+    if (c->tool->json) {
+        json_t *all =
+            json_pack("{s:s, s:s, s:s, s:I, s:I, s:I}", "path", c->tool->out, "format", format,
+                      "dtype", dtype, "tensors", (json_int_t)c->count, "parameters",
+                      (json_int_t)parameters, "inexact_tokens", (json_int_t)c->inexact);
+        if (c->scored > 0)
+            json_object_set_new(all, "held_out",
+                                json_pack("{s:I, s:f, s:f, s:f}", "tokens", (json_int_t)c->scored,
+                                          "before", c->before, "after", c->after, "change",
+                                          c->after - c->before));
+        return tool_print_json(all, err);
+    }
     printf("%s: %s, %zu tensors with %" PRIu64 " parameters as %s\n", c->tool->out, format,
            c->count, parameters, dtype);
+    if (c->scored > 0)
+        printf("held-out answers, %" PRIu64
+               " tokens: mean log-probability %.6f before, %.6f after: "
+               "%+.6f a token\n",
+               c->scored, c->before, c->after, c->after - c->before);
     return SP_OK;
 }
 
@@ -317,12 +360,19 @@ static enum sp_err convert(struct convert *c, bool to_gguf, struct sp_error *err
     if (to_gguf && c->gguf != NULL)
         return sp_fail(err, SP_EINVAL,
                        "%s: is a GGUF file already; convert it to a directory first", c->tool->dir);
+    if (c->tool->held_out != NULL && (to_gguf || c->gguf != NULL))
+        return sp_fail(err, SP_EINVAL, "--held-out: IN and OUT have to be directories");
+    rc = score(c, c->tool->dir, &c->before, err);
+    if (rc != SP_OK)
+        return rc;
     if (to_gguf)
         rc = convert_to_gguf(c, &type, err);
     else
         rc = c->gguf != NULL ? gguf_to_hf(c, &dtype, err) : hf_to_hf(c, &dtype, err);
     sp_progress_free(c->progress);
     c->progress = NULL;
+    if (rc == SP_OK)
+        rc = score(c, c->tool->out, &c->after, err);
     if (rc != SP_OK)
         return rc;
     return report(c, to_gguf ? "gguf" : "hf",

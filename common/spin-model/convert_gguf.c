@@ -12,7 +12,7 @@
 #include "common/checkpoint/gguf_vocab.h"
 #include "common/spin-model/convert.h"
 
-#define ROPE_FACTORS "rope_freqs.weight"
+#define MAX_TABLES 2 /* of the rotation */
 
 static enum sp_err load_json(const char *dir, const char *name, size_t max_bytes, bool required,
                              json_t **ret, struct sp_error *err)
@@ -22,22 +22,6 @@ static enum sp_err load_json(const char *dir, const char *name, size_t max_bytes
     if (required || sp_path_exists(path))
         rc = sp_json_load(path, max_bytes, ret, err);
     free(path);
-    return rc;
-}
-
-static enum sp_err read_config(struct convert *c, struct sp_error *err)
-{
-    json_t *config = NULL, *generation = NULL;
-    char *what = sp_path_join(c->tool->dir, "config.json");
-    enum sp_err rc = load_json(c->tool->dir, "config.json", SP_MAX_CONFIG_JSON, true, &config, err);
-    if (rc == SP_OK)
-        rc = load_json(c->tool->dir, "generation_config.json", SP_MAX_CONFIG_JSON, false,
-                       &generation, err);
-    if (rc == SP_OK)
-        rc = ckpt_llama_from_config(config, generation, what, &c->llama, err);
-    json_decref(config);
-    json_decref(generation);
-    free(what);
     return rc;
 }
 
@@ -56,13 +40,14 @@ static enum sp_err put_vocab(struct convert *c, struct ckpt_gguf_meta *meta, str
     const char *dir = c->tool->tokenizer != NULL ? c->tool->tokenizer : c->tool->dir;
     json_t *tokenizer = NULL, *config = NULL;
     char *template = NULL;
+    struct ckpt_vocab vocab = model_gguf_vocab(&c->config);
     enum sp_err rc = load_json(dir, "tokenizer.json", SP_MAX_TOKENIZER_JSON, true, &tokenizer, err);
     if (rc == SP_OK)
         rc = load_json(dir, "tokenizer_config.json", SP_MAX_CONFIG_JSON, false, &config, err);
     if (rc == SP_OK)
         rc = read_template(dir, &template, err);
     if (rc == SP_OK) {
-        rc = ckpt_vocab_put(tokenizer, config, template, &c->llama, meta, &c->inexact, err);
+        rc = ckpt_vocab_put(tokenizer, config, template, &vocab, meta, &c->inexact, err);
         if (rc != SP_OK)
             rc = sp_wrap(err, rc, "%s", dir);
     }
@@ -95,30 +80,18 @@ static enum sp_err choose_type(const struct tool *tool, const struct ckpt *ckpt,
                    tool->dtype);
 }
 
-static bool is_known(const struct convert *c, size_t count, const char *name)
-{
-    const char *end = strstr(name, ".rotary_emb.inv_freq");
-    if ((end != NULL && strcmp(end, ".rotary_emb.inv_freq") == 0) ||
-        (c->llama.tied && strcmp(name, "lm_head.weight") == 0))
-        return true; /* computed again; the same table under its other name */
-    for (size_t i = 0; i < count; i++)
-        if (strcmp(c->names[i].hf, name) == 0)
-            return true;
-    return false;
-}
-
-static enum sp_err check_tensor(const struct convert *c, const struct ckpt_llama_tensor *want,
+static enum sp_err check_tensor(const struct convert *c, const struct model_gguf_tensor *want,
                                 const struct ckpt_tensor *t, struct sp_error *err)
 {
     if (t == NULL)
         return sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: not there", c->tool->dir,
-                       want->hf);
-    if (t->dims != want->dims || t->shape[0] != want->shape[0] ||
-        (t->dims == 2 && t->shape[1] != want->shape[1]))
+                       want->tensor.name);
+    if (t->dims != want->dims || t->shape[0] != want->stored[0] ||
+        (t->dims == 2 && t->shape[1] != want->stored[1]))
         return sp_fail(err, SP_EFORMAT,
                        "checkpoint %s: tensor %s: another shape than config.json asks for (%lld "
                        "rows)",
-                       c->tool->dir, want->hf, (long long)want->shape[0]);
+                       c->tool->dir, want->tensor.name, (long long)want->stored[0]);
     return SP_OK;
 }
 
@@ -127,15 +100,15 @@ static enum sp_err check_tensor(const struct convert *c, const struct ckpt_llama
 static enum sp_err add_tensors(struct convert *c, enum ckpt_gguf_type type,
                                enum ckpt_gguf_type *types, size_t count, struct sp_error *err)
 {
-    for (size_t i = 0; i < ckpt_count(c->ckpt); i++)
-        if (!is_known(c, count, ckpt_at(c->ckpt, i)->name))
-            return sp_fail(err, SP_EUNSUPPORTED,
-                           "checkpoint %s: tensor %.200s: not known in a Llama model", c->tool->dir,
-                           ckpt_at(c->ckpt, i)->name);
+    enum sp_err rc = model_check_names(&c->config, c->ckpt, err);
+    if (rc != SP_OK)
+        return rc;
     for (size_t i = 0; i < count; i++) {
-        const struct ckpt_llama_tensor *want = &c->names[i];
-        const struct ckpt_tensor *t = ckpt_find(c->ckpt, want->hf);
-        enum sp_err rc = check_tensor(c, want, t, err);
+        char other[MODEL_FILE_NAME_BYTES];
+        const struct model_gguf_tensor *want = &c->tensors[i];
+        const struct ckpt_tensor *t =
+            ckpt_find(c->ckpt, model_file_name(&c->config, c->ckpt, &want->tensor, other));
+        rc = check_tensor(c, want, t, err);
         if (rc != SP_OK)
             return rc;
         types[c->count] = want->dims == 1 ? CKPT_GGUF_F32 : type;
@@ -147,16 +120,17 @@ static enum sp_err add_tensors(struct convert *c, enum ckpt_gguf_type type,
                          : as == CKPT_GGUF_BF16 ? convert_largest(CKPT_BF16)
                          : as == CKPT_GGUF_Q8_0 ? 127 * convert_largest(CKPT_F16)
                                                 : INFINITY;
-        convert_add(c, want->gguf, want->dims, want->shape,
+        convert_add(c, want->name, want->dims, want->shape,
                     (struct convert_source){.tensor = t,
-                                            .permuted = want->permuted,
+                                            .changed = convert_changed(want),
                                             .largest = largest,
                                             .type = ckpt_gguf_type_name(as)});
     }
-    if (c->llama.rope == CKPT_ROPE_LLAMA3) {
+    for (int32_t i = 0; i < model_gguf_tables(&c->config); i++) {
         types[c->count] = CKPT_GGUF_F32;
-        convert_add(c, ROPE_FACTORS, 1, (int64_t[]){c->llama.head_size / 2},
-                    (struct convert_source){.rope_factors = true, .largest = INFINITY});
+        convert_add(c, model_gguf_table_name(&c->config, i), 1,
+                    (int64_t[]){model_gguf_table_length(&c->config)},
+                    (struct convert_source){.is_table = true, .table = i, .largest = INFINITY});
     }
     return SP_OK;
 }
@@ -177,18 +151,20 @@ enum sp_err convert_to_gguf(struct convert *convert, enum ckpt_gguf_type *ret_ty
     struct ckpt_gguf_meta meta = CKPT_GGUF_META_INIT;
     enum ckpt_gguf_type *types = NULL;
     size_t count;
-    char *name = NULL;
+    char *name = NULL, *what = NULL;
     enum sp_err rc = choose_type(convert->tool, convert->ckpt, ret_type, err);
     if (rc == SP_OK)
-        rc = read_config(convert, err);
+        rc = model_config_load(convert->tool->dir, &convert->config, err);
     if (rc != SP_OK)
         return rc;
-    ckpt_llama_tensors(&convert->llama, &convert->names, &count);
-    convert_reserve(convert, count + 1);
-    types = sp_xarray(count + 1, sizeof(*types));
+    model_gguf_tensors(&convert->config, &convert->tensors, &count);
+    convert_reserve(convert, count + MAX_TABLES);
+    types = sp_xarray(count + MAX_TABLES, sizeof(*types));
     name = name_of(convert->tool->dir);
-    ckpt_llama_put(&convert->llama, name, *ret_type, &meta);
-    rc = put_vocab(convert, &meta, err);
+    what = sp_path_join(convert->tool->dir, "config.json");
+    rc = model_gguf_put(&convert->config, what, name, *ret_type, &meta, err);
+    if (rc == SP_OK)
+        rc = put_vocab(convert, &meta, err);
     if (rc == SP_OK)
         rc = add_tensors(convert, *ret_type, types, count, err);
     if (rc == SP_OK)
@@ -197,6 +173,7 @@ enum sp_err convert_to_gguf(struct convert *convert, enum ckpt_gguf_type *ret_ty
         rc =
             ckpt_gguf_write(convert->tool->out, &meta, convert->arrays, types, convert->count, err);
     free(name);
+    free(what);
     free(types);
     ckpt_gguf_meta_deinit(&meta);
     return rc;

@@ -25,6 +25,9 @@ struct scoring {
     int32_t max_rows;
     struct sp_progress *progress;
     uint64_t done_tokens;
+    bool quiet; /* sum and scored instead of a line for each example */
+    double sum;
+    uint64_t scored;
     /* a batch */
     int32_t *ids, *positions;
     struct tn_segment *segments;
@@ -162,8 +165,12 @@ static enum sp_err score_batch(struct scoring *s, size_t first, size_t *ret_next
     enum sp_err rc = model_forward(s->engine.model, s->work, &batch, s->logprobs, err);
     const float *logprobs = s->logprobs;
     for (size_t i = first; rc == SP_OK && i < next; i++) {
-        rc = print_example(&s->examples[i], logprobs, err);
-        logprobs += s->examples[i].response.count;
+        size_t n = s->examples[i].response.count;
+        s->sum += (double)model_sum_logprobs(logprobs, (int32_t)n);
+        s->scored += n;
+        if (!s->quiet)
+            rc = print_example(&s->examples[i], logprobs, err);
+        logprobs += n;
     }
     s->done_tokens += (uint64_t)batch.rows;
     sp_progress_set(s->progress, s->done_tokens);
@@ -188,6 +195,20 @@ static void scoring_deinit(struct scoring *s)
     tool_engine_close(&s->engine);
 }
 
+static enum sp_err score_all(struct scoring *s, struct sp_error *err)
+{
+    enum sp_err rc = tool_engine_open(s->tool, &s->engine, err);
+    if (rc != SP_OK)
+        return rc;
+    rc = read_examples(s, err);
+    if (rc == SP_OK)
+        rc = make_workspace(s, err);
+    for (size_t next = 0; rc == SP_OK && next < s->count;)
+        rc = score_batch(s, next, &next, err);
+    scoring_deinit(s);
+    return rc;
+}
+
 enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err)
 {
     struct scoring s = {.tool = tool};
@@ -195,14 +216,22 @@ enum sp_err tool_logprobs(struct tool *tool, struct sp_error *err)
         return sp_fail(err, SP_EINVAL,
                        "logprobs: --input FILE is missing: JSON lines with prompt and response, "
                        "or - for standard input");
-    enum sp_err rc = tool_engine_open(tool, &s.engine, err);
+    return score_all(&s, err);
+}
+
+enum sp_err tool_mean_logprob(const struct tool *tool, const char *dir, const char *input,
+                              double *ret_mean, uint64_t *ret_tokens, struct sp_error *err)
+{
+    struct tool other = *tool;
+    struct scoring s = {.tool = &other, .quiet = true};
+    other.dir = dir;
+    other.input = input;
+    enum sp_err rc = score_all(&s, err);
+    if (rc == SP_OK && s.scored == 0)
+        rc = sp_fail(err, SP_EINVAL, "%s: no answers to score", input);
     if (rc != SP_OK)
         return rc;
-    rc = read_examples(&s, err);
-    if (rc == SP_OK)
-        rc = make_workspace(&s, err);
-    for (size_t next = 0; rc == SP_OK && next < s.count;)
-        rc = score_batch(&s, next, &next, err);
-    scoring_deinit(&s);
-    return rc;
+    *ret_mean = s.sum / (double)s.scored;
+    *ret_tokens = s.scored;
+    return SP_OK;
 }

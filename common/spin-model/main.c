@@ -45,6 +45,7 @@ enum {
     KEY_TO,
     KEY_MESSAGES,
     KEY_DATE,
+    KEY_HELD_OUT,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -373,6 +374,8 @@ static const struct argp_option convert_options[] = {
     {"dtype", KEY_DTYPE, "TYPE", 0,
      "Store F32, F16, BF16 or, in GGUF, Q8_0 (default: as IN; F32 where it is quantized)"},
     {"tokenizer", KEY_TOKENIZER, "DIR", 0, "Take the tokenizer from this checkpoint, not from IN"},
+    {"held-out", KEY_HELD_OUT, "FILE", 0,
+     "Score these answers (a dataset) with IN and with OUT, and print what changed"},
     {0},
 };
 
@@ -388,6 +391,9 @@ static error_t parse_convert(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_TOKENIZER:
         tool->tokenizer = arg;
+        return 0;
+    case KEY_HELD_OUT:
+        tool->held_out = arg;
         return 0;
     case ARGP_KEY_ARG:
         if (tool->dir != NULL && tool->out != NULL)
@@ -490,14 +496,15 @@ static const struct sp_cli_command commands[] = {
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
      init_options, parse_init, run_init},
     {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and data types",
-     "A GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to Q6_K,\n"
-     "IQ4_NL) becomes a checkpoint directory: de-quantized weights, config.json, a tokenizer.json\n"
-     "that gives the same ids, and the chat template. A directory becomes a GGUF file for\n"
-     "llama.cpp, or another directory with another data type. OUT must not exist; it appears\n"
-     "whole or not at all. Numbers that the chosen type can't hold are refused.\n\n"
+     "A GGUF file of any of the families (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to\n"
+     "Q6_K, IQ4_NL), or the first part of a split one, becomes a checkpoint directory:\n"
+     "de-quantized weights, config.json, a tokenizer.json that gives the same ids, and the chat\n"
+     "template. A directory becomes a GGUF file for llama.cpp, or another directory with another\n"
+     "data type. OUT must not exist; it appears whole or not at all. Numbers that the chosen type\n"
+     "can't hold are refused.\n\n"
      "  spin-model convert model.Q4_1.gguf model --dtype BF16\n"
      "  spin-model convert model model.gguf --dtype Q8_0\n"
-     "  spin-model convert model smaller --dtype F16\n",
+     "  spin-model convert model smaller --dtype BF16 --held-out holdout.jsonl\n",
      convert_options, parse_convert, run_convert},
     {"bench", "DIR", "Tokens per second of prefill, decoding and SPIN steps",
      "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"

@@ -34,7 +34,7 @@ _spin_model() {
         --max-new-tokens --seed --samples --greedy"
       ;;
     init:-*) every="$every --config --seed --tokenizer --dtype" ;;
-    convert:-*) every="$every --to --dtype --tokenizer" ;;
+    convert:-*) every="$every --to --dtype --tokenizer --held-out" ;;
     bench:-*) every="$every --only --longest --repeats --seconds --seed" ;;
     *)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")

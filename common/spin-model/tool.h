@@ -37,8 +37,9 @@ struct tool {
     /* init */
     const char *config, *tokenizer, *dtype;
     /* convert */
-    const char *out; /* the second argument */
-    const char *to;  /* "gguf" or "hf"; NULL: by the name of what is written */
+    const char *out;      /* the second argument */
+    const char *to;       /* "gguf" or "hf"; NULL: by the name of what is written */
+    const char *held_out; /* answers to score before and after, or NULL */
     /* bench */
     double bench_seconds;   /* for each figure, at least */
     int64_t bench_repeats;  /* of each figure, at least */
@@ -56,6 +57,11 @@ enum sp_err tool_render(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_init(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_convert(struct tool *tool, struct sp_error *err) SP_MUST_USE;
 enum sp_err tool_bench(struct tool *tool, struct sp_error *err) SP_MUST_USE;
+
+/* The mean log-probability of the answers' tokens in a dataset, by the model in `dir`. */
+enum sp_err tool_mean_logprob(const struct tool *tool, const char *dir, const char *input,
+                              double *ret_mean, uint64_t *ret_tokens,
+                              struct sp_error *err) SP_MUST_USE;
 
 /* Everything from a file, or from standard input for "-". malloc'd, with a NUL behind. */
 enum sp_err tool_read_all(const char *path, size_t max_bytes, char **ret, size_t *ret_length,

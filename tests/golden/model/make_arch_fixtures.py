@@ -2,6 +2,8 @@
 """Makes the fixtures of arch/ with torch and transformers 5, in fp32 on one thread.
 
     make_arch_fixtures.py [NAME ...]       makes those (default: all)
+    make_arch_fixtures.py --more DIR       makes the other shapes below in DIR, for
+                                           SPIN_ARCH_DIR=DIR test_model_arch; they are not committed
     make_arch_fixtures.py --check DIR      loads DIR/NAME for every fixture in transformers (what
                                            test_arch saved with SPIN_ARCH_SAVE_DIR=DIR) and compares
                                            logits and tensors with the fixture's
@@ -81,6 +83,16 @@ MODELS = {
         rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 900.0,
                                             "factor": 4.0},
                          "sliding_attention": {"rope_type": "default", "rope_theta": 50.0}}))),
+    "gemma2-even": lambda: T.Gemma2ForCausalLM(T.Gemma2Config(**shape(
+        num_hidden_layers=3, head_dim=6, query_pre_attn_scalar=6, sliding_window=7,
+        attn_logit_softcapping=3.0, final_logit_softcapping=6.0,
+        rope_parameters={"rope_type": "default", "rope_theta": 500.0}))),
+    "gemma3-third": lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**shape(
+        num_hidden_layers=4, head_dim=6, query_pre_attn_scalar=6, sliding_window=7,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention",
+                     "sliding_attention"],
+        rope_parameters={"full_attention": {"rope_type": "default", "rope_theta": 900.0}, "sliding_attention": {
+                             "rope_type": "default", "rope_theta": 50.0}}))),
     "gpt2": lambda: T.GPT2LMHeadModel(T.GPT2Config(
         vocab_size=VOCAB, n_embd=16, n_layer=2, n_head=4, n_positions=96, n_inner=20,
         bos_token_id=1, eos_token_id=2, attn_implementation="eager")),
@@ -95,10 +107,97 @@ MODELS = {
                          "partial_rotary_factor": 0.5})),
 }
 
+def neox(**changes):
+    return T.GPTNeoXForCausalLM(T.GPTNeoXConfig(
+        **{k: v for k, v in shape(**changes).items() if k != "num_key_value_heads"}))
+
+
+def default(theta, **more):
+    return dict({"rope_type": "default", "rope_theta": theta}, **more)
+
+
+# Shapes that the fixtures leave out: odd numbers of heads, one head of keys for all, heads that do not
+# fill the hidden size, biases, tied and untied, windows in other places, other rotations.
+ODD = dict(hidden_size=18, num_attention_heads=3, num_key_value_heads=1)
+MORE = {
+    "llama-odd": lambda: T.LlamaForCausalLM(T.LlamaConfig(**shape(
+        **ODD, head_dim=10, attention_bias=True, tie_word_embeddings=False,
+        rope_parameters=default(300.0)))),
+    "llama-mlp-bias": lambda: T.LlamaForCausalLM(T.LlamaConfig(**shape(
+        num_key_value_heads=4, mlp_bias=True, tie_word_embeddings=True, intermediate_size=7,
+        rope_parameters=default(300.0)))),
+    "llama3-old": lambda: T.LlamaForCausalLM(T.LlamaConfig(**shape(
+        num_attention_heads=2, num_key_value_heads=1, rope_parameters={
+            "rope_type": "llama3", "rope_theta": 1000.0, "factor": 8.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 2.5, "original_max_position_embeddings": 24}))),
+    "llama-longrope": lambda: T.LlamaForCausalLM(T.LlamaConfig(**shape(
+        max_position_embeddings=600, rope_parameters={
+            "rope_type": "longrope", "rope_theta": 300.0, "factor": 2.0, "short_factor": [1.0, 1.5],
+            "long_factor": [2.0, 3.0], "original_max_position_embeddings": 300}))),
+    "mistral-odd": lambda: T.MistralForCausalLM(T.MistralConfig(**shape(
+        **ODD, head_dim=4, sliding_window=5, tie_word_embeddings=False,
+        rope_parameters=default(300.0)))),
+    "mistral-full": lambda: T.MistralForCausalLM(T.MistralConfig(**shape(
+        sliding_window=None, tie_word_embeddings=True, rope_parameters=default(300.0)))),
+    "qwen2-full": lambda: T.Qwen2ForCausalLM(T.Qwen2Config(**shape(
+        **ODD, tie_word_embeddings=True, sliding_window=4, use_sliding_window=False,
+        rope_parameters=default(300.0)))),
+    "qwen2-mixed": lambda: T.Qwen2ForCausalLM(T.Qwen2Config(**shape(
+        num_hidden_layers=3, use_sliding_window=True, sliding_window=3,
+        layer_types=["sliding_attention", "full_attention", "sliding_attention"],
+        rope_parameters={"rope_type": "dynamic", "rope_theta": 300.0, "factor": 2.0}))),
+    "qwen3-bias": lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**shape(
+        **ODD, head_dim=8, attention_bias=True, tie_word_embeddings=False, num_hidden_layers=3,
+        use_sliding_window=True, sliding_window=5, max_window_layers=1,
+        rope_parameters=default(300.0)))),
+    "smollm3-window": lambda: T.SmolLM3ForCausalLM(T.SmolLM3Config(**shape(
+        num_hidden_layers=4, no_rope_layer_interval=3, use_sliding_window=True, sliding_window=6,
+        attention_bias=True, mlp_bias=True, tie_word_embeddings=False,
+        rope_parameters=default(300.0)))),
+    "smollm3-list": lambda: T.SmolLM3ForCausalLM(T.SmolLM3Config(**shape(
+        **ODD, num_hidden_layers=3, no_rope_layers=[0, 1, 0], rope_parameters=default(300.0)))),
+    "phi3-partial": lambda: T.Phi3ForCausalLM(T.Phi3Config(**shape(
+        hidden_size=24, num_attention_heads=3, num_key_value_heads=3, sliding_window=None,
+        tie_word_embeddings=True, rope_parameters=default(300.0, partial_rotary_factor=0.5)))),
+    # llama.cpp takes the long factors from its shortest context on, 256
+    "phi3-longer": lambda: T.Phi3ForCausalLM(T.Phi3Config(**shape(
+        hidden_size=32, max_position_embeddings=900, original_max_position_embeddings=300,
+        tie_word_embeddings=False, sliding_window=None,
+        rope_parameters={"rope_type": "longrope", "rope_theta": 500.0,
+                         "partial_rotary_factor": 0.75, "short_factor": [1.0, 1.3, 1.7],
+                         "long_factor": [2.0, 4.0, 8.0],
+                         "original_max_position_embeddings": 300}))),
+    "gemma3-even": lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**shape(
+        num_hidden_layers=7, head_dim=6, query_pre_attn_scalar=6, sliding_window=7,
+        rope_parameters={"full_attention": {"rope_type": "linear", "rope_theta": 900.0,
+                                            "factor": 4.0},
+                         "sliding_attention": default(10000.0)}))),
+    "gemma2-plain": lambda: T.Gemma2ForCausalLM(T.Gemma2Config(**shape(
+        **ODD, head_dim=8, query_pre_attn_scalar=7, sliding_window=500, num_hidden_layers=3,
+        attention_bias=True, attn_logit_softcapping=None, final_logit_softcapping=None,
+        tie_word_embeddings=False, rope_parameters=default(300.0)))),
+    "gemma3-pattern": lambda: T.Gemma3ForCausalLM(T.Gemma3TextConfig(**shape(
+        **ODD, head_dim=8, query_pre_attn_scalar=8, sliding_window=4, num_hidden_layers=7,
+        attention_bias=True, final_logit_softcapping=5.0, tie_word_embeddings=False,
+        rope_parameters={"full_attention": default(900.0), "sliding_attention": default(40.0)}))),
+    "gpt2-untied": lambda: T.GPT2LMHeadModel(T.GPT2Config(
+        vocab_size=VOCAB, n_embd=18, n_layer=3, n_head=3, n_positions=96, n_inner=None,
+        activation_function="gelu_pytorch_tanh", tie_word_embeddings=False, bos_token_id=1,
+        eos_token_id=2, attn_implementation="eager")),
+    "neox-plain": lambda: neox(hidden_size=18, num_attention_heads=3, attention_bias=False,
+                               tie_word_embeddings=True, use_parallel_residual=False,
+                               rope_parameters=default(300.0, partial_rotary_factor=1.0)),
+    "neox-linear": lambda: neox(hidden_size=32, num_attention_heads=2, rope_parameters={
+        "rope_type": "linear", "factor": 3.0, "rope_theta": 300.0, "partial_rotary_factor": 0.25}),
+}
+
 # config.json rewritten as transformers 4 wrote it; must load to the same model.
 OLD_FORM = {
     "llama-linear": {"rope_theta": 300.0, "rope_scaling": {"type": "linear", "factor": 2.5}},
     "gpt-neox": {"rotary_emb_base": 500.0, "rotary_pct": 0.25},
+    "llama3-old": {"rope_theta": 1000.0, "rope_scaling": {
+        "rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 2.5,
+        "original_max_position_embeddings": 24}},
 }
 
 
@@ -186,7 +285,7 @@ def make(name):
     g = torch.Generator().manual_seed(5)
     ids = lambda n: torch.randint(3, VOCAB, (n,), generator=g).tolist()
     for seed in range(11, 60):
-        model = randomize(MODELS[name](), seed)
+        model = randomize(dict(MODELS, **MORE)[name](), seed)
         prompt = [1, 5, 9, 20]
         answer, gap = greedy(model, prompt)
         if gap > 2e-3 and len(set(answer)) > 6:
@@ -227,8 +326,9 @@ def make(name):
 
 def check(folder):
     """Every saved model against its fixture: tensors bit for bit, logits equal."""
-    for name in sorted(os.listdir(HERE)):
-        ours, theirs = os.path.join(folder, name), os.path.join(HERE, name)
+    for name in sorted(os.listdir(os.environ.get("SPIN_ARCH_DIR", HERE))):
+        ours, theirs = os.path.join(folder, name), os.path.join(
+            os.environ.get("SPIN_ARCH_DIR", HERE), name)
         a, b = stored_names(ours), stored_names(theirs)
         same = sum(n in a and torch.equal(a[n], b[n]) for n in b)
         load = lambda p: AutoModelForCausalLM.from_pretrained(
@@ -244,6 +344,10 @@ def check(folder):
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--check"]:
         check(sys.argv[2])
+    elif sys.argv[1:2] == ["--more"]:
+        HERE = os.path.abspath(sys.argv[2])
+        for fixture in MORE:
+            make(fixture)
     else:
         for fixture in sys.argv[1:] or MODELS:
             make(fixture)

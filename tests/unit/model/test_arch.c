@@ -1,5 +1,7 @@
 /* Every architecture against transformers: log-probabilities, gradients of a SPIN step, greedy
  * answers; the decoder against the forward pass; what is saved against what was loaded. */
+#include <dirent.h>
+
 #include "common/checkpoint/hf_dir.h"
 #include "common/checkpoint/safetensors.h"
 #include "common/model/decoder.h"
@@ -7,13 +9,34 @@
 
 #include "tests/unit/model/fixtures.h"
 
-#define ARCH GOLDEN "arch/"
+#define MAX_FIXTURES 64
 
-static const char *const names[] = {
-    "llama3",  "llama-linear", "llama-dynamic",   "qwen2",  "qwen3",
-    "smollm3", "phi3",         "phi3-longrope",   "gemma2", "gemma3",
-    "gpt2",    "gpt-neox",     "gpt-neox-serial",
+static const char *const committed[] = {
+    "llama3",  "llama-linear", "llama-dynamic",   "qwen2",       "qwen3",
+    "smollm3", "phi3",         "phi3-longrope",   "gemma2",      "gemma3",
+    "gpt2",    "gpt-neox",     "gpt-neox-serial", "gemma2-even", "gemma3-third",
 };
+static const char *names[MAX_FIXTURES];
+static int name_count;
+static char arch_dir[2048] = GOLDEN "arch";
+
+/* With SPIN_ARCH_DIR, the fixtures that make_arch_fixtures.py --more has put there. */
+static void find_fixtures(void)
+{
+    const char *dir = getenv("SPIN_ARCH_DIR");
+    for (size_t i = 0; !dir && i < SP_COUNT(committed); i++)
+        names[name_count++] = committed[i];
+    if (!dir)
+        return;
+    snprintf(arch_dir, sizeof(arch_dir), "%s", dir);
+    DIR *list = opendir(dir);
+    SP_ASSERT(list);
+    for (struct dirent *entry; (entry = readdir(list)) && name_count < MAX_FIXTURES;)
+        if (entry->d_name[0] != '.')
+            names[name_count++] = sp_xstrdup(entry->d_name);
+    closedir(list);
+    SP_ASSERT(name_count > 0);
+}
 
 static struct tn_backend *cpu;
 static struct model *model;
@@ -33,13 +56,19 @@ static void teardown(void)
     golden = NULL;
 }
 
+/* A file of a fixture; free(). */
+static char *fixture_file(const char *name, const char *file)
+{
+    return sp_xprintf("%s/%s/%s", arch_dir, name, file);
+}
+
 static void open_fixture(struct tn_backend *b, const char *name)
 {
-    char path[96];
-    snprintf(path, sizeof(path), "arch/%s/golden.json", name);
-    golden = load_golden(path);
-    snprintf(path, sizeof(path), "arch/%s", name);
-    model = open_golden(b, path);
+    char *path = fixture_file(name, "golden.json"), *dir = fixture_file(name, "");
+    ck_ok(sp_json_load(path, 16 << 20, &golden, err));
+    ck_ok(model_open(b, dir, &model, err));
+    free(path);
+    free(dir);
 }
 
 /* --- log-probabilities --- */
@@ -162,7 +191,8 @@ static void set_coefficients(struct pairs *p, const float *logprobs)
     }
 }
 
-/* ‖difference‖ / ‖expected‖ of a tensor, in the order of files. */
+/* ‖difference‖ / ‖expected‖ of a tensor, in the order of files. A gradient that is zero but for
+ * rounding (a key's bias where nothing turns) is measured against 1e-4; others are far above. */
 static double tensor_error(const struct ckpt_st *gradients, const struct model_tensor *t)
 {
     const struct ckpt_tensor *stored = ckpt_st_find(gradients, t->name);
@@ -178,7 +208,7 @@ static double tensor_error(const struct ckpt_st *gradients, const struct model_t
     }
     free(expected);
     free(got);
-    return sqrt(difference) / (sqrt(size) + 1e-9);
+    return sqrt(difference) / (sqrt(size) + 1e-4);
 }
 
 static void spin_step(struct pairs *p, size_t budget, struct model_memory_plan *ret_plan)
@@ -202,7 +232,6 @@ START_TEST(gradients_agree_with_transformers)
 {
     struct pairs p = {.batch = {0}};
     struct ckpt_st *gradients = NULL;
-    char path[4096];
     size_t i, n_params;
     json_t *row;
     int32_t n;
@@ -215,8 +244,9 @@ START_TEST(gradients_agree_with_transformers)
     }
     struct model_memory_plan plan, small;
     spin_step(&p, 0, &plan);
-    snprintf(path, sizeof(path), ARCH "%s/gradients.safetensors", names[_i]);
+    char *path = fixture_file(names[_i], "gradients.safetensors");
     ck_ok(ckpt_st_open(path, &gradients, err));
+    free(path);
     const struct model_tensor *tensors = model_tensors(model, &n);
     ck_assert_uint_eq(ckpt_st_count(gradients), (size_t)n);
     double worst = 0;
@@ -344,11 +374,11 @@ END_TEST
 
 static void check_saved(const char *dir, const char *name)
 {
-    char path[4096];
+    char *path = fixture_file(name, "model.safetensors");
     struct ckpt *ours = NULL;
     struct ckpt_st *st = NULL;
-    snprintf(path, sizeof(path), ARCH "%s/model.safetensors", name);
     ck_ok(ckpt_st_open(path, &st, err));
+    free(path);
     ck_ok(ckpt_open(dir, &ours, err));
     ck_assert_uint_eq(ckpt_count(ours), ckpt_st_count(st));
     for (size_t i = 0; i < ckpt_count(ours); i++) {
@@ -407,7 +437,7 @@ static const struct rename renames[] = {
 START_TEST(other_names_are_understood)
 {
     const struct rename *k = &renames[_i];
-    char dir[4096], path[4096], text[64][96], root[] = "/tmp/spin-arch-XXXXXX";
+    char dir[4096], text[64][96], root[] = "/tmp/spin-arch-XXXXXX";
     struct ckpt_array arrays[64] = {{0}};
     struct ckpt_st *st = NULL;
     struct model *m = NULL;
@@ -415,8 +445,9 @@ START_TEST(other_names_are_understood)
     size_t length, n, n_params;
     char *config = NULL;
     open_fixture(cpu, k->fixture);
-    snprintf(path, sizeof(path), ARCH "%s/model.safetensors", k->fixture);
+    char *path = fixture_file(k->fixture, "model.safetensors");
     ck_ok(ckpt_st_open(path, &st, err));
+    free(path);
     n = ckpt_st_count(st);
     for (size_t i = 0; i < n; i++) {
         const struct ckpt_tensor *t = ckpt_st_at(st, i);
@@ -429,8 +460,9 @@ START_TEST(other_names_are_understood)
         memcpy(arrays[i].shape, t->shape, sizeof(arrays[i].shape));
     }
     arrays[n] = (struct ckpt_array){.name = k->extra, .dims = 1, .shape = {1}, .data = &one};
-    snprintf(path, sizeof(path), ARCH "%s/config.json", k->fixture);
+    path = fixture_file(k->fixture, "config.json");
     ck_ok(sp_read_file(path, 1 << 20, &config, &length, err));
+    free(path);
     ck_assert_ptr_nonnull(mkdtemp(root));
     snprintf(dir, sizeof(dir), "%s/renamed", root);
     struct ckpt_save_options options = {.config_json = config};
@@ -467,7 +499,8 @@ static Suite *suite(void)
 {
     Suite *s = suite_create("arch");
     TCase *t = tcase_create("arch");
-    int n = (int)SP_COUNT(names);
+    find_fixtures();
+    int n = name_count;
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 30);
     tcase_add_loop_test(t, logprobs_agree_with_transformers, 0, n);
@@ -476,8 +509,10 @@ static Suite *suite(void)
     tcase_add_loop_test(t, greedy_answers_are_those_of_transformers, 0, n);
     tcase_add_loop_test(t, narrow_decoders_are_near, 0, n);
     tcase_add_loop_test(t, saving_gives_back_the_same_files, 0, n);
-    tcase_add_loop_test(t, other_names_are_understood, 0, SP_COUNT(renames));
-    tcase_add_test(t, positions_end_where_frequencies_change);
+    if (getenv("SPIN_ARCH_DIR") == NULL) {
+        tcase_add_loop_test(t, other_names_are_understood, 0, SP_COUNT(renames));
+        tcase_add_test(t, positions_end_where_frequencies_change);
+    }
     suite_add_tcase(s, t);
     return s;
 }

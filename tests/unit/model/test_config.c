@@ -69,8 +69,6 @@ START_TEST(reads_what_is_there)
     ck_assert(c.n_eos == 3 && c.eos_ids[2] == 5);
     ck_ok(parse_with("max_position_embeddings", "1000000", &c, err));
     ck_assert_int_eq(c.max_positions, SP_MAX_SEQUENCE_TOKENS);
-    ck_ok(parse_with("sliding_window", "7", &c, err)); /* not a field of Llama */
-    ck_assert_int_eq(c.window, 0);
 }
 END_TEST
 
@@ -106,7 +104,37 @@ START_TEST(refuses_what_it_cannot_compute)
     UNSUPPORTED("quantization_config", "quantization_config", "{\"bits\":4}");
     UNSUPPORTED("float64", "torch_dtype", "\"float64\"");
     UNSUPPORTED("head size", "head_dim", "7");
+    UNSUPPORTED("\"rope_scaling.beta_fast\"", "rope_scaling",
+                "{\"type\":\"linear\",\"factor\":2,\"beta_fast\":32}");
+    UNSUPPORTED("scale_attn_weights", "scale_attn_weights", "false");
     ck_assert_int_eq(c.vocab, 12345);
+}
+END_TEST
+
+/* What nobody here has heard of is never passed over, nor what belongs to another family. */
+START_TEST(refuses_unknown_fields_by_name)
+{
+    struct model_config c;
+    UNSUPPORTED("config.json: field \"gate_temperature\" is not known in a llama model",
+                "gate_temperature", "0.5");
+    UNSUPPORTED("\"gate_temperature\"", "gate_temperature", "false");
+    UNSUPPORTED("\"n_embd\" is not known", "n_embd", "32");
+    UNSUPPORTED("\"sliding_window\" is not supported in a llama model", "sliding_window", "7");
+    UNSUPPORTED("\"use_sliding_window\"", "use_sliding_window", "true");
+    UNSUPPORTED("\"use_parallel_residual\"", "use_parallel_residual", "true");
+    UNSUPPORTED("\"no_rope_layers\"", "no_rope_layers", "[1,0]");
+    UNSUPPORTED("\"rope_local_base_freq\"", "rope_local_base_freq", "100.0");
+    UNSUPPORTED("\"query_pre_attn_scalar\"", "query_pre_attn_scalar", "64");
+    UNSUPPORTED("\"pruned_heads\"", "pruned_heads", "{\"0\":[1]}");
+    /* A null says nothing; what leaves the numbers alone passes whatever it says. */
+    ck_ok(parse_with("gate_temperature", "null", &c, err));
+    ck_ok(parse_with("sliding_window", "null", &c, err));
+    ck_ok(parse_with("use_sliding_window", "false", &c, err));
+    ck_ok(parse_with("pruned_heads", "{}", &c, err));
+    ck_ok(parse_with("attention_multiplier", "1.0", &c, err));
+    ck_ok(parse_with("transformers_version", "\"9.9\"", &c, err));
+    ck_ok(parse_with("use_cache", "false", &c, err));
+    ck_ok(parse_with("id2label", "{\"0\":\"x\"}", &c, err));
 }
 END_TEST
 
@@ -317,6 +345,7 @@ static Suite *suite(void)
     tcase_add_test(t, reads_what_is_there);
     tcase_add_test(t, generation_config_has_the_end_tokens);
     tcase_add_test(t, refuses_what_it_cannot_compute);
+    tcase_add_test(t, refuses_unknown_fields_by_name);
     tcase_add_test(t, rotation_in_both_forms);
     tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);

@@ -1,9 +1,10 @@
 /* spin-model convert: against files made with llama.cpp's own package, with ids from llama.cpp. */
+#include <math.h>
 #include <sys/wait.h>
 
 #include "common/base/half.h"
 #include "common/base/json.h"
-#include "common/checkpoint/gguf_llama.h"
+#include "common/checkpoint/gguf.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/text/tokenizer.h"
 #include "tests/unit/checkpoint/scratch.h"
@@ -293,6 +294,30 @@ START_TEST(test_directory_to_directory)
 }
 END_TEST
 
+/* What narrowing costs, on answers of the user's. */
+START_TEST(test_held_out)
+{
+    works("convert " GOLDEN "spm.gguf hf");
+    put_text(dir, "held.jsonl",
+             "{\"prompt\":\"the model\",\"response\":\"is the opponent\"}\n"
+             "{\"prompt\":\"the fox\",\"response\":\"sees the dog\"}\n");
+    works("convert hf half --dtype bf16 --held-out held.jsonl --json");
+    json_t *report = load(".out"), *held = json_object_get(report, "held_out");
+    double before = json_number_value(json_object_get(held, "before")),
+           after = json_number_value(json_object_get(held, "after"));
+    ck_assert_int_gt(json_integer_value(json_object_get(held, "tokens")), 4);
+    ck_assert(before < 0 && after < 0 && before != after && fabs(before - after) < 0.1);
+    ck_assert(fabs(json_number_value(json_object_get(held, "change")) - (after - before)) < 1e-6);
+    json_decref(report);
+    works("convert hf same --dtype f32 --held-out held.jsonl");
+    char *text = get_text(dir, ".out");
+    ck_assert_msg(strstr(text, "+0.000000 a token"), "%s", text);
+    free(text);
+    ck_assert_int_eq(tool("convert hf out.gguf --held-out held.jsonl"), 2);
+    ck_assert_int_eq(tool("convert hf out --held-out nothing.jsonl"), 4);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("convert");
@@ -304,6 +329,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_like_the_original);
     tcase_add_test(c, test_types);
     tcase_add_test(c, test_directory_to_directory);
+    tcase_add_test(c, test_held_out);
     tcase_set_timeout(c, 120);
     suite_add_tcase(s, c);
     return s;

@@ -107,6 +107,9 @@ START_TEST(test_metadata)
     rename_refused("spm", "llama", "gemma", 18, "\"general.architecture\": \"gemma\"");
     rename_refused("spm", "llama.block_count", "llama.blockxcount", 3,
                    "m.gguf: metadata \"llama.block_count\": not there");
+    /* What is not known to leave the numbers alone is refused, unless it says no. */
+    rename_refused("spm", "llama.vocab_size", "llama.volab_size", 18,
+                   "m.gguf: metadata \"llama.volab_size\": not supported in a llama model");
     value_refused("llama.block_count", 1, 18, "tensor blk.1.attn_k.weight: not known");
     value_refused("llama.block_count", 3, 3, "tensor blk.2.attn_norm.weight: not there");
     value_refused("llama.block_count", 50000, 3, "50000 is not between 1 and 1024");
@@ -215,16 +218,19 @@ static void config_refused(const char *key, json_t *value, int status, const cha
 START_TEST(test_directories)
 {
     works("convert " GOLDEN "bpe.gguf have");
-    config_refused("model_type", json_string("gpt2"), 18, "model_type \"gpt2\"");
-    config_refused("attention_bias", json_true(), 18, "attention_bias = true");
+    config_refused("model_type", json_string("bloom"), 18, "model_type \"bloom\"");
+    config_refused("model_type", json_string("qwen2"), 18,
+                   "rope_scaling of type llama3 can't be written as GGUF");
+    config_refused("attention_bias", json_true(), 3, "self_attn.q_proj.bias: not there");
     config_refused("hidden_act", json_string("gelu"), 18, "hidden_act \"gelu\"");
     config_refused("rope_scaling", json_pack("{s:s, s:f}", "rope_type", "yarn", "factor", 2.0), 18,
                    "rope_scaling of type \"yarn\"");
     config_refused("num_hidden_layers", json_integer(3), 3,
                    "tensor model.layers.2.input_layernorm.weight: not there");
-    config_refused("num_hidden_layers", json_integer(1), 18, "not known in a Llama model");
+    config_refused("num_hidden_layers", json_integer(1), 18, "is not part of a llama model");
     config_refused("vocab_size", json_integer(384), 3, "tensor model.embed_tokens.weight");
-    config_refused("vocab_size", json_integer(300), 3, "is not below config.json's vocab_size");
+    config_refused("vocab_size", json_integer(300), 3,
+                   "\"bos_token_id\": 380 is not below the vocabulary's size");
     char *tokenizer = get_text(dir, "have/tokenizer.json"), *at = strstr(tokenizer, "{1,3}");
     ck_assert_ptr_nonnull(at);
     at[3] = '2';

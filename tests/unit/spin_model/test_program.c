@@ -70,7 +70,7 @@ static json_t *parse_line(const char *text)
     "\"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"max_position_embeddings\": 32, "    \
     "\"rms_norm_eps\": 1e-05, \"rope_theta\": 10000.0, \"tie_word_embeddings\": true, "            \
     "\"hidden_act\": \"silu\", \"bos_token_id\": 0, \"eos_token_id\": 1, "                         \
-    "\"torch_dtype\": \"float32\", \"our_own_field\": 7}"
+    "\"torch_dtype\": \"float32\", \"unsloth_version\": \"7\"}"
 #define TOKENIZER                                                                                  \
     "{\"version\": \"1.0\", \"added_tokens\": ["                                                   \
     "{\"id\": 0, \"content\": \"<s>\", \"special\": true, \"single_word\": false, "                \
