@@ -14,6 +14,7 @@
 #include "common/base/err.h"
 #include "common/text/chat.h"
 #include "common/text/dataset.h"
+#include "coordinator/data/positions.h"
 #include "proto/run_settings.h"
 
 enum data_split { DATA_TRAIN, DATA_HOLDOUT, DATA_EVAL };
@@ -27,7 +28,7 @@ struct data_model {
     struct tok_renderer *renderer;
     int32_t eos_id;        /* the model's own end token, or the template's where it has none */
     int32_t vocab;         /* of the model: config.json */
-    int64_t max_positions; /* max_position_embeddings */
+    struct data_positions positions;
     int32_t *stop_ids;     /* the response's end token first; owned */
     size_t stop_count;
 };

@@ -47,13 +47,11 @@ static enum sp_err read_config(struct data_model *model, const char *dir, struct
     char *generation_path = sp_path_join(dir, "generation_config.json");
     json_t *config = NULL, *generation = NULL;
     int64_t vocab = 0;
-    model->max_positions = SP_MAX_SEQUENCE_TOKENS;
     enum sp_err rc = sp_json_load(path, SP_MAX_CONFIG_JSON, &config, err);
     if (rc == SP_OK)
         rc = sp_json_i64(config, "vocab_size", 1, SP_MAX_VOCAB, "config.json", &vocab, err);
     if (rc == SP_OK)
-        rc = sp_json_opt_i64(config, "max_position_embeddings", 2, INT32_MAX, "config.json",
-                             &model->max_positions, err);
+        rc = data_positions_read(config, "config.json", &model->positions, err);
     model->vocab = (int32_t)vocab;
     if (rc == SP_OK && sp_path_exists(generation_path))
         rc = sp_json_load(generation_path, SP_MAX_CONFIG_JSON, &generation, err);

@@ -159,7 +159,7 @@ static void more_warnings(const struct data_rows *rows, json_t *warnings)
              (unsigned long long)train->overlong, (unsigned long long)train->rows);
     if (rows->limit_tokens < s->max_sequence_tokens)
         warn(warnings, "the model has %lld positions: max_sequence_tokens = %lld counts as %lld",
-             (long long)rows->model->max_positions, (long long)s->max_sequence_tokens,
+             (long long)rows->model->positions.count, (long long)s->max_sequence_tokens,
              (long long)rows->limit_tokens);
     if (s->mode != RUN_MODE_SFT && holdout->used < (uint64_t)s->verdict_min_pairs)
         warn(warnings,

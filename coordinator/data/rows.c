@@ -124,6 +124,30 @@ enum data_reason data_left_out(const struct data_rows *rows, enum data_split spl
 static const char *const reason_texts[] = {DATA_REASON_LIST(REASON_TEXT)};
 #undef REASON_TEXT
 
+/* A row that the settings would take, but that runs past the end of the model's positions, is no
+ * row to leave out quietly: at that length the model is another one, or none. */
+static enum sp_err check_positions(const struct data_rows *rows, const struct data_scratch *scratch,
+                                   enum data_reason reason, struct sp_error *err)
+{
+    const struct run_settings *s = rows->settings;
+    const struct data_positions *p = &rows->model->positions;
+    size_t prompt = scratch->prompt.count;
+    size_t answer = SP_MAX(scratch->real.count, scratch->rejected.count);
+    if (reason == DATA_REASON_ROOM)
+        answer = (size_t)s->max_new_tokens;
+    else if (reason != DATA_REASON_SEQUENCE)
+        return SP_OK;
+    if (!p->hard || s->max_sequence_tokens <= p->count ||
+        prompt + answer > (size_t)s->max_sequence_tokens)
+        return SP_OK;
+    return sp_fail(err, SP_ELIMIT,
+                   "prompt of %zu tokens and %zu (max_new_tokens %lld): %zu together, the base "
+                   "model ends at %lld (%s): %s; set max_sequence_tokens to at most %lld, so that "
+                   "such rows are left out, or lower max_new_tokens",
+                   prompt, answer, (long long)s->max_new_tokens, prompt + answer,
+                   (long long)p->count, p->field, p->why, (long long)p->count);
+}
+
 static void count_used(const struct data_rows *rows, struct data_counts *counts,
                        const struct data_scratch *scratch)
 {
@@ -173,6 +197,9 @@ static enum sp_err add_row(struct data_rows *rows, enum data_split split, const 
     if (rc != SP_OK)
         return rc;
     enum data_reason reason = data_left_out(rows, split, scratch);
+    rc = check_positions(rows, scratch, reason, err);
+    if (rc != SP_OK)
+        return rc;
     if (reason != DATA_REASONS && reason != DATA_REASON_EMPTY &&
         rows->settings->overlong == RUN_OVERLONG_ERROR)
         return sp_fail(err, SP_ELIMIT,
@@ -398,7 +425,7 @@ enum sp_err data_rows_run(struct data_rows *rows, struct sp_error *err)
     const struct run_settings *s = rows->settings;
     uint64_t totals[DATA_SPLITS] = {0};
     enum sp_err rc = SP_OK;
-    rows->limit_tokens = SP_MIN(s->max_sequence_tokens, rows->model->max_positions);
+    rows->limit_tokens = SP_MIN(s->max_sequence_tokens, rows->model->positions.count);
     for (int i = 0; i < DATA_SPLITS; i++) {
         struct stat info;
         rows->counts[i].prompt_lengths = sp_xarray(DATA_LENGTHS, sizeof(uint32_t));

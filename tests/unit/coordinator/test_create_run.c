@@ -439,6 +439,49 @@ START_TEST(test_bad_data)
 }
 END_TEST
 
+/* Where a model's positions end for good, a run that would go on is refused with the numbers; one
+ * that is told to stay below leaves the long rows out. */
+START_TEST(test_positions_that_end)
+{
+    static const struct {
+        const char *config, *part;
+    } rows[] = {
+        {"\"model_type\":\"gpt2\",\"n_positions\":100", "ends at 100 (n_positions): its positions"},
+        {"\"model_type\":\"llama\",\"max_position_embeddings\":100,"
+         "\"rope_scaling\":{\"type\":\"dynamic\",\"factor\":2.0}",
+         "ends at 100 (max_position_embeddings): the frequencies of its rotation change there"},
+        {"\"model_type\":\"phi3\",\"max_position_embeddings\":1000,\"rope_parameters\":{"
+         "\"rope_type\":\"longrope\",\"original_max_position_embeddings\":100}",
+         "ends at 100 (original_max_position_embeddings): the frequencies"},
+    };
+    for (size_t i = 0; i < SP_COUNT(rows); i++) {
+        struct cf cf = cf_new();
+        struct fx fx = cf.fx;
+        json_t *report = NULL;
+        char *config = sp_xprintf("{%s,\"vocab_size\":98}", rows[i].config);
+        cf_write(cf.base, "config.json", config);
+        cf_put_base(&cf);
+        free(config);
+        cf_data(&cf, "train",
+                "{\"prompt\":\"short\",\"response\":\"x\"}\n"
+                "{\"prompt\":\"a prompt of more than forty characters, as it is\","
+                "\"response\":\"x\"}\n");
+        cf_set(&cf, "data.max_sequence_tokens=300");
+        cf_set(&cf, "generate.max_new_tokens=60");
+        FAILS(SP_ELIMIT, cf_create(&cf, &report, &fx.err));
+        ck_assert_msg(strstr(fx.err.text, rows[i].part) && strstr(fx.err.text, "train.jsonl:2") &&
+                          strstr(fx.err.text, "max_new_tokens 60"),
+                      "%s", fx.err.text);
+        cf_set(&cf, "data.max_sequence_tokens=100");
+        OK(cf_create(&cf, &report, &fx.err));
+        ck_assert_int_eq(number(split_of(report, 0), "used"), 1);
+        ck_assert_int_eq(number(split_of(report, 0), "overlong"), 1);
+        json_decref(report);
+        cf_free(&cf);
+    }
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("create_run");
@@ -449,6 +492,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_limit_with_share);
     tcase_add_test(t, test_long_and_double);
     tcase_add_test(t, test_model_positions);
+    tcase_add_test(t, test_positions_that_end);
     tcase_add_test(t, test_dpo_needs_both_answers);
     tcase_add_test(t, test_spin_ignores_given_answers);
     tcase_add_test(t, test_again);
