@@ -304,6 +304,54 @@ static void verb_gc(const struct verb_call *call)
                          "gc: a collection or an upload is under way");
 }
 
+/* ---- workers ---- */
+
+static void change_hold(const struct verb_call *call, enum store_hold_kind kind, bool take_back)
+{
+    const struct proto_admin *admin = call->event->body;
+    const char *worker = "", *reason = "by the administrator";
+    struct sp_error err;
+    enum sp_err rc = sp_json_str(call->args, "worker", admin->verb, &worker, &err);
+    if (!rc)
+        rc = sp_json_opt_str(call->args, "reason", admin->verb, &reason, &err);
+    if (!rc && (worker[0] == '\0' || strlen(worker) > SP_MAX_RUN_NAME || strlen(reason) > 400))
+        rc = sp_fail(&err, SP_EINVAL, "%s: worker or reason: too long, or empty", admin->verb);
+    bool known = core_hold(call->core, worker) != NULL;
+    for (uint32_t i = 0; i < call->core->worker_count; i++)
+        known |= strcmp(call->core->workers[i]->name, worker) == 0;
+    if (!rc && !known)
+        rc = sp_fail(&err, SP_ENOTFOUND, "%s: no worker \"%.64s\": `spinctl workers` lists them",
+                     admin->verb, worker);
+    if (rc) {
+        core_reply_error(call->core, call->event->handle, rc, 0, "%s", err.text);
+        return;
+    }
+    core_set_hold(call->core, worker, kind, reason, call->event->who.token_id,
+                  call->event->handle);
+    if (take_back)
+        core_take_back(call->core, worker, "is its no more: it is drained");
+}
+
+static void verb_cordon(const struct verb_call *call)
+{
+    change_hold(call, STORE_HOLD_CORDONED, false);
+}
+
+static void verb_drain(const struct verb_call *call)
+{
+    change_hold(call, STORE_HOLD_CORDONED, true);
+}
+
+static void verb_quarantine(const struct verb_call *call)
+{
+    change_hold(call, STORE_HOLD_QUARANTINED, true);
+}
+
+static void verb_uncordon(const struct verb_call *call)
+{
+    change_hold(call, STORE_HOLD_NONE, false);
+}
+
 static void verb_why(const struct verb_call *call)
 {
     core_reply_json(call->core, call->event->handle, core_why(call->core, call->run));
@@ -328,6 +376,10 @@ static const struct {
     {"start", verb_start, true, true},
     {"skip", verb_skip, true, true},
     {"gc", verb_gc, false, true},
+    {"cordon", verb_cordon, false, true},
+    {"drain", verb_drain, false, true},
+    {"quarantine", verb_quarantine, false, true},
+    {"uncordon", verb_uncordon, false, true},
     {"status", verb_status, false, false},
     {"why", verb_why, true, false},
     {"workers", verb_workers, false, false},

@@ -2,6 +2,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/cert.h"
 #include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -9,12 +10,98 @@
 
 #define MAX_ASKED 100000
 
-static void blob_get(struct shell *shell, struct job *job)
+/* ---- what a manifest names ---- */
+
+#define KNOWN_MANIFESTS 16
+
+struct known {
+    struct sp_digest manifest;
+    struct sp_digest *chunks; /* owned; sorted */
+    size_t count;
+    uint64_t used;            /* a smaller number: longer ago */
+};
+
+/* The manifests that generators load, parsed once. Blob thread only. */
+struct known_manifests {
+    struct known list[KNOWN_MANIFESTS];
+    uint64_t clock;
+};
+
+static int compare_digests(const void *a, const void *b)
+{
+    return memcmp(a, b, SP_DIGEST_BYTES);
+}
+
+static enum sp_err parse_known(struct shell *shell, const struct sp_digest *digest,
+                               struct known *ret, struct sp_error *err)
+{
+    struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
+    uint8_t *text = NULL;
+    size_t length = 0;
+    enum sp_err rc = ckpt_blobs_get(shell->blobs, digest, &text, &length, err);
+    if (!rc)
+        rc = ckpt_manifest_parse((const char *)text, length, &manifest, err);
+    free(text);
+    if (rc)
+        return rc;
+    free(ret->chunks);
+    *ret = (struct known){.manifest = *digest};
+    ret->chunks = sp_xarray(manifest.chunk_count + 1, sizeof(*ret->chunks));
+    for (size_t f = 0; f < manifest.count; f++) {
+        for (uint32_t c = 0; c < manifest.files[f].chunk_count; c++)
+            ret->chunks[ret->count++] = manifest.files[f].chunks[c];
+    }
+    qsort(ret->chunks, ret->count, sizeof(*ret->chunks), compare_digests);
+    ckpt_manifest_deinit(&manifest);
+    return SP_OK;
+}
+
+static const struct known *known_manifest(struct shell *shell, struct known_manifests *all,
+                                          const struct sp_digest *digest)
+{
+    struct known *oldest = &all->list[0];
+    struct sp_error ignored;
+    for (size_t i = 0; i < KNOWN_MANIFESTS; i++) {
+        struct known *one = &all->list[i];
+        if (one->chunks && sp_digest_equal(&one->manifest, digest)) {
+            one->used = ++all->clock;
+            return one;
+        }
+        if (one->used < oldest->used)
+            oldest = one;
+    }
+    if (parse_known(shell, digest, oldest, &ignored) != SP_OK)
+        return NULL;
+    oldest->used = ++all->clock;
+    return oldest;
+}
+
+static bool is_needed(struct shell *shell, struct known_manifests *all, const struct job *job,
+                      const struct sp_digest *digest)
+{
+    for (uint32_t i = 0; i < job->action.root_count; i++) {
+        const struct sp_digest *root = &job->action.roots[i];
+        if (sp_digest_equal(root, digest))
+            return true;
+        const struct known *known = known_manifest(shell, all, root);
+        if (known && known->count > 0 &&
+            bsearch(digest, known->chunks, known->count, sizeof(*digest), compare_digests))
+            return true;
+    }
+    return false;
+}
+
+static void blob_get(struct shell *shell, struct known_manifests *all, struct job *job)
 {
     const struct proto_blob_get *ask = proto_request_body(job->request);
     uint8_t *data = NULL;
     size_t length = 0;
     job->reply_type = PROTO_BLOB_GET_REPLY;
+    if (job->limited && !is_needed(shell, all, job, &ask->sha256)) {
+        /* Not SP_EDENIED: a worker whose lease was lost meanwhile goes on with another one. */
+        job->rc = sp_fail(&job->err, SP_ESTALE, "blob_get: no lease of this token needs it");
+        return;
+    }
     job->rc = ckpt_blobs_get(shell->blobs, &ask->sha256, &data, &length, &job->err);
     if (job->rc)
         return;
@@ -140,14 +227,25 @@ static void verify(struct shell *shell, struct job *job)
     ckpt_manifest_deinit(&manifest);
 }
 
+/* What the loop wants to know of the disk. */
+static void look_around(struct shell *shell, struct job *job)
+{
+    const char *cert = shell->settings->tls_cert;
+    struct sp_error ignored;
+    job->rc = sp_disk_free(shell->settings->state_dir, &job->disk_free, &job->err);
+    job->has_cert =
+        cert[0] && sp_cert_seconds_left(cert, &job->cert_seconds_left, &ignored) == SP_OK;
+}
+
 void *shell_blob_thread(void *context)
 {
     struct shell *shell = context;
+    struct known_manifests manifests = {0};
     struct job *job;
     while ((job = sp_mailbox_take(shell->blob_thread.box, -1)) != NULL) {
         switch (job->kind) {
         case JOB_BLOB_GET:
-            blob_get(shell, job);
+            blob_get(shell, &manifests, job);
             break;
         case JOB_BLOB_PUT:
             blob_put(shell, job);
@@ -162,9 +260,11 @@ void *shell_blob_thread(void *context)
             verify(shell, job);
             break;
         default:
-            job->rc = sp_disk_free(shell->settings->state_dir, &job->disk_free, &job->err);
+            look_around(shell, job);
         }
         sp_mailbox_put(shell->done, job);
     }
+    for (size_t i = 0; i < KNOWN_MANIFESTS; i++)
+        free(manifests.list[i].chunks);
     return NULL;
 }

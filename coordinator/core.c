@@ -47,6 +47,7 @@ void coord_core_free(struct coord_core *core)
     for (uint32_t i = 0; i < core->lease_count; i++) {
         free(core->leases[i]->positions);
         free(core->leases[i]->done);
+        free(core->leases[i]->checks);
         free(core->leases[i]);
     }
     for (uint32_t i = 0; i < core->parked_count; i++) {
@@ -60,6 +61,14 @@ void coord_core_free(struct coord_core *core)
     coord_map_deinit(&core->worker_by_id);
     coord_map_deinit(&core->lease_by_id);
     coord_map_deinit(&core->write_by_id);
+    for (uint32_t i = 0; i < core->name_count; i++)
+        free(core->names[i]);
+    for (uint32_t i = 0; i < core->hold_count; i++) {
+        free(core->holds[i].worker);
+        free(core->holds[i].reason);
+    }
+    free(core->names);
+    free(core->holds);
     free(core->runs);
     free(core->workers);
     free(core->leases);
@@ -167,6 +176,14 @@ enum sp_err coord_core_set_stored(struct coord_core *core, const char *name, enu
     return SP_OK;
 }
 
+void coord_core_set_owner(struct coord_core *core, const char *name, enum proto_set set,
+                          uint32_t position, const char *worker)
+{
+    struct coord_run *run = core_run(core, name);
+    SP_ASSERT(run && run->iteration && position < run->iteration->sets[set].count);
+    run->iteration->sets[set].owner[position] = core_name(core, worker);
+}
+
 void coord_core_set_skipped(struct coord_core *core, const char *name, uint32_t prompt)
 {
     struct coord_run *run = core_run(core, name);
@@ -184,6 +201,8 @@ void coord_core_set_source_skipped(struct coord_core *core, const char *name, ui
 /* What may follow from the event just handled, until nothing does. */
 static void pump(struct coord_core *core)
 {
+    if (core->distrust)
+        core_revoke_distrusted(core);
     for (uint32_t i = 0; i < core->run_count; i++)
         core_advance(core, core->runs[i]);
     if (core->work_changed) {
@@ -205,6 +224,11 @@ void coord_drain(struct coord_core *core, struct coord_actions *actions)
         core_unpark(core, 0);
     }
     core->out = NULL;
+}
+
+void coord_set_verify_share(struct coord_core *core, double share)
+{
+    core->options.verify_share = share;
 }
 
 void coord_set_disk_low(struct coord_core *core, bool low)

@@ -23,6 +23,7 @@
 #include "common/base/err.h"
 #include "common/base/hash.h"
 #include "coordinator/iteration_sm.h"
+#include "coordinator/metrics.h"
 #include "coordinator/times.h"
 #include "coordinator/writes.h"
 #include "proto/messages.h"
@@ -184,6 +185,7 @@ struct coord_iteration_info {
     struct store_step_sums sums;
     struct proto_step_metrics first_step, last_step; /* step 0: none */
     uint32_t *gap_order;     /* plan_pairs, or NULL */
+    uint64_t rewind_epoch, rewind_steps; /* as in the trainer's lease; 0: none */
     char *verdict;           /* NULL: none */
     bool accepted;
 };
@@ -197,6 +199,8 @@ struct coord_options {
     uint64_t instance;       /* random number of this process */
     const char *version;
     uint32_t max_parked;     /* SP_MAX_PARKED_POLLS */
+    uint64_t verify_seed;    /* a secret (`instance` is none): which results are made again */
+    double verify_share;     /* of the results that another worker makes again; 0: none */
 };
 
 struct coord_core *coord_core_new(const struct coord_options *options);
@@ -218,6 +222,11 @@ void coord_core_add_iteration(struct coord_core *core, const char *run,
  * positions are SP_ECORRUPT. */
 enum sp_err coord_core_set_stored(struct coord_core *core, const char *run, enum proto_set set,
                                   uint32_t position, struct sp_error *err) SP_MUST_USE;
+/* Who made a stored result; after coord_core_set_stored. */
+void coord_core_set_owner(struct coord_core *core, const char *run, enum proto_set set,
+                          uint32_t position, const char *worker);
+/* A worker that gets no work; at start. */
+void coord_core_add_hold(struct coord_core *core, const struct store_hold *hold);
 void coord_core_set_skipped(struct coord_core *core, const char *run, uint32_t prompt);
 /* A prompt that the iteration before has skipped: there is nothing of it to replay. */
 void coord_core_set_source_skipped(struct coord_core *core, const char *run, uint32_t prompt);
@@ -228,6 +237,15 @@ void coord_step(struct coord_core *core, const struct coord_event *event, int64_
 
 /* Answers every request that waits with SP_EUNAVAIL: the process is about to end. */
 void coord_drain(struct coord_core *core, struct coord_actions *actions);
+/* A token is revoked: its workers lose their leases, and their waiting requests are refused. */
+void coord_revoke_token(struct coord_core *core, const char *token_id,
+                        struct coord_actions *actions);
+/* Manifests of the weights that leases of the token's workers need, lapsed ones that are remembered
+ * included; malloc'd. */
+struct sp_digest *coord_token_manifests(const struct coord_core *core, const char *token_id,
+                                        uint32_t *ret_count);
+/* options.verify_share, from now on. */
+void coord_set_verify_share(struct coord_core *core, double share);
 /* While the disk is nearly full live iterations are paused at the next tick. */
 void coord_set_disk_low(struct coord_core *core, bool low);
 
@@ -237,6 +255,8 @@ uint32_t *coord_pass_order(const struct coord_run_info *info, uint32_t iteration
 /* Live listings for people; new references. run NULL: all runs. */
 json_t *coord_status(const struct coord_core *core, const char *run, int64_t now_ms);
 json_t *coord_workers(const struct coord_core *core, int64_t now_ms);
+void coord_core_metrics(const struct coord_core *core, int64_t now_ms,
+                        struct coord_metrics *metrics);
 uint64_t coord_version(const struct coord_core *core); /* rises with every change of the status */
 const struct coord_run_info *coord_find_run(const struct coord_core *core, const char *name);
 /* Admin verbs that the core answers (the others are the shell's), and those that change something.

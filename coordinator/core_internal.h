@@ -16,7 +16,25 @@
 
 /* ---- items ---- */
 
-enum coord_key_state { KEY_FREE, KEY_LEASED, KEY_LEASED_TWICE, KEY_STORED, KEY_SKIPPED };
+/* KEY_REVOKED: its result is being dropped; counts as leased until then. */
+enum coord_key_state {
+    KEY_FREE,
+    KEY_LEASED,
+    KEY_LEASED_TWICE,
+    KEY_STORED,
+    KEY_SKIPPED,
+    KEY_REVOKED,
+};
+
+/* Whether a stored result is made again by another worker (verify.c). */
+enum coord_check_state {
+    CHECK_NONE,
+    CHECK_WANTED,
+    CHECK_LEASED,
+    CHECK_PASSED,
+    CHECK_DISPUTED,        /* two workers gave different bits: a third decides */
+    CHECK_DISPUTED_LEASED,
+};
 
 /* The items of one work set of the open iteration. */
 struct coord_set {
@@ -26,6 +44,19 @@ struct coord_set {
     uint8_t *deaths;                  /* [count] leases that died with it */
     uint32_t *order, *rank; /* [count] order of handing out and its inverse; NULL: identity */
     uint32_t cursor;                  /* no free key has a lower rank */
+    uint32_t *owner;                  /* [count] core_name of who made the stored result; 0: none */
+    uint8_t *check;                   /* [count] enum coord_check_state */
+    uint32_t checks;                  /* wanted, leased or disputed */
+    uint32_t *check_list;             /* owned: their positions, and some that are over */
+    uint32_t check_list_count, check_list_capacity;
+};
+
+/* Two different results of one key. */
+struct coord_dispute {
+    enum proto_set set;
+    uint32_t position;
+    uint32_t other;                   /* core_name of who gave the one that is not stored */
+    struct sp_digest answer;          /* of that one */
 };
 
 struct coord_iteration {
@@ -52,6 +83,12 @@ struct coord_iteration {
     uint32_t asked_pass;
     uint32_t *pass_order;             /* owned */
     uint32_t pass;
+    struct coord_dispute *disputes;   /* owned */
+    uint32_t dispute_count;
+    uint64_t checked;                 /* results that another worker has confirmed */
+    /* Snapshots of epochs below rewind_epoch with more than rewind_steps steps are of no use. */
+    uint64_t rewind_epoch, rewind_steps;
+    uint64_t fetched_steps;           /* steps that the pairs handed to the trainer may have made */
     /* trainer */
     uint64_t epoch;
     uint64_t holder;                  /* worker id; 0: nobody */
@@ -135,6 +172,7 @@ struct coord_lease {
     uint32_t count, open;             /* keys; those not stored yet */
     uint32_t *positions;              /* [count], owned */
     uint8_t *done;                    /* [count], owned */
+    uint8_t *checks;                  /* [count], owned: the key is stored already */
 };
 
 enum coord_parked_kind { PARKED_LEASE, PARKED_TRAINER, PARKED_FETCH, PARKED_STATUS };
@@ -149,6 +187,11 @@ struct coord_parked {
     uint32_t max_items;               /* LEASE */
     uint32_t iteration, pass, count;  /* FETCH */
     uint64_t start, epoch;            /* FETCH; start is the version for STATUS */
+};
+
+struct coord_hold {
+    char *worker, *reason; /* owned */
+    enum store_hold_kind kind;
 };
 
 struct coord_core {
@@ -175,6 +218,11 @@ struct coord_core {
     int64_t now_ms;                   /* of the step in progress */
     uint64_t alarms;
     bool disk_low;
+    char **names;                     /* of workers that made results; owned */
+    uint32_t name_count;
+    struct coord_hold *holds;         /* owned */
+    uint32_t hold_count;
+    bool distrust;                    /* results of quarantined workers may be there */
     bool collecting;                  /* COORD_DO_COLLECT is out */
     int64_t collect_at_ms;            /* the next one by the clock; 0: not set yet */
 };
@@ -213,6 +261,8 @@ void set_take_second(struct coord_set *set, uint32_t position);
 void set_release(struct coord_set *set, uint32_t position);
 bool set_store(struct coord_set *set, uint32_t position); /* true: it was not stored before */
 void set_skip(struct coord_set *set, uint32_t position);
+void set_revoke(struct coord_set *set, uint32_t position);  /* stored → revoked */
+void set_revoked(struct coord_set *set, uint32_t position); /* revoked → free */
 void set_unlease_all(struct coord_set *set);
 
 /* ---- iterations.c: making and changing an iteration ---- */
@@ -331,5 +381,7 @@ void core_collect_by_clock(struct coord_core *core);
 
 /* ---- why.c ---- */
 json_t *core_why(const struct coord_core *core, const struct coord_run *run);
+
+#include "coordinator/core_trust.h"
 
 #endif

@@ -89,6 +89,8 @@ static void token_revoked(struct shell *shell, struct job *job)
     if (job->rc)
         return reply_error(job);
     coord_tokens_revoke(shell->tokens, job->text, job->at_ms);
+    coord_revoke_token(shell->core, job->text, &shell->actions);
+    shell_execute(shell);
     json_t *object = json_pack("{s:s,s:b}", "id", job->text, "revoked", true);
     free(job->text);
     job->text = json_dumps(object, JSON_COMPACT);
@@ -176,11 +178,16 @@ static void disk_checked(struct shell *shell, const struct job *job)
         sp_warn(low ? "less than disk_reserve is free: nothing is accepted until there is more"
                     : "there is room on the disk again");
     shell->disk_low = low;
+    shell->disk_free = job->disk_free;
+    shell->has_cert = job->has_cert;
+    shell->cert_seconds_left = job->cert_seconds_left;
     coord_set_disk_low(shell->core, low);
 }
 
 void shell_finished(struct shell *shell, struct job *job)
 {
+    if (job->commit_ns > 0)
+        coord_histogram_add(&shell->counters.commit, (double)job->commit_ns / 1e9);
     switch (job->kind) {
     case JOB_WRITE:
         written(shell, job);
@@ -215,6 +222,9 @@ void shell_finished(struct shell *shell, struct job *job)
         created(shell, job);
         break;
     case JOB_GRANT:
+        coord_histogram_add(&shell->counters.lease, (double)(sp_now_ns() - job->start_ns) / 1e9);
+        reply_made(job);
+        break;
     case JOB_PAIRS:
     case JOB_BLOB_GET:
     case JOB_BLOB_MISSING:

@@ -64,6 +64,9 @@ struct coord_iteration *iteration_new(const struct coord_run *run,
     it->checkpoint = info->checkpoint;
     it->checkpoint_manifest = info->checkpoint_manifest;
     it->epoch = info->epoch;
+    it->rewind_epoch = info->rewind_epoch;
+    it->rewind_steps = info->rewind_steps;
+    it->fetched_steps = it->epoch > 0 ? UINT64_MAX : 0; /* what was read before is not known */
     it->holder_name = info->trainer ? sp_xstrdup(info->trainer) : NULL;
     it->first_step = info->first_step;
     it->last_step = info->last_step;
@@ -92,6 +95,7 @@ void iteration_free(struct coord_iteration *it)
         return;
     drop_sets(it);
     coord_write_free(it->publish);
+    verify_forget(it);
     free(it->source_skipped);
     free(it->reason);
     free(it->holder_name);
@@ -119,6 +123,8 @@ static void start_afresh(struct coord_run *run, struct coord_iteration *it)
         if (it->source_skipped[i])
             skip_in_plan_sets(it, it->plan.new_pairs + i);
     }
+    verify_forget(it);
+    it->rewind_epoch = it->rewind_steps = it->fetched_steps = 0;
     it->attempt++;
     it->step = 0;
     it->first_step = it->last_step = (struct proto_step_metrics){0};
@@ -371,6 +377,12 @@ void core_written(struct coord_core *core, const struct coord_event *event)
     case COORD_W_SKIP:
         skipped(core, run, write);
         break;
+    case COORD_W_REVOKE:
+        core_revoked_written(core, run, write);
+        break;
+    case COORD_W_HOLD:
+        core_hold_written(core, write);
+        break;
     case COORD_W_GENERATED:
     case COORD_W_WORKER:
     case COORD_W_EVENT:
@@ -394,7 +406,8 @@ void core_advance(struct coord_core *core, struct coord_run *run)
         core_send(core, core_write(COORD_W_GENERATED, run));
     }
     core_ask_orders(core, run);
-    if (it->state == COORD_EVALUATING && !it->judging && iteration_evaluated(it)) {
+    if (it->state == COORD_EVALUATING && !it->judging && iteration_evaluated(it) &&
+        !verify_blocks(core, run, true)) {
         it->judging = true;
         struct coord_action *action = core_action(core, COORD_DO_JUDGE);
         action->run = &run->info;

@@ -28,6 +28,9 @@ struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *work
     lease->count = lease->open = count;
     lease->positions = sp_xmemdup(positions, count * sizeof(*positions));
     lease->done = sp_xalloc(count);
+    lease->checks = sp_xalloc(count);
+    for (uint32_t i = 0; i < count; i++)
+        lease->checks[i] = run->iteration->sets[set].state[positions[i]] == KEY_STORED;
     core->leases = sp_xgrow(core->leases, core->lease_count + 1, sizeof(*core->leases));
     core->leases[core->lease_count++] = lease;
     coord_map_put(&core->lease_by_id, lease->id, lease);
@@ -43,6 +46,7 @@ static void forget(struct coord_core *core, uint32_t index)
     core->leases[index] = core->leases[--core->lease_count];
     free(lease->positions);
     free(lease->done);
+    free(lease->checks);
     free(lease);
 }
 
@@ -104,6 +108,10 @@ void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, 
         uint32_t position = lease->positions[i];
         if (lease->done[i])
             continue;
+        if (lease->checks[i]) {
+            verify_release(it, lease->set, position);
+            continue;
+        }
         set_release(set, position);
         if (died && set->state[position] != KEY_STORED &&
             ++set->deaths[position] >= COORD_MAX_DEATHS)

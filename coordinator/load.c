@@ -1,5 +1,6 @@
 #include "coordinator/load.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,6 +28,11 @@ void coord_loaded_deinit(struct coord_loaded *loaded)
         free(loaded->stored[i]);
     free(loaded->skipped);
     free(loaded->source_skipped);
+    for (int set = 0; set < COORD_SET_COUNT; set++)
+        free(loaded->owners[set]);
+    for (uint32_t i = 0; i < loaded->worker_count; i++)
+        free(loaded->workers[i]);
+    free(loaded->workers);
     *loaded = (struct coord_loaded){0};
 }
 
@@ -111,6 +117,49 @@ static enum sp_err load_holder(const struct load *l, struct sp_error *err)
     return SP_OK;
 }
 
+struct owners {
+    struct coord_loaded *to;
+    int set;
+    uint32_t last; /* neighbours are mostly of one worker */
+};
+
+static void note_owner(void *context, uint64_t position, const char *worker)
+{
+    struct owners *o = context;
+    struct coord_loaded *to = o->to;
+    if (position >= to->positions[o->set])
+        return;
+    if (o->last == 0 || strcmp(to->workers[o->last - 1], worker) != 0) {
+        o->last = 0;
+        for (uint32_t i = 0; i < to->worker_count && o->last == 0; i++) {
+            if (strcmp(to->workers[i], worker) == 0)
+                o->last = i + 1;
+        }
+        if (o->last == 0) {
+            to->workers = sp_xgrow(to->workers, to->worker_count + 1, sizeof(*to->workers));
+            to->workers[to->worker_count++] = sp_xstrdup(worker);
+            o->last = to->worker_count;
+        }
+    }
+    to->owners[o->set][position] = o->last;
+}
+
+/* "iteration attempt epoch steps" of the newest rewind, where it is this attempt's. */
+static enum sp_err load_rewind(const struct load *l, struct sp_error *err)
+{
+    struct coord_iteration_info *it = &l->to->iteration;
+    const char *text;
+    unsigned iteration = 0;
+    unsigned long long attempt = 0, epoch = 0, steps = 0;
+    SP_TRY(store_meta_get(l->run, "rewind", l->arena, &text, err));
+    if (sscanf(text, "%u %llu %llu %llu", &iteration, &attempt, &epoch, &steps) == 4 &&
+        iteration == it->number && attempt == it->attempt) {
+        it->rewind_epoch = epoch;
+        it->rewind_steps = steps;
+    }
+    return SP_OK;
+}
+
 static enum sp_err load_results(const struct load *l, const struct plan *plan, struct sp_error *err)
 {
     struct coord_loaded *to = l->to;
@@ -122,6 +171,10 @@ static enum sp_err load_results(const struct load *l, const struct plan *plan, s
         uint64_t count;
         SP_TRY(store_results_bitmap(l->run, plan->iteration, (uint32_t)set, n, false,
                                     to->stored[set], &count, err));
+        struct owners owners = {.to = to, .set = set};
+        to->owners[set] = sp_xarray(n, sizeof(*to->owners[set]));
+        SP_TRY(store_results_owners(l->run, plan->iteration, (uint32_t)set, note_owner, &owners,
+                                    err));
     }
     uint32_t *skipped;
     SP_TRY(store_skips_list(l->run, plan->iteration, l->arena, &skipped, &to->skipped_count, err));
@@ -162,6 +215,7 @@ static enum sp_err load_iteration(const struct load *l, const struct store_itera
                        row->iteration);
     SP_TRY(load_steps(l, row->iteration, err));
     SP_TRY(load_holder(l, err));
+    SP_TRY(load_rewind(l, err));
     SP_TRY(load_results(l, &plan, err));
     if (plan.order != RUN_ORDER_GAP)
         return SP_OK;
@@ -229,6 +283,10 @@ enum sp_err coord_load_add(struct coord_core *core, struct coord_loaded *loaded,
             for (uint32_t p = 0; !rc && p < loaded->positions[set]; p++) {
                 if (loaded->stored[set][p / 8] & (1u << (p % 8)))
                     rc = coord_core_set_stored(core, name, (enum proto_set)set, p, err);
+                uint32_t owner = loaded->owners[set] ? loaded->owners[set][p] : 0;
+                if (!rc && owner > 0)
+                    coord_core_set_owner(core, name, (enum proto_set)set, p,
+                                         loaded->workers[owner - 1]);
             }
         }
         for (size_t i = 0; i < loaded->skipped_count; i++)

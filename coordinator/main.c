@@ -84,6 +84,18 @@ static enum sp_err load_runs(struct shell *shell, struct sp_error *err)
     return rc;
 }
 
+static enum sp_err load_holds(struct shell *shell, struct sp_error *err)
+{
+    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)64 << 20);
+    struct store_hold *list;
+    size_t count = 0;
+    enum sp_err rc = store_holds_list(shell->store, arena, &list, &count, err);
+    for (size_t i = 0; !rc && i < count; i++)
+        coord_core_add_hold(shell->core, &list[i]);
+    sp_arena_free(arena);
+    return rc;
+}
+
 static enum sp_err open_all(struct shell *shell, struct sp_error *err)
 {
     const char *dir = shell->settings->state_dir;
@@ -100,6 +112,8 @@ static enum sp_err open_all(struct shell *shell, struct sp_error *err)
         rc = load_tokens(shell, err);
     if (!rc)
         rc = load_runs(shell, err);
+    if (!rc)
+        rc = load_holds(shell, err);
     return rc;
 }
 
@@ -116,19 +130,49 @@ static void close_all(struct shell *shell)
     free(shell->set_aside);
 }
 
-static enum sp_err serve(const struct coord_settings *settings, struct sp_error *err)
+struct process {
+    struct shell *shell;
+    int argc;
+    char **argv;
+};
+
+static void stop(void *context)
+{
+    shell_stop(((struct process *)context)->shell);
+}
+
+/* SIGHUP, on the signal thread: the command line once more, and the file that it names. */
+static void reload(void *context)
+{
+    struct process *process = context;
+    struct coord_arguments *arguments = sp_xalloc(sizeof(*arguments));
+    struct sp_error err = {0};
+    if (coord_parse_args(process->argc, process->argv, arguments, &err) == SP_OK) {
+        shell_reload(process->shell, arguments);
+        return;
+    }
+    sp_errlog("reload: the old settings stay: %s", err.text);
+    coord_arguments_deinit(arguments);
+    free(arguments);
+}
+
+static enum sp_err serve(const struct coord_settings *settings, int argc, char **argv,
+                         struct sp_error *err)
 {
     struct shell shell = {.settings = settings};
+    struct process process = {.shell = &shell, .argc = argc, .argv = argv};
     coord_times_init(settings->time_scale, &shell.times);
     struct coord_options options = {
         .times = shell.times,
         .version = SPIN_VERSION,
+        .verify_share = settings->verify_share,
         /* Enough is left for requests that are not held. */
         .max_parked = (uint32_t)(settings->parallel - settings->parallel / 8),
     };
     sp_random_secret(&options.instance, sizeof(options.instance));
+    sp_random_secret(&options.verify_seed, sizeof(options.verify_seed));
     shell.core = coord_core_new(&options);
-    struct sp_daemon_hooks hooks = {.on_stop = shell_stop, .context = &shell};
+    struct sp_daemon_hooks hooks = {.on_stop = stop, .on_reload = reload, .context = &process};
     shell_open_loop(&shell);
     sp_daemon_init(&hooks);
     enum sp_err rc = open_all(&shell, err);
@@ -165,7 +209,8 @@ int main(int argc, char **argv)
     if (!rc) {
         sp_log_set_level(level);
         sp_log_set_name("coordinator");
-        rc = arguments.restore ? restore(&arguments, &err) : serve(&arguments.settings, &err);
+        rc = arguments.restore ? restore(&arguments, &err)
+                               : serve(&arguments.settings, argc, argv, &err);
     }
     coord_arguments_deinit(&arguments);
     if (rc && rc != SP_ECANCELED)

@@ -51,6 +51,12 @@ void core_publish_begin(struct coord_core *core, const struct coord_event *event
                          train->stored + train->skipped, train->count);
         return;
     }
+    if (verify_blocks(core, run, false)) {
+        core_reply_error(core, event->handle, SP_EUNAVAIL,
+                         (uint32_t)core->options.times.retry_after_ms,
+                         "publish_begin: answers are being checked by other workers");
+        return;
+    }
     /* Few microseconds for the manifests that there are; 4 ms for the longest that is allowed. */
     sp_sha256_of(begin->manifest.data, begin->manifest.length, &it->upload);
     if (it->state == COORD_PUBLISHING) {

@@ -221,6 +221,18 @@ static void admin_verb(struct shell *shell, struct proto_request *request,
         verb_with_args(shell, request, token->id);
 }
 
+/* A generator is given the weights that its leases name, and nothing else. */
+static void blob_get(struct shell *shell, struct proto_request *request,
+                     const struct store_token *token)
+{
+    struct job *job = job_new(shell, JOB_BLOB_GET, request);
+    job->limited = token->role == PROTO_ROLE_GENERATOR;
+    if (job->limited)
+        job->action.roots =
+            coord_token_manifests(shell->core, token->id, &job->action.root_count);
+    shell_send(shell, job);
+}
+
 static bool needs_disk(enum proto_type type)
 {
     return type == PROTO_SUBMIT || type == PROTO_REFS_SUBMIT || type == PROTO_BLOB_PUT ||
@@ -234,12 +246,16 @@ void shell_on_request(struct proto_request *request, void *context)
     const struct proto_envelope *envelope = proto_request_envelope(request);
     const struct store_token *token = NULL;
     struct sp_error err;
+    if (envelope->type < PROTO_TYPE_END)
+        shell->counters.requests[envelope->type]++;
     enum sp_err rc = coord_tokens_check(shell->tokens, envelope->token, sp_wall_ms(), &token, &err);
     if (rc) {
+        shell->counters.denied++;
         proto_reply_error(request, rc, 0, "%s", err.text);
         return;
     }
     if (!coord_role_may_send(token->role, envelope->type)) {
+        shell->counters.denied++;
         proto_reply_error(request, SP_EDENIED, 0,
                           "%s: a token of role %s may not do this: `spinctl token create` makes "
                           "one of another role",
@@ -253,7 +269,7 @@ void shell_on_request(struct proto_request *request, void *context)
     }
     switch (envelope->type) {
     case PROTO_BLOB_GET:
-        shell_send(shell, job_new(shell, JOB_BLOB_GET, request));
+        blob_get(shell, request, token);
         return;
     case PROTO_BLOB_PUT:
         shell_send(shell, job_new(shell, JOB_BLOB_PUT, request));

@@ -143,9 +143,19 @@ static int set_with_work(const struct coord_run *run)
     return -1;
 }
 
+static bool has_checks(const struct coord_run *run)
+{
+    for (int i = 0; i < COORD_SET_COUNT; i++) {
+        if (run->iteration->sets[i].checks > 0)
+            return true;
+    }
+    return false;
+}
+
 static bool run_has_work(const struct coord_core *core, struct coord_run *run)
 {
-    return run_is_live(run) && (set_with_work(run) >= 0 || straggler_due(core, run));
+    return run_is_live(run) &&
+           (set_with_work(run) >= 0 || straggler_due(core, run) || has_checks(run));
 }
 
 static void send_grant(struct coord_core *core, const struct coord_lease *lease, uint64_t handle)
@@ -252,7 +262,25 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
     uint32_t positions[SP_MAX_LEASE_ITEMS];
     for (uint32_t i = 0; i < count; i++)
         positions[i] = set_take_next(set);
+    /* Among its own keys the worker cannot tell which ones were made before. */
+    if (count > 1)
+        count += verify_take(core, run, (enum proto_set)chosen, worker,
+                             SP_MIN(count, (uint32_t)SP_MAX_LEASE_ITEMS - count),
+                             positions + count);
     return lease_new(core, worker, run, (enum proto_set)chosen, positions, count);
+}
+
+/* Checks of what others have made, when nothing else is left to do. */
+static struct coord_lease *lease_checks(struct coord_core *core, struct coord_worker *worker,
+                                        struct coord_run *run, uint32_t max_items)
+{
+    int set = verify_set_for(core, run, worker);
+    if (set < 0)
+        return NULL;
+    uint32_t positions[SP_MAX_LEASE_ITEMS];
+    uint32_t max = SP_MIN(max_items, items_of_a_message(&run->info.settings));
+    uint32_t count = verify_take(core, run, (enum proto_set)set, worker, max, positions);
+    return count > 0 ? lease_new(core, worker, run, (enum proto_set)set, positions, count) : NULL;
 }
 
 /* The run that the worker is with, as long as there is work; else the one that waited longest. */
@@ -280,12 +308,16 @@ static bool try_grant(struct coord_core *core, const struct coord_parked *parked
         core_reply_error(core, parked->handle, SP_ESTALE, 0, "unknown worker: say hello again");
         return true;
     }
+    if (core_is_held(core, worker))
+        return false;
     struct coord_run *run = choose_run(core, worker, parked);
     if (!run)
         return false;
     struct coord_lease *lease = lease_straggler(core, worker, run);
     if (!lease)
         lease = lease_next(core, worker, run, parked->max_items);
+    if (!lease)
+        lease = lease_checks(core, worker, run, parked->max_items);
     if (!lease)
         return false;
     run->last_grant = ++core->grants;

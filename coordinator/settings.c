@@ -7,6 +7,7 @@
 
 #include "common/base/daemon_cli.h"
 #include "common/base/limits.h"
+#include "common/base/log.h"
 #include "common/base/mem.h"
 
 #define AT(field) offsetof(struct coord_settings, field)
@@ -27,12 +28,20 @@ static const struct sp_setting table[] = {
     {"coordinator", "keep_last", SP_SET_I64, AT(keep_last), "3", 0, 1e6, "checkpoints", "",
      "`spinctl gc` lets go of a run's checkpoints but the newest of this many, the base, the one "
      "that the next iteration starts from, those in use and those pinned; 0: of none."},
+    {"coordinator", "verify_share", SP_SET_F64, AT(verify_share), "0.02", 0, 1, "", "",
+     "Share of every generator's answers that another one of the same numerics class makes again; "
+     "where their bits differ a third decides, and the liar is quarantined. 0: none."},
     {"coordinator", "time_scale", SP_SET_F64, AT(time_scale), "1", 0.001, 100, "", "",
      "Factor of every time-out; for tests."},
     {"tls", "ca", SP_SET_STR, AT(tls_ca), "", 0, 0, "", "",
      "PEM file of the authority that signs the peers' certificates."},
     {"tls", "cert", SP_SET_STR, AT(tls_cert), "", 0, 0, "", "",
      "PEM file with the coordinator's certificate and key."},
+    {"http", "listen", SP_SET_STR, AT(http_listen), COORD_HTTP_DEFAULT, 0, 0, "", "",
+     "Address and port of /healthz, /readyz and /metrics; empty: none. Where other machines can "
+     "reach it, it speaks TLS with the certificate above and wants a token of role readonly."},
+    {"http", "require_token", SP_SET_BOOL, AT(http_token), "no", 0, 1, "", "",
+     "Want the token (Authorization: Bearer id.secret) on the loopback address, too."},
 };
 
 const struct sp_config_spec coord_settings_spec = {
@@ -112,6 +121,25 @@ enum sp_err coord_parse_args(int argc, char **argv, struct coord_arguments *ret,
     ret->json = own.json;
     sp_buf_deinit(&own.listen);
     return rc;
+}
+
+static void keep_text(char **next, const char *old, const char *name)
+{
+    if (strcmp(*next, old) == 0)
+        return;
+    sp_warn("%s: takes effect at the next start", name);
+    free(*next);
+    *next = sp_xstrdup(old);
+}
+
+void coord_settings_keep(struct coord_settings *next, const struct coord_settings *old)
+{
+    keep_text(&next->state_dir, old->state_dir, "[coordinator] state_dir");
+    keep_text(&next->listen, old->listen, "[coordinator] listen");
+    if (next->parallel != old->parallel || next->time_scale != old->time_scale)
+        sp_warn("[coordinator] parallel, time_scale: take effect at the next start");
+    next->parallel = old->parallel;
+    next->time_scale = old->time_scale;
 }
 
 void coord_arguments_deinit(struct coord_arguments *arguments)

@@ -20,6 +20,7 @@ struct job *job_new(struct shell *shell, enum job_kind kind, struct proto_reques
     job->shell = shell;
     job->request = request;
     job->at_ms = sp_wall_ms();
+    job->start_ns = sp_now_ns();
     if (kind == JOB_GRANT || kind == JOB_PAIRS || kind == JOB_BLOB_MISSING || kind == JOB_MISSING)
         job->arena = sp_arena_new(JOB_ARENA_FIRST, JOB_ARENA_LIMIT);
     return job;
@@ -86,9 +87,14 @@ static void send_action(struct shell *shell, struct coord_action *action, enum j
 static void execute(struct shell *shell, struct coord_action *action)
 {
     struct job *job;
+    struct proto_request *request;
     switch (action->kind) {
     case COORD_DO_REPLY:
-        proto_reply(take_request(shell, action->handle), action->type, &action->body);
+        request = take_request(shell, action->handle);
+        if (action->type == PROTO_SUBMIT_REPLY)
+            coord_histogram_add(&shell->counters.submit,
+                                (double)proto_request_age_ns(request) / 1e9);
+        proto_reply(request, action->type, &action->body);
         return;
     case COORD_DO_REPLY_ERROR:
         proto_reply_error(take_request(shell, action->handle), action->status,
@@ -119,12 +125,17 @@ static void execute(struct shell *shell, struct coord_action *action)
     }
 }
 
-void shell_event(struct shell *shell, const struct coord_event *event)
+void shell_execute(struct shell *shell)
 {
-    coord_step(shell->core, event, sp_now_ms(), &shell->actions);
     for (size_t i = 0; i < shell->actions.count; i++)
         execute(shell, &shell->actions.items[i]);
     coord_actions_clear(&shell->actions);
+}
+
+void shell_event(struct shell *shell, const struct coord_event *event)
+{
+    coord_step(shell->core, event, sp_now_ms(), &shell->actions);
+    shell_execute(shell);
 }
 
 /* ---- the loop ---- */
@@ -191,6 +202,8 @@ static void on_server_closed(void *context)
 static void close_servers(struct shell *shell)
 {
     shell->closing = true;
+    coord_http_close(shell->http);
+    shell->http = NULL;
     for (uint32_t i = 0; i < shell->server_count; i++)
         proto_server_close(shell->servers[i], on_server_closed, shell);
 }
@@ -204,9 +217,7 @@ static void on_stop(uv_async_t *async)
     sp_daemon_stopping_notify();
     close_servers(shell);
     coord_drain(shell->core, &shell->actions);
-    for (size_t i = 0; i < shell->actions.count; i++)
-        execute(shell, &shell->actions.items[i]);
-    coord_actions_clear(&shell->actions);
+    shell_execute(shell);
 }
 
 void shell_stop(void *context)
@@ -215,6 +226,8 @@ void shell_stop(void *context)
     atomic_store(&shell->stopping, true);
     uv_async_send(&shell->stop);
 }
+
+static void on_reload(uv_async_t *async);
 
 static enum sp_err listen_on(struct shell *shell, const char *url, struct sp_error *err)
 {
@@ -249,6 +262,87 @@ static enum sp_err listen_on_all(struct shell *shell, struct sp_error *err)
     return rc;
 }
 
+/* The pages for monitoring. They are no reason not to serve workers: where another program has the
+ * port that nobody asked for, there are none. */
+static enum sp_err listen_http(struct shell *shell, struct sp_error *err)
+{
+    const struct coord_settings *settings = shell->settings;
+    const char *address = settings->http_listen;
+    bool loopback = false;
+    if (address[0] == '\0')
+        return SP_OK;
+    enum sp_err rc = coord_http_is_loopback(address, &loopback, err);
+    if (!rc && !loopback && settings->tls_cert[0] == '\0')
+        rc = sp_fail(err, SP_EINVAL,
+                     "[http] listen: %s: other machines can reach this address: set [tls] cert, or "
+                     "listen on 127.0.0.1",
+                     address);
+    if (rc)
+        return rc;
+    shell->http_needs_token = !loopback || settings->http_token;
+    struct coord_http_options options = {.address = address,
+                                         .cert_file = loopback ? NULL : settings->tls_cert,
+                                         .answer = shell_http_answer,
+                                         .context = shell};
+    rc = coord_http_start(&shell->loop, &options, &shell->http, err);
+    if (rc == SP_ESTATE && strcmp(address, COORD_HTTP_DEFAULT) == 0) {
+        sp_warn("%s: no pages for monitoring", err->text);
+        return SP_OK;
+    }
+    if (!rc)
+        sp_info("pages for monitoring on http%s://%s", loopback ? "" : "s", address);
+    return rc;
+}
+
+/* ---- SIGHUP ---- */
+
+void shell_reload(struct shell *shell, struct coord_arguments *arguments)
+{
+    struct coord_arguments *missed = atomic_exchange(&shell->reloaded, arguments);
+    if (missed) {
+        coord_arguments_deinit(missed);
+        free(missed);
+    }
+    uv_async_send(&shell->reload);
+}
+
+static void reload_listeners(struct shell *shell)
+{
+    const struct coord_settings *settings = shell->settings;
+    struct proto_tls tls = {.ca_file = settings->tls_ca, .cert_file = settings->tls_cert};
+    struct sp_error err;
+    for (uint32_t i = 0; i < shell->server_count; i++) {
+        if (proto_server_reload(shell->servers[i], &tls, &err) != SP_OK)
+            sp_errlog("reload: the old certificate stays: %s", err.text);
+    }
+    coord_http_close(shell->http);
+    shell->http = NULL;
+    if (listen_http(shell, &err) != SP_OK)
+        sp_errlog("reload: no pages for monitoring: %s", err.text);
+}
+
+static void on_reload(uv_async_t *async)
+{
+    struct shell *shell = async->data;
+    struct coord_arguments *next = atomic_exchange(&shell->reloaded, NULL);
+    enum sp_log_level level;
+    struct sp_error err;
+    if (!next)
+        return;
+    shell->old = sp_xgrow(shell->old, shell->old_count + 1, sizeof(*shell->old));
+    shell->old[shell->old_count++] = next;
+    coord_settings_keep(&next->settings, shell->settings);
+    shell->settings = &next->settings;
+    coord_set_verify_share(shell->core, next->settings.verify_share);
+    if (sp_log_parse_level(next->settings.log_level, &level, &err) == SP_OK)
+        sp_log_set_level(level);
+    else
+        sp_errlog("reload: %s", err.text);
+    if (!shell->closing)
+        reload_listeners(shell);
+    sp_info("settings and certificates are read again");
+}
+
 static void start_thread(struct shell *shell, struct job_thread *thread, void *(*run)(void *))
 {
     thread->box = sp_mailbox_new(MAILBOX_JOBS, NULL, NULL);
@@ -274,9 +368,11 @@ void shell_open_loop(struct shell *shell)
     uv_loop_init(&shell->loop);
     uv_async_init(&shell->loop, &shell->wake, on_wake);
     uv_async_init(&shell->loop, &shell->stop, on_stop);
+    uv_async_init(&shell->loop, &shell->reload, on_reload);
     uv_timer_init(&shell->loop, &shell->timer);
     uv_check_init(&shell->loop, &shell->check);
-    shell->wake.data = shell->stop.data = shell->timer.data = shell->check.data = shell;
+    shell->wake.data = shell->stop.data = shell->reload.data = shell;
+    shell->timer.data = shell->check.data = shell;
     uint64_t tick_ms = (uint64_t)shell->times.tick_ms;
     uv_timer_start(&shell->timer, on_timer, tick_ms, tick_ms);
     uv_check_start(&shell->check, on_check);
@@ -286,6 +382,7 @@ void shell_close_loop(struct shell *shell)
 {
     uv_close((uv_handle_t *)&shell->wake, NULL);
     uv_close((uv_handle_t *)&shell->stop, NULL);
+    uv_close((uv_handle_t *)&shell->reload, NULL);
     uv_close((uv_handle_t *)&shell->timer, NULL);
     uv_close((uv_handle_t *)&shell->check, NULL);
     uv_run(&shell->loop, UV_RUN_DEFAULT);
@@ -300,7 +397,10 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     start_thread(shell, &shell->blob_thread, shell_blob_thread);
     start_thread(shell, &shell->work_thread, shell_work_thread);
     proto_canary_start();
+    shell->started_ms = sp_now_ms();
     enum sp_err rc = listen_on_all(shell, err);
+    if (!rc)
+        rc = listen_http(shell, err);
     if (!rc)
         sp_daemon_ready();
     else
@@ -320,6 +420,11 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     while ((job = sp_mailbox_try_take(shell->done)) != NULL)
         job_free(job);
     sp_mailbox_free(shell->done);
+    for (size_t i = 0; i < shell->old_count; i++) {
+        coord_arguments_deinit(shell->old[i]);
+        free(shell->old[i]);
+    }
+    free(shell->old);
     coord_actions_deinit(&shell->actions);
     coord_map_deinit(&shell->requests);
     return rc;

@@ -20,6 +20,7 @@
 #include "common/checkpoint/blobstore.h"
 #include "coordinator/collect.h"
 #include "coordinator/core.h"
+#include "coordinator/http.h"
 #include "coordinator/load.h"
 #include "coordinator/map.h"
 #include "coordinator/settings.h"
@@ -82,6 +83,7 @@ struct job {
     char *verb, *run, *args, *text;
     char *actor;                   /* id of the token that asked, for the audit */
     void *blob;                    /* BLOB_GET: malloc'd */
+    bool limited;                  /* BLOB_GET: to what action.roots name */
     struct coord_loaded loaded;    /* ADOPT */
     bool existing;                 /* CREATE_RUN: the run is there already */
     struct store_token token;      /* TOKEN_PUT: strings in token_text, run, args */
@@ -106,7 +108,18 @@ struct job {
     bool pinned;
     /* DISK */
     uint64_t disk_free;
+    bool has_cert;
+    int64_t cert_seconds_left;
+    int64_t start_ns;              /* monotonic, when it was made */
+    int64_t commit_ns;             /* how long the commit took; the first job of a batch has it */
     int64_t at_ms;                 /* wall clock when it was made */
+};
+
+/* For /metrics. */
+struct shell_counters {
+    uint64_t requests[PROTO_TYPE_END]; /* by type */
+    uint64_t denied;
+    struct coord_histogram submit, lease, commit;
 };
 
 struct job_thread {
@@ -116,10 +129,13 @@ struct job_thread {
 };
 
 struct shell {
-    const struct coord_settings *settings;
+    _Atomic(const struct coord_settings *) settings; /* another one after SIGHUP */
+    _Atomic(struct coord_arguments *) reloaded;      /* read, not yet taken over */
+    struct coord_arguments **old; /* settings that threads may still look at */
+    size_t old_count;
     struct coord_times times;
     uv_loop_t loop;
-    uv_async_t wake, stop;
+    uv_async_t wake, stop, reload;
     uv_timer_t timer;
     uv_check_t check;
     struct proto_server *servers[COORD_MAX_LISTENERS];
@@ -140,6 +156,13 @@ struct shell {
     bool tick_due, closing;
     atomic_bool stopping;          /* asked by long work */
     bool disk_low;
+    uint64_t disk_free;
+    bool has_cert;                 /* cert_seconds_left is known */
+    int64_t cert_seconds_left;
+    struct coord_http *http;       /* NULL: none */
+    bool http_needs_token;
+    struct shell_counters counters;
+    int64_t started_ms;
     int64_t next_disk_ms, next_watchdog_ms;
     struct proto_silence silence;
     enum sp_err fatal;
@@ -153,7 +176,12 @@ void shell_close_loop(struct shell *shell);
 /* Runs until SIGTERM or a fatal error. The state directory's store, readers and blobs are open. */
 enum sp_err shell_run(struct shell *shell, struct sp_error *err) SP_MUST_USE;
 void shell_stop(void *shell); /* any thread */
+/* Settings as they are now (SIGHUP): takes over what can change while running, and the certificate
+ * files. Takes the arguments over. Any thread. */
+void shell_reload(struct shell *shell, struct coord_arguments *arguments);
 void shell_event(struct shell *shell, const struct coord_event *event);
+/* Does what the core has put into shell->actions. */
+void shell_execute(struct shell *shell);
 /* Sends a job to its thread. */
 void shell_send(struct shell *shell, struct job *job);
 struct job *job_new(struct shell *shell, enum job_kind kind, struct proto_request *request);
@@ -164,6 +192,10 @@ void shell_on_request(struct proto_request *request, void *shell);
 
 /* ---- finished.c: what comes back ---- */
 void shell_finished(struct shell *shell, struct job *job); /* frees it */
+
+/* ---- http_pages.c ---- */
+void shell_http_answer(void *shell, const char *path, const char *authorization,
+                       struct coord_http_reply *reply);
 
 /* ---- threads ---- */
 void *shell_store_thread(void *shell);

@@ -135,6 +135,7 @@ static json_t *run_json(const struct coord_core *core, struct coord_run *run, in
     json_object_set_new(brief, "checkpoint", digest(&it->checkpoint));
     json_object_set_new(brief, "verdict", it->verdict ? json_string(it->verdict) : json_null());
     json_object_set_new(brief, "accepted", json_boolean(it->accepted));
+    json_object_set_new(brief, "verification", verify_json(core, run));
     json_object_set_new(brief, "generation", generation_json(core, run, now_ms));
     json_object_set_new(brief, "training", training_json(core, run, now_ms));
     json_object_set_new(object, "iteration", brief);
@@ -187,6 +188,18 @@ static const char *activity_of(const struct coord_core *core, const struct coord
     return worker->activity;
 }
 
+static const char *hold_name(const struct coord_core *core, const struct coord_worker *worker)
+{
+    const struct coord_hold *hold = core_hold(core, worker->name);
+    return !hold ? "" : hold->kind == STORE_HOLD_CORDONED ? "cordoned" : "quarantined";
+}
+
+static const char *hold_reason(const struct coord_core *core, const struct coord_worker *worker)
+{
+    const struct coord_hold *hold = core_hold(core, worker->name);
+    return hold ? hold->reason : "";
+}
+
 json_t *coord_workers(const struct coord_core *core, int64_t now_ms)
 {
     json_t *list = json_array();
@@ -195,9 +208,11 @@ json_t *coord_workers(const struct coord_core *core, int64_t now_ms)
         int64_t silent = now_ms - worker->seen_ms;
         json_array_append_new(
             list,
-            json_pack("{s:s,s:s,s:b,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o}", "name",
+            json_pack("{s:s,s:s,s:b,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o}",
+                      "name",
                       worker->name, "role", role_name(worker->role), "alive",
-                      silent < core->options.times.worker_gone_ms, "silent_ms", (json_int_t)silent,
+                      silent < core->options.times.worker_gone_ms, "hold", hold_name(core, worker),
+                      "hold_reason", hold_reason(core, worker), "silent_ms", (json_int_t)silent,
                       "host", worker->host, "device", worker->device, "version", worker->version,
                       "numerics_class", worker->numerics_class, "activity",
                       activity_of(core, worker), "run", run_of_worker(core, worker), "slots",

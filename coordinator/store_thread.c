@@ -122,6 +122,7 @@ static bool run_batch(struct batch *batch)
     struct shell *shell = batch->shell;
     struct sp_error err;
     sp_arena_reset(batch->arena);
+    int64_t begin_ns = sp_now_ns();
     store_begin(shell->store);
     for (uint32_t i = 0; i < batch->count; i++) {
         struct job *job = batch->jobs[i];
@@ -136,6 +137,7 @@ static bool run_batch(struct batch *batch)
         give_up(shell, rc, &err);
         return false;
     }
+    batch->jobs[0]->commit_ns = SP_MAX(sp_now_ns() - begin_ns, (int64_t)1);
     for (uint32_t i = 0; i < batch->count; i++) {
         struct job *job = batch->jobs[i];
         if (job->kind == JOB_ADOPT && !job->rc)

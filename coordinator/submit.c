@@ -6,6 +6,34 @@
 #include "coordinator/core_internal.h"
 #include "coordinator/work_item.h"
 
+/* Log-probabilities are sums of what is at most 0; rounding may leave a little above. */
+#define LOGPROB_MAX 1e-3f
+
+static bool is_logprob(float value)
+{
+    return isfinite(value) && value <= LOGPROB_MAX;
+}
+
+static bool is_stop(const struct coord_run *run, int32_t id)
+{
+    for (uint32_t i = 0; i < run->info.stop_count; i++) {
+        if (run->info.stop_ids[i] == id)
+            return true;
+    }
+    return false;
+}
+
+/* An answer ends with the first end token, which it keeps, or is cut before one comes. */
+static bool ends_as_it_says(const struct coord_run *run, const struct proto_work_result *result)
+{
+    for (uint32_t i = 0; i + 1 < result->ids.count; i++) {
+        if (is_stop(run, result->ids.ids[i]))
+            return false;
+    }
+    bool stopped = is_stop(run, result->ids.ids[result->ids.count - 1]);
+    return stopped == (result->finish == PROTO_FINISH_STOP);
+}
+
 /* Says what is wrong with a result, or NULL. */
 static const char *fault_of(const struct coord_run *run, const struct proto_work_result *result,
                             const struct coord_item *item)
@@ -20,8 +48,8 @@ static const char *fault_of(const struct coord_run *run, const struct proto_work
             return "ids: longer than max_new_tokens";
         if (result->finish != PROTO_FINISH_STOP && result->finish != PROTO_FINISH_LENGTH)
             return "finish: neither stop nor length";
-        if (!isfinite(result->logprob_ids))
-            return "logprob_ids: not a finite number";
+        if (!is_logprob(result->logprob_ids))
+            return "logprob_ids: not a finite number that is at most 0";
     } else if (result->ids.count != 0) {
         return "ids: given for an answer that was to be scored only";
     }
@@ -29,10 +57,12 @@ static const char *fault_of(const struct coord_run *run, const struct proto_work
         if (result->ids.ids[i] < 0 || result->ids.ids[i] >= run->info.vocab)
             return "ids: a token outside the vocabulary";
     }
-    if (item->score_real && !isfinite(result->logprob_a))
-        return "logprob_a: not a finite number";
-    if (item->score_generated && !isfinite(result->logprob_b))
-        return "logprob_b: not a finite number";
+    if (item->kind == PROTO_WORK_SAMPLE && !ends_as_it_says(run, result))
+        return "ids: an end token inside, or finish says something else than the last token";
+    if (item->score_real && !is_logprob(result->logprob_a))
+        return "logprob_a: not a finite number that is at most 0";
+    if (item->score_generated && !is_logprob(result->logprob_b))
+        return "logprob_b: not a finite number that is at most 0";
     return NULL;
 }
 
@@ -125,7 +155,9 @@ void core_submit(struct coord_core *core, const struct coord_event *event)
     if (!run)
         return;
     struct coord_iteration *it = run->iteration;
-    if (!it || it->number != submit->iteration || !takes_results(it)) {
+    const struct coord_hold *hold = core_hold(core, worker->name);
+    bool trusted = !hold || hold->kind != STORE_HOLD_QUARANTINED;
+    if (!it || it->number != submit->iteration || !takes_results(it) || !trusted) {
         core_reply(core, event->handle, PROTO_SUBMIT_REPLY)->body.submit.refused =
             submit->results_count;
         return;
@@ -138,7 +170,8 @@ void core_submit(struct coord_core *core, const struct coord_event *event)
             coord_write_free(write);
             return;
         }
-        if (it->sets[row->set].state[row->position] == KEY_SKIPPED)
+        uint8_t state = it->sets[row->set].state[row->position];
+        if (state == KEY_SKIPPED || state == KEY_REVOKED)
             write->refused++;
         else
             write->row_count++;
@@ -173,19 +206,25 @@ static void raise_alarm(struct coord_core *core, struct coord_run *run,
     core_send(core, alarm);
 }
 
-static void note_rows(struct coord_core *core, struct coord_run *run, struct coord_write *write)
+static void note_rows(struct coord_core *core, struct coord_run *run, struct coord_write *write,
+                      const struct coord_write_result *result)
 {
     struct coord_iteration *it = run->iteration;
     bool same = it && it->number == write->iteration && it->attempt == write->attempt;
+    uint32_t me = core_name(core, write->actor);
     for (uint32_t i = 0; i < write->row_count; i++) {
         const struct store_result *row = &write->rows[i];
         uint32_t position = (uint32_t)row->position;
-        if (same && set_store(&it->sets[row->set], position)) {
+        bool differs = result->different_rows[i / 64] & (1ull << (i % 64));
+        if (same && !differs && set_store(&it->sets[row->set], position)) {
+            verify_stored(core, run, (enum proto_set)row->set, position, me);
             if (row->set == PROTO_SET_TRAIN)
                 coord_rate_add(&it->pair_rate, 1, core->now_ms);
             /* Another set may be handed out now. */
             if (set_complete(&it->sets[row->set]))
                 core->work_changed = true;
+        } else if (same) {
+            verify_again(core, run, row, me, differs);
         }
         /* The lease may end, and its record go, with any of its keys. */
         struct coord_lease *lease = core_lease(core, write->lease_id);
@@ -208,7 +247,7 @@ void core_results_written(struct coord_core *core, struct coord_write *write,
             write->row_count;
         return;
     }
-    note_rows(core, run, write);
+    note_rows(core, run, write, result);
     struct coord_worker *worker = core_worker(core, write->worker_id);
     if (worker)
         worker->results += result->stored;

@@ -213,8 +213,7 @@ bool coord_role_may_send(uint32_t role, enum proto_type type)
     bool trainer = role == PROTO_ROLE_TRAINER, generator = role == PROTO_ROLE_GENERATOR;
     switch (type) {
     case PROTO_ADMIN:
-    case PROTO_BLOB_GET:
-    case PROTO_BLOB_MISSING:
+    case PROTO_BLOB_GET: /* of a generator: what its leases need (blob_thread.c) */
         return coord_role_name(role) != NULL;
     case PROTO_HELLO:
     case PROTO_RENEW:
@@ -223,6 +222,7 @@ bool coord_role_may_send(uint32_t role, enum proto_type type)
     case PROTO_LEASE_RETURN:
     case PROTO_SUBMIT:
         return generator;
+    case PROTO_BLOB_MISSING:
     case PROTO_BLOB_PUT:
         return trainer || role == PROTO_ROLE_ADMIN;
     case PROTO_TRAINER_LEASE:
@@ -279,7 +279,7 @@ static enum sp_err file_is_good(struct store *store, const char *path, int64_t n
     char *text = NULL;
     size_t length = 0;
     *ret_good = false;
-    if (!sp_path_exists(path) || sp_read_file(path, 4096, &text, &length, NULL) != SP_OK)
+    if (!sp_path_exists(path) || sp_read_secret(path, 4096, &text, &length, NULL) != SP_OK)
         return SP_OK;
     text[strcspn(text, "\r\n")] = '\0';
     struct sp_arena *arena = sp_arena_new(4096, 16 << 20);

@@ -83,6 +83,8 @@ static void send_grant(struct coord_core *core, struct coord_run *run, uint64_t 
         .plan_replay = it->plan.replay_pairs,
         .plan = it->plan_digest,
         .attempt = it->attempt,
+        .rewind_epoch = it->rewind_epoch,
+        .rewind_steps = it->rewind_steps,
     };
 }
 
@@ -103,6 +105,8 @@ static bool wants_trainer(const struct coord_core *core, const struct coord_iter
 bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker, const char *runs,
                             uint64_t request_id, uint64_t handle)
 {
+    if (core_is_held(core, worker))
+        return false;
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_run *run = core->runs[i];
         struct coord_iteration *it = run->iteration;
@@ -222,7 +226,9 @@ void core_trainer_renew(struct coord_core *core, const struct coord_event *event
     if (renew->steps > 0)
         it->steps_total = renew->steps;
     core_reply(core, event->handle, PROTO_TRAINER_RENEW_REPLY)->body.trainer_renew.command =
-        it->state == COORD_PAUSED ? PROTO_TRAINER_PAUSE : PROTO_TRAINER_GO_ON;
+        it->state == COORD_PAUSED || core_is_held(core, core_worker(core, it->holder))
+            ? PROTO_TRAINER_PAUSE
+            : PROTO_TRAINER_GO_ON;
     core_changed(core);
 }
 
@@ -299,6 +305,9 @@ bool core_try_fetch(struct coord_core *core, const struct coord_parked *parked)
         return false;
     }
     it->awaiting = false;
+    uint64_t batch = (uint64_t)run->info.settings.batch_pairs;
+    uint64_t steps = parked->pass > 0 ? UINT64_MAX : (parked->start + ready + batch - 1) / batch;
+    it->fetched_steps = SP_MAX(it->fetched_steps, steps);
     struct coord_action *action = core_action(core, COORD_DO_PAIRS);
     action->handle = parked->handle;
     action->run = &run->info;

@@ -54,6 +54,25 @@ static void missing_workers(const struct coord_core *core, const struct coord_ru
         add(list, since, what, "a %s: none has said hello", what);
 }
 
+static void disputes(const struct coord_core *core, const struct coord_run *run, json_t *list)
+{
+    const struct coord_iteration *it = run->iteration;
+    for (uint32_t i = 0; i < it->dispute_count && i < 10; i++) {
+        const struct coord_dispute *dispute = &it->disputes[i];
+        uint32_t owner = it->sets[dispute->set].owner[dispute->position];
+        add(list, core->now_ms - it->since_ms, "generator",
+            "a third generator: at position %u of set %d the bits of %s and %s differ; or "
+            "`spinctl quarantine` one of them",
+            dispute->position, (int)dispute->set, owner ? core->names[owner - 1] : "?",
+            core->names[dispute->other - 1]);
+    }
+    for (uint32_t i = 0; i < core->hold_count; i++)
+        add(list, 0, core->holds[i].worker, "%s: `spinctl uncordon %s` (%s)",
+            core->holds[i].kind == STORE_HOLD_CORDONED ? "a cordoned worker"
+                                                       : "a quarantined worker",
+            core->holds[i].worker, core->holds[i].reason);
+}
+
 static void leased_keys(const struct coord_core *core, const struct coord_run *run, json_t *list)
 {
     for (uint32_t i = 0; i < core->lease_count; i++) {
@@ -94,6 +113,7 @@ static void why_running(const struct coord_core *core, const struct coord_run *r
     }
     if (it->ordering)
         add(list, core->now_ms - it->since_ms, "coordinator", "the order by gap");
+    disputes(core, run, list);
     leased_keys(core, run, list);
 }
 
@@ -109,6 +129,7 @@ static void why_evaluating(const struct coord_core *core, const struct coord_run
         open += it->sets[i].count - it->sets[i].stored - it->sets[i].skipped;
     add(list, core->now_ms - it->since_ms, "generator", "%u evaluation results", open);
     missing_workers(core, run, PROTO_ROLE_GENERATOR, "generator", list);
+    disputes(core, run, list);
     leased_keys(core, run, list);
 }
 

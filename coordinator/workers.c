@@ -13,12 +13,64 @@ struct coord_worker *core_asker(struct coord_core *core, const struct coord_even
                                 uint64_t id, enum proto_role role)
 {
     struct coord_worker *worker = core_worker(core, id);
-    if (!worker || worker->role != role) {
+    bool is_its = worker && strcmp(worker->token_id, event->who.token_id) == 0;
+    if (!worker || worker->role != role || !is_its) {
         core_reply_error(core, event->handle, SP_ESTALE, 0, "unknown worker: say hello again");
         return NULL;
     }
     worker->seen_ms = core->now_ms;
     return worker;
+}
+
+static bool holds_token(const struct coord_worker *worker, const char *token_id)
+{
+    return worker && strcmp(worker->token_id, token_id) == 0;
+}
+
+void coord_revoke_token(struct coord_core *core, const char *token_id,
+                        struct coord_actions *actions)
+{
+    core->out = actions;
+    for (uint32_t i = 0; i < core->parked_count;) {
+        const struct coord_parked *parked = &core->parked[i];
+        if (parked->kind == PARKED_STATUS ||
+            !holds_token(core_worker(core, parked->worker_id), token_id)) {
+            i++;
+            continue;
+        }
+        core_reply_error(core, parked->handle, SP_EDENIED, 0, "token %s is revoked", token_id);
+        core_unpark(core, i);
+    }
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        struct coord_lease *lease = core->leases[i];
+        if (!lease->lapsed && holds_token(lease->worker, token_id))
+            lease_lapse(core, lease, false, "is its no more: the token is revoked");
+    }
+    for (uint32_t i = 0; i < core->run_count; i++) {
+        const struct coord_iteration *it = core->runs[i]->iteration;
+        if (it && it->holder && holds_token(core_worker(core, it->holder), token_id))
+            core_trainer_lost(core, core->runs[i], "has lost its token");
+    }
+    core->out = NULL;
+}
+
+struct sp_digest *coord_token_manifests(const struct coord_core *core, const char *token_id,
+                                        uint32_t *ret_count)
+{
+    struct sp_digest *list = NULL;
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < core->lease_count; i++) {
+        const struct coord_lease *lease = core->leases[i];
+        bool known = !holds_token(lease->worker, token_id);
+        for (uint32_t k = 0; k < count && !known; k++)
+            known = sp_digest_equal(&list[k], &lease->manifest);
+        if (known)
+            continue;
+        list = sp_xgrow(list, count + 1, sizeof(*list));
+        list[count++] = lease->manifest;
+    }
+    *ret_count = count;
+    return list;
 }
 
 static struct coord_worker *find_by_name(const struct coord_core *core, enum proto_role role,
@@ -163,6 +215,14 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
     if (!hello_is_good(core, event))
         return;
     struct coord_worker *worker = find_by_name(core, hello->role, hello->name);
+    if (worker && strcmp(worker->token_id, event->who.token_id) != 0 &&
+        core->now_ms - worker->seen_ms < core->options.times.worker_gone_ms) {
+        core_reply_error(core, event->handle, SP_EEXIST, 0,
+                         "hello: \"%s\" is alive with another token: give each worker a name of "
+                         "its own",
+                         hello->name);
+        return;
+    }
     if (worker && worker->instance != hello->instance) {
         if (was_replaced(worker, hello->instance)) {
             core_reply_error(core, event->handle, SP_EEXIST, 0,
@@ -254,6 +314,7 @@ uint32_t core_live_generators(const struct coord_core *core, struct coord_run *r
     for (uint32_t i = 0; i < core->worker_count; i++) {
         const struct coord_worker *worker = core->workers[i];
         if (worker->role == PROTO_ROLE_GENERATOR && core_worker_fits(run, worker) &&
+            !core_is_held(core, worker) &&
             core->now_ms - worker->seen_ms < core->options.times.worker_gone_ms)
             run->live++;
     }

@@ -76,9 +76,12 @@ static enum sp_err put_results(const struct apply *a, struct coord_write_result 
             ret->tokens += a->write->rows[i].ids.count;
         } else if (put == STORE_DUPLICATE) {
             ret->duplicates++;
-        } else if (ret->different++ == 0) {
-            ret->different_position = row.position;
-            ret->different_set = row.set;
+        } else {
+            if (ret->different++ == 0) {
+                ret->different_position = row.position;
+                ret->different_set = row.set;
+            }
+            ret->different_rows[i / 64] |= 1ull << (i % 64);
         }
     }
     return SP_OK;
@@ -192,6 +195,39 @@ static enum sp_err put_steps(const struct apply *a, struct sp_error *err)
     return change_iteration(a, err);
 }
 
+/* Results of a worker that is not trusted any more go, and what stands on them. */
+static enum sp_err revoke(const struct apply *a, struct sp_error *err)
+{
+    const struct coord_write *w = a->write;
+    struct store_iteration it;
+    char text[96];
+    for (uint32_t i = 0; i < w->row_count; i++)
+        SP_TRY(store_result_revoke(a->run, w->iteration, w->rows[i].set, w->rows[i].position, err));
+    if (w->dropped_sets)
+        SP_TRY(store_results_clear(a->run, w->iteration, w->dropped_sets, err));
+    if (w->drops_order)
+        SP_TRY(store_gap_order_drop(a->run, w->iteration, err));
+    SP_TRY(store_iteration_get(a->run, w->iteration, a->arena, &it, err));
+    it.generated_ms = 0;
+    if (w->moves) {
+        it.state = (enum store_state)w->to;
+        it.return_state = (enum store_state)w->resume;
+        it.checkpoint = it.checkpoint_manifest = (struct sp_digest){0};
+        it.pairs_chain = (struct sp_digest){0};
+        it.summary = "";
+        it.trained_ms = 0;
+    }
+    if (w->fenced) {
+        it.epoch = w->epoch;
+        snprintf(text, sizeof(text), "%u %llu %llu %llu", w->iteration,
+                 (unsigned long long)it.attempt, (unsigned long long)w->epoch,
+                 (unsigned long long)w->rewind_steps);
+        SP_TRY(store_meta_put(a->run, "rewind", text, err));
+        SP_TRY(store_meta_put(a->run, "trainer", NULL, err));
+    }
+    return store_iteration_put(a->run, &it, err);
+}
+
 static enum sp_err apply_kind(const struct apply *a, struct coord_write_result *ret,
                               struct sp_error *err)
 {
@@ -226,6 +262,13 @@ static enum sp_err apply_kind(const struct apply *a, struct coord_write_result *
         struct store_worker worker = w->worker;
         worker.first_seen_ms = worker.last_seen_ms = a->wall_ms;
         return store_worker_put(a->store, &worker, err);
+    }
+    case COORD_W_REVOKE:
+        return revoke(a, err);
+    case COORD_W_HOLD: {
+        struct store_hold hold = {
+            .worker = w->holder, .kind = w->hold, .reason = w->text, .at_ms = a->wall_ms};
+        return store_hold_put(a->store, &hold, err);
     }
     case COORD_W_EVENT:
         return SP_OK;

@@ -11,6 +11,7 @@
 
 #include "common/base/err.h"
 #include "common/base/hash.h"
+#include "common/base/limits.h"
 #include "coordinator/iteration_sm.h"
 #include "coordinator/store/store.h"
 #include "coordinator/store/store_run.h"
@@ -30,6 +31,9 @@ enum coord_write_kind {
     COORD_W_CLOSED,    /* verdict, accepted, text: statistics as JSON */
     COORD_W_SKIP,      /* prompt */
     COORD_W_WORKER,    /* worker */
+    COORD_W_REVOKE,    /* rows: set and position of results that go; checkpoint_sets: those that
+                          are dropped whole; epoch; rewind; to, resume when `moves` */
+    COORD_W_HOLD,      /* hold: a worker that gets no work, or does again */
     COORD_W_EVENT,     /* the event alone */
 };
 
@@ -70,6 +74,12 @@ struct coord_write {
     bool accepted;
     uint32_t prompt;
     struct store_worker worker; /* strings owned */
+    uint32_t dropped_sets;      /* REVOKE: bits 1 << set of sets that are dropped whole */
+    bool moves;                 /* REVOKE: the iteration returns to `to` or, paused, its resume */
+    bool fenced;                /* REVOKE: epoch rises, the trainer's lease ends */
+    uint64_t rewind_steps;      /* REVOKE, fenced: no older snapshot of more steps is of use */
+    bool drops_order;           /* REVOKE: the order by gap goes, too */
+    enum store_hold_kind hold;  /* HOLD: of the worker `holder`; text: the reason */
 
     /* What the core does when it is durable: private to the core. */
     uint64_t handle;            /* the request that waits for it, 0: none */
@@ -83,6 +93,7 @@ struct coord_write_result {
     uint32_t stored, duplicates, different;
     uint64_t different_position; /* the first one */
     uint32_t different_set;
+    uint64_t different_rows[SP_MAX_SUBMIT_RESULTS / 64]; /* bit i: rows[i] differs */
     uint64_t tokens;             /* of the rows newly stored: sampled answers */
 };
 

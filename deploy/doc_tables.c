@@ -4,6 +4,7 @@
  *     doc-tables example|markdown coordinator|generator|trainer|run
  *     doc-tables man coordinator|generator|trainer|run PAGE.in   (its line @SETTINGS@ is replaced)
  *     doc-tables limits                                         (Markdown table of every limit)
+ *     doc-tables metrics                                        (Markdown table of every metric)
  *     doc-tables messages                                       (Markdown, every message) */
 #include <stdio.h>
 #include <stdlib.h>
@@ -12,6 +13,7 @@
 #include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "coordinator/metrics.h"
 #include "coordinator/settings.h"
 #include "generator/settings.h"
 #include "proto/messages.h"
@@ -90,6 +92,13 @@ int main(int argc, char **argv)
     }
     if (argc == 2 && strcmp(argv[1], "messages") == 0) {
         messages();
+        return 0;
+    }
+    if (argc == 2 && strcmp(argv[1], "metrics") == 0) {
+        struct sp_buf table = SP_BUF_INIT;
+        coord_metrics_markdown(&table);
+        fputs(table.data, stdout);
+        sp_buf_deinit(&table);
         return 0;
     }
     const struct sp_config_spec *spec = argc >= 3 ? find_spec(argv[2]) : NULL;

@@ -476,13 +476,15 @@ static bool pause_for(struct proto_client *client, int64_t ms)
     return go_on;
 }
 
-static void complain(struct proto_client *client, const struct sp_error *err)
+static void complain(struct proto_client *client, uint64_t request_id, const struct sp_error *err)
 {
     int64_t now = sp_now_ms();
     if (client->complained_ms != 0 && now - client->complained_ms < COMPLAIN_EVERY_MS)
         return;
     client->complained_ms = now;
+    sp_log_set_request(request_id);
     sp_warn("%s; trying again", err->text);
+    sp_log_set_request(0);
 }
 
 static enum sp_err cancelled(struct proto_client *client, enum proto_type type,
@@ -560,7 +562,7 @@ enum sp_err proto_call(struct proto_client *client, enum proto_type type, const 
         if (final || give_up_ms == 0 || call.deadline_ms - sp_now_ms() <= pause ||
             is_unreachable(client, &call, sp_now_ms() + pause))
             return sp_fail(err, rc, "%s", detail.text);
-        complain(client, &detail);
+        complain(client, call.request_id, &detail);
         if (!pause_for(client, pause))
             return cancelled(client, type, err);
     }

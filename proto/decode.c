@@ -294,10 +294,10 @@ static enum sp_err take_envelope(const msgpack_object *root, struct sp_arena *ar
     enum sp_err rc = take_struct(root, &envelope_layout, arena, (uint8_t *)&wire, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "envelope");
-    if (wire.version != PROTO_VERSION)
+    if (wire.version < PROTO_VERSION_OLDEST || wire.version > PROTO_VERSION_NEWEST)
         return sp_fail(err, SP_EVERSION,
-                       "the peer speaks protocol version %u, this program version %d: use the same "
-                       "release on both sides",
+                       "the peer speaks protocol version %u, this program version %d: use releases "
+                       "that are one apart at most",
                        wire.version, PROTO_VERSION);
     if (proto_layout_of((enum proto_type)wire.type) == NULL)
         return sp_fail(err, SP_EFORMAT, "envelope: field \"type\": unknown message type %u",

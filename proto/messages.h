@@ -17,6 +17,10 @@
 #include "proto/messages.def"
 
 #define PROTO_VERSION 1
+/* Peers one version older or newer are understood: an absent field is 0, an unknown one is ignored,
+ * and a reply has the version of its request where that is the older one. There is no version 0. */
+#define PROTO_VERSION_OLDEST (PROTO_VERSION > 1 ? PROTO_VERSION - 1 : 1)
+#define PROTO_VERSION_NEWEST (PROTO_VERSION + 1)
 
 enum proto_role {
     PROTO_ROLE_ADMIN = 1,
@@ -95,6 +99,11 @@ PROTO_MESSAGES(PROTO_MESSAGE_STRUCT)
 #define PROTO_TYPE_ENUM(name, NAME, number) PROTO_##NAME = number,
 enum proto_type { PROTO_NONE = 0, PROTO_MESSAGES(PROTO_TYPE_ENUM) };
 #undef PROTO_TYPE_ENUM
+#define PROTO_TYPE_END 128 /* above every number, for tables by type */
+#define PROTO_TYPE_BELOW_END(name, NAME, number)                                                   \
+    _Static_assert((number) < PROTO_TYPE_END, "raise PROTO_TYPE_END");
+PROTO_MESSAGES(PROTO_TYPE_BELOW_END)
+#undef PROTO_TYPE_BELOW_END
 
 /* Around every message. */
 struct proto_envelope {

@@ -34,12 +34,20 @@ typedef void proto_on_request(struct proto_request *request, void *context);
 enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct proto_tls *tls,
                                uint32_t parallel, proto_on_request *on_request, void *context,
                                struct proto_server **ret, struct sp_error *err) SP_MUST_USE;
+/* Listens anew, with the certificate files as they are now; ipc is left alone. The connections are
+ * cut: peers dial again with jitter and repeat what was not answered. When the files are no good
+ * the old listener stays. */
+enum sp_err proto_server_reload(struct proto_server *server, const struct proto_tls *tls,
+                                struct sp_error *err) SP_MUST_USE;
+uint64_t proto_server_malformed(const struct proto_server *server); /* requests, so far */
 /* Takes no more requests; `on_closed` runs on the loop when every request in work has been replied
  * to (which stays the owner's duty) and its reply is sent. */
 void proto_server_close(struct proto_server *server, void (*on_closed)(void *), void *context);
 
 const struct proto_envelope *proto_request_envelope(const struct proto_request *request);
 const void *proto_request_body(const struct proto_request *request); /* struct proto_<type> */
+/* Since the request was read from its connection. */
+int64_t proto_request_age_ns(const struct proto_request *request);
 struct sp_arena *proto_request_arena(struct proto_request *request); /* lives until the reply */
 /* Encodes and sends; body is a struct proto_<type>. Both release the request. */
 void proto_reply(struct proto_request *request, enum proto_type type, const void *body);

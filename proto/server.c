@@ -32,6 +32,7 @@ struct proto_request {
     struct sp_arena *arena; /* while working */
     struct proto_envelope envelope;
     void *body;
+    int64_t arrived_ns;
 };
 
 struct proto_server {
@@ -41,6 +42,7 @@ struct proto_server {
     nng_socket socket;
     nng_listener listener;
     struct proto_watch *watch; /* of an ipc listener; else NULL */
+    char *url, *ca_file, *cert_file; /* owned */
     bool listening; /* false: the listener is closed and could not be started again yet */
     struct sp_mailbox *box; /* slots whose aio has ended; each is in it at most once */
     struct proto_request *slots;
@@ -48,6 +50,7 @@ struct proto_server {
     uint32_t closed_slots;
     uint32_t open_handles;
     int64_t last_reply_ms;
+    uint64_t malformed; /* requests */
     bool closing;
     proto_on_request *on_request;
     void *context;
@@ -81,6 +84,9 @@ static void free_server(uv_handle_t *handle)
     void (*on_closed)(void *) = server->on_closed;
     void *context = server->closed_context;
     free(server->slots);
+    free(server->url);
+    free(server->ca_file);
+    free(server->cert_file);
     free(server);
     if (on_closed != NULL)
         on_closed(context);
@@ -136,6 +142,7 @@ static void received(struct proto_request *slot)
     struct sp_error err = {.code = SP_OK, .text = ""};
     slot->arena = sp_arena_new(ARENA_FIRST_CHUNK, SP_MAX_DECODED_MESSAGE);
     slot->state = SLOT_WORKING;
+    slot->arrived_ns = sp_now_ns();
     slot->envelope = (struct proto_envelope){.type = PROTO_NONE};
     slot->body = NULL;
     enum sp_err rc = proto_decode(nng_msg_body(message), nng_msg_len(message), slot->arena,
@@ -145,11 +152,14 @@ static void received(struct proto_request *slot)
         rc = sp_fail(&err, SP_EFORMAT, "%s: a reply where a request is expected",
                      proto_type_name(slot->envelope.type));
     if (rc != SP_OK) {
+        server->malformed++;
         sp_debug("malformed request: %s", err.text);
         proto_reply_error(slot, rc, 0, "malformed request: %s", err.text);
         return;
     }
+    sp_log_set_request(slot->envelope.request_id);
     server->on_request(slot, server->context);
+    sp_log_set_request(0);
 }
 
 static void sent(struct proto_request *slot)
@@ -221,7 +231,8 @@ static void watch(uv_timer_t *timer)
     int64_t start_ms = sp_now_ms();
     if (server->closing)
         return;
-    if (server->listening && proto_watch_is_dead(server->watch, server->listener)) {
+    if (server->watch && server->listening &&
+        proto_watch_is_dead(server->watch, server->listener)) {
         sp_warn("%s: a peer broke off while it connected: listening anew",
                 proto_watch_url(server->watch));
         nng_listener_close(server->listener);
@@ -229,14 +240,44 @@ static void watch(uv_timer_t *timer)
     }
     struct sp_error err;
     if (!server->listening) {
-        server->listening = listen_on(server, proto_watch_url(server->watch), NULL, &err) == SP_OK;
+        struct proto_tls tls = {.ca_file = server->ca_file, .cert_file = server->cert_file};
+        server->listening = listen_on(server, server->url, &tls, &err) == SP_OK;
         if (!server->listening) {
             sp_warn("listening anew failed, trying again: %s", err.text);
             nng_listener_close(server->listener);
         }
     }
     int64_t took_ms = sp_now_ms() - start_ms;
-    uv_timer_start(timer, watch, (uint64_t)SP_MAX(WATCH_MS, took_ms * WATCH_SHARE), 0);
+    if (server->watch || !server->listening)
+        uv_timer_start(timer, watch, (uint64_t)SP_MAX(WATCH_MS, took_ms * WATCH_SHARE), 0);
+}
+
+static void set_files(struct proto_server *server, const struct proto_tls *tls)
+{
+    free(server->ca_file);
+    free(server->cert_file);
+    server->ca_file = sp_xstrdup(tls && tls->ca_file ? tls->ca_file : "");
+    server->cert_file = sp_xstrdup(tls && tls->cert_file ? tls->cert_file : "");
+}
+
+enum sp_err proto_server_reload(struct proto_server *server, const struct proto_tls *tls,
+                                struct sp_error *err)
+{
+    if (!proto_url_is_tls(server->url) || server->closing)
+        return SP_OK;
+    enum sp_err rc = proto_check_url(server->url, tls, err);
+    nng_tls_config *config = NULL;
+    if (rc == SP_OK)
+        rc = proto_tls_config(tls, true, NULL, &config, err);
+    if (rc != SP_OK)
+        return rc;
+    nng_tls_config_free(config); /* they are good; the listener makes its own */
+    set_files(server, tls);
+    if (server->listening)
+        nng_listener_close(server->listener);
+    server->listening = false;
+    watch(&server->watch_timer);
+    return SP_OK;
 }
 
 static enum sp_err open_slots(struct proto_server *server, struct sp_error *err)
@@ -266,6 +307,8 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
     server->slot_count = parallel;
     server->on_request = on_request;
     server->context = context;
+    server->url = sp_xstrdup(url);
+    set_files(server, tls);
     server->box = sp_mailbox_new(parallel, wake_loop, &server->async);
     int code = nng_rep0_open(&server->socket);
     if (code != 0) {
@@ -299,6 +342,9 @@ out:
         nng_aio_free(server->slots[i].aio);
     sp_mailbox_free(server->box);
     free(server->slots);
+    free(server->url);
+    free(server->ca_file);
+    free(server->cert_file);
     free(server);
     return rc;
 }
@@ -324,6 +370,16 @@ const struct proto_envelope *proto_request_envelope(const struct proto_request *
 const void *proto_request_body(const struct proto_request *request)
 {
     return request->body;
+}
+
+int64_t proto_request_age_ns(const struct proto_request *request)
+{
+    return sp_now_ns() - request->arrived_ns;
+}
+
+uint64_t proto_server_malformed(const struct proto_server *server)
+{
+    return server->malformed;
 }
 
 struct sp_arena *proto_request_arena(struct proto_request *request)
@@ -359,11 +415,18 @@ static void send_reply(struct proto_request *slot, const struct proto_envelope *
     nng_ctx_send(slot->ctx, slot->aio);
 }
 
+/* A request that could not be read has no version, or one that is not known. */
+static uint32_t reply_version(const struct proto_request *request)
+{
+    uint32_t asked = request->envelope.version;
+    return asked >= PROTO_VERSION_OLDEST && asked < PROTO_VERSION ? asked : PROTO_VERSION;
+}
+
 void proto_reply(struct proto_request *request, enum proto_type type, const void *body)
 {
     SP_ASSERT(body != NULL && (int)type == (int)request->envelope.type + 1);
     const struct proto_envelope envelope = {
-        .version = PROTO_VERSION,
+        .version = reply_version(request),
         .type = type,
         .request_id = request->envelope.request_id,
     };
@@ -379,12 +442,14 @@ void proto_reply_error(struct proto_request *request, enum sp_err status, uint32
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
+    sp_debug("%s: request %016llx: refused: %s", proto_type_name(request->envelope.type),
+             (unsigned long long)request->envelope.request_id, text);
     /* A request that could not be read has no type; any reply type carries its error. */
     enum proto_type type = request->envelope.type;
     if (type == PROTO_NONE || type % 2 == 1)
         type = PROTO_HELLO;
     const struct proto_envelope envelope = {
-        .version = PROTO_VERSION,
+        .version = reply_version(request),
         .type = (enum proto_type)((int)type + 1),
         .request_id = request->envelope.request_id,
         .status = status,

@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/base/fs.h"
 #include "common/base/mem.h"
 
 #define SCHEME_IPC "ipc://"
@@ -109,19 +110,26 @@ static enum sp_err check_readable(const char *path, const char *what, struct sp_
 enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const char *server_name,
                              nng_tls_config **ret, struct sp_error *err)
 {
+    char *cert_file = NULL;
     enum sp_err rc = check_readable(tls->ca_file, "TLS CA file", err);
+    if (rc == SP_OK && (rc = sp_secret_path(tls->cert_file, &cert_file, err)) != SP_OK)
+        rc = sp_wrap(err, rc, "TLS certificate file");
     if (rc == SP_OK)
-        rc = check_readable(tls->cert_file, "TLS certificate file", err);
-    if (rc != SP_OK)
+        rc = check_readable(cert_file, "TLS certificate file", err);
+    nng_tls_config *config = NULL;
+    int code = 0;
+    if (rc == SP_OK &&
+        (code = nng_tls_config_alloc(
+             &config, server ? NNG_TLS_MODE_SERVER : NNG_TLS_MODE_CLIENT)) != 0)
+        rc = proto_fail_nng(err, code, "TLS");
+    if (rc != SP_OK) {
+        free(cert_file);
         return rc;
-    nng_tls_config *config;
-    int code = nng_tls_config_alloc(&config, server ? NNG_TLS_MODE_SERVER : NNG_TLS_MODE_CLIENT);
-    if (code != 0)
-        return proto_fail_nng(err, code, "TLS");
+    }
     if ((code = nng_tls_config_ca_file(config, tls->ca_file)) != 0)
         rc = sp_fail(err, SP_EFORMAT, "TLS CA file %s: no certificate in it: %s", tls->ca_file,
                      nng_strerror(code));
-    else if ((code = nng_tls_config_cert_key_file(config, tls->cert_file, NULL)) != 0)
+    else if ((code = nng_tls_config_cert_key_file(config, cert_file, NULL)) != 0)
         rc = sp_fail(err, SP_EFORMAT,
                      "TLS certificate file %s (a certificate and its unencrypted EC P-256 or RSA "
                      "key in one PEM file): %s",
@@ -130,6 +138,7 @@ enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const cha
         rc = proto_fail_nng(err, code, "TLS");
     else if (!server && (code = nng_tls_config_server_name(config, server_name)) != 0)
         rc = proto_fail_nng(err, code, "TLS server name %s", server_name);
+    free(cert_file);
     if (rc == SP_OK)
         *ret = config;
     else

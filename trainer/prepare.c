@@ -156,7 +156,8 @@ static void resume(struct train_session *session)
 {
     struct train_snapshot_file file;
     struct sp_error err = {0};
-    enum sp_err rc = train_snapshot_find(session->trainer->dir, &session->identity, &file, &err);
+    enum sp_err rc = train_snapshot_find(session->trainer->dir, &session->identity,
+                                         &session->rewind, &file, &err);
     if (rc != SP_OK)
         return;
     rc = restore(session, &file.snapshot, &err);

@@ -50,6 +50,7 @@ enum sp_err train_session_new(struct trainer *trainer,
     session->epoch = grant->epoch;
     session->lease_ms = grant->lease_ms;
     session->plan_pairs = grant->plan_pairs;
+    session->rewind = (struct train_rewind){grant->rewind_epoch, grant->rewind_steps};
     session->manifest = grant->manifest;
     session->unreported = sp_xarray(TRAIN_SNAPSHOT_UNREPORTED_MAX, sizeof(*session->unreported));
     *ret = session;

@@ -38,6 +38,7 @@ struct train_session {
     struct train_identity identity; /* run, iteration, attempt, … */
     uint64_t epoch;                 /* fencing number */
     uint32_t lease_ms;
+    struct train_rewind rewind;
     uint64_t plan_pairs;
     struct sp_digest manifest;    /* of the starting weights */
     struct run_settings settings; /* of the run */

@@ -353,6 +353,7 @@ void train_snapshot_close(struct train_snapshot_file *file)
 }
 
 enum sp_err train_snapshot_find(const char *dir, const struct train_identity *identity,
+                                const struct train_rewind *rewind,
                                 struct train_snapshot_file *ret, struct sp_error *err)
 {
     static const char *const suffixes[] = {"snapshot", "previous"};
@@ -363,6 +364,9 @@ enum sp_err train_snapshot_find(const char *dir, const struct train_identity *id
         enum sp_err rc = train_snapshot_open(path, &file, &detail);
         if (rc == SP_OK) {
             const char *difference = train_identity_differs(&file.snapshot.identity, identity);
+            const struct train_snapshot *s = &file.snapshot;
+            if (!difference && s->fencing_epoch < rewind->epoch && s->step > rewind->steps)
+                difference = "set of pairs, some of which were revoked";
             if (difference == NULL) {
                 free(path);
                 *ret = file;

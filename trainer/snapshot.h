@@ -57,9 +57,15 @@ struct train_snapshot_file {
 enum sp_err train_snapshot_open(const char *path, struct train_snapshot_file *ret,
                                 struct sp_error *err) SP_MUST_USE;
 void train_snapshot_close(struct train_snapshot_file *file);
+/* Which snapshots are not to be used: those written under a lease of a lower epoch that have done
+ * more steps. They have seen pairs that were revoked. */
+struct train_rewind {
+    uint64_t epoch, steps;
+};
 /* The newest whole snapshot of this identity; SP_ENOTFOUND when there is none. Says in the log what
  * it passed over and why. */
 enum sp_err train_snapshot_find(const char *dir, const struct train_identity *identity,
+                                const struct train_rewind *rewind,
                                 struct train_snapshot_file *ret, struct sp_error *err) SP_MUST_USE;
 /* Removes both files of a run. */
 enum sp_err train_snapshot_drop(const char *dir, const char *run, struct sp_error *err) SP_MUST_USE;

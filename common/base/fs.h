@@ -12,6 +12,13 @@
 /* Whole file into malloc'd memory with a NUL behind; SP_ELIMIT above max_bytes. */
 enum sp_err sp_read_file(const char *path, size_t max_bytes, char **ret_data, size_t *ret_length,
                          struct sp_error *err) SP_MUST_USE;
+/* A file with a secret: SP_EDENIED when its group or others may read it. "credential:NAME" is NAME
+ * in $CREDENTIALS_DIRECTORY, where systemd puts what LoadCredential= names; that directory is
+ * private by itself. */
+enum sp_err sp_read_secret(const char *path, size_t max_bytes, char **ret_data, size_t *ret_length,
+                           struct sp_error *err) SP_MUST_USE;
+/* The path of a secret's file, "credential:NAME" resolved; malloc'd. With the same check. */
+enum sp_err sp_secret_path(const char *path, char **ret, struct sp_error *err) SP_MUST_USE;
 /* Temporary file beside it → write → fsync → rename → fsync of directory. mode as in open(2). */
 enum sp_err sp_write_file_durable(const char *path, const void *data, size_t length, int mode,
                                   struct sp_error *err) SP_MUST_USE;

@@ -18,6 +18,7 @@ enum sp_stream {
     SP_STREAM_BOOTSTRAP = 4,
     SP_STREAM_SPLIT = 5,
     SP_STREAM_TEST = 6,
+    SP_STREAM_VERIFY = 7, /* which answers are made again; decides no result */
 };
 
 /* 128 bits for (seed, stream, iteration, a, b, c). Key = seed (64 bits). Counter =

@@ -50,7 +50,7 @@ enum sp_err worker_read_token(const struct worker_settings *settings, char **ret
     const char *path = settings->token_file;
     char *text = NULL;
     size_t length = 0;
-    enum sp_err rc = sp_read_file(path, TOKEN_FILE_BYTES, &text, &length, err);
+    enum sp_err rc = sp_read_secret(path, TOKEN_FILE_BYTES, &text, &length, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "token (make one with `spinctl token create > FILE`)");
     text[strcspn(text, "\r\n \t")] = '\0';

@@ -95,11 +95,11 @@ static enum sp_err read_token(struct ctl *ctl, struct sp_error *err)
     char *path = ctl_token_path(ctl);
     char *data = NULL;
     size_t length = 0;
-    enum sp_err rc = sp_read_file(path, 4096, &data, &length, err);
+    enum sp_err rc = sp_read_secret(path, 4096, &data, &length, err);
     if (rc == SP_OK) {
         data[strcspn(data, " \t\r\n")] = '\0';
         ctl->token = data;
-    } else {
+    } else if (rc != SP_EDENIED) {
         sp_wrap(err, rc,
                 "read the token (is a coordinator running with this state directory? give "
                 "--state-dir, or --coordinator and --token-file)");

@@ -62,6 +62,41 @@ int ctl_skip(void *context)
     return simple(ctl, "skip", json_pack("{s:I}", "prompt", (json_int_t)prompt));
 }
 
+static int hold(struct ctl *ctl, const char *verb)
+{
+    struct sp_error err = {0};
+    json_t *reply = NULL;
+    if (ctl_admin(ctl, verb, "", json_pack("{s:s}", "worker", ctl->args[0]), &reply, &err) != SP_OK)
+        return ctl_failed(&err);
+    const char *kind = ctl_string(reply, "hold", "");
+    if (ctl->json)
+        ctl_print_json(reply);
+    else if (!ctl->quiet)
+        printf("%s %s%s\n", ctl->args[0], kind[0] ? "is " : "gets work again", kind);
+    json_decref(reply);
+    return 0;
+}
+
+int ctl_cordon(void *context)
+{
+    return hold(context, "cordon");
+}
+
+int ctl_drain(void *context)
+{
+    return hold(context, "drain");
+}
+
+int ctl_quarantine(void *context)
+{
+    return hold(context, "quarantine");
+}
+
+int ctl_uncordon(void *context)
+{
+    return hold(context, "uncordon");
+}
+
 /* "30 d", "12 h", "90 min": how long a token is valid. */
 static enum sp_err parse_validity(const char *text, int64_t *ret_ms, struct sp_error *err)
 {

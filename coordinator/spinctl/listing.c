@@ -44,6 +44,7 @@ int ctl_status(void *context)
         {"iteration.training.steps", ">OF", "int"},
         {"iteration.training.loss", ">LOSS", "f4"},
         {"iteration.training.margin", ">MARGIN", "f4"},
+        {"iteration.verification.possible", "CHECKED", "text"}, /* by other generators */
         {"iteration.verdict", "VERDICT", "text"},
     };
     struct ctl *ctl = context;
@@ -149,10 +150,11 @@ int ctl_workers(void *context)
     static const struct ctl_column columns[] = {
         {"name", "WORKER", "text"},       {"role", "ROLE", "text"},
         {"host", "HOST", "text"},         {"alive", "ALIVE", "text"},
-        {"run", "RUN", "text"},           {"leased", ">LEASED", "int"},
+        {"run", "RUN", "text"},           {"leases", ">LEASES", "int"},
         {"results", ">RESULTS", "int"},   {"tokens_per_s", ">TOKENS/S", "f1"},
         {"silent_ms", ">SILENT", "ms"},   {"device", "DEVICE", "text"},
-        {"activity", "ACTIVITY", "text"},
+        {"hold", "HELD", "text"},         {"activity", "ACTIVITY", "text"},
+        {"hold_reason", "WHY HELD", "text"},
     };
     return list(context, "workers", "", NULL, "workers", COLUMNS(columns));
 }

@@ -123,6 +123,10 @@ int ctl_cancel(void *context);
 int ctl_start(void *context);
 int ctl_skip(void *context);
 int ctl_token(void *context);
+int ctl_cordon(void *context);
+int ctl_drain(void *context);
+int ctl_quarantine(void *context);
+int ctl_uncordon(void *context);
 int ctl_backup(void *context);  /* local.c */
 int ctl_restore(void *context); /* local.c */
 int ctl_doctor(void *context);  /* doctor.c */

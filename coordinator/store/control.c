@@ -131,6 +131,45 @@ enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
     return rc;
 }
 
+/* ---- holds ---- */
+
+enum sp_err store_hold_put(struct store *store, const struct store_hold *hold, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(store->control, err);
+    if (rc != SP_OK)
+        return rc;
+    if (hold->kind == STORE_HOLD_NONE)
+        return sdb_run(store->control, "DELETE FROM holds WHERE worker = ?1", NULL, err, "t",
+                       hold->worker);
+    return sdb_run(store->control,
+                   "INSERT OR REPLACE INTO holds(worker, kind, reason, at_ms)"
+                   " VALUES (?1, ?2, ?3, ?4)",
+                   NULL, err, "titi", hold->worker, (int64_t)hold->kind, hold->reason, hold->at_ms);
+}
+
+static void read_hold(struct sdb_row *row, void *ret)
+{
+    struct store_hold *hold = ret;
+    hold->worker = sdb_text(row);
+    hold->kind =
+        (enum store_hold_kind)sdb_i64(row, STORE_HOLD_CORDONED, STORE_HOLD_QUARANTINED);
+    hold->reason = sdb_text(row);
+    hold->at_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
+}
+static const struct sdb_row_kind hold_rows = {"holds", sizeof(struct store_hold), read_hold};
+
+enum sp_err store_holds_list(struct store *store, struct sp_arena *arena, struct store_hold **ret,
+                             size_t *ret_count, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    enum sp_err rc =
+        sdb_query(store->control, "SELECT worker, kind, reason, at_ms FROM holds ORDER BY worker",
+                  &statement, err, "");
+    if (rc == SP_OK)
+        rc = sdb_rows(store->control, statement, &hold_rows, arena, ret, ret_count, err);
+    return rc;
+}
+
 /* ---- events ---- */
 
 enum sp_err store_db_event_append(struct sdb *db, const struct store_event *event,

@@ -130,6 +130,15 @@ enum sp_err store_gap_order_put(struct store_run *run, uint32_t iteration, const
                    err, "ib", (int64_t)iteration, order, (size_t)count * sizeof(*order));
 }
 
+enum sp_err store_gap_order_drop(struct store_run *run, uint32_t iteration, struct sp_error *err)
+{
+    enum sp_err rc = sdb_write(run->db, err);
+    if (rc != SP_OK)
+        return rc;
+    return sdb_run(run->db, "DELETE FROM gap_orders WHERE iteration = ?1", NULL, err, "i",
+                   (int64_t)iteration);
+}
+
 /* Each position once: a list that is no permutation would train some pairs twice. */
 static bool is_permutation(const uint32_t *order, uint32_t count)
 {

@@ -242,6 +242,27 @@ enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32
                      " ON CONFLICT DO NOTHING",
                      NULL, err, "iiifi", (int64_t)iteration, (int64_t)PROTO_SET_TRAIN,
                      (int64_t)new_pairs, (double)NAN, at_ms);
+
+enum sp_err store_results_owners(struct store_run *run, uint32_t iteration, uint32_t set,
+                                 void (*each)(void *context, uint64_t position,
+                                              const char *worker),
+                                 void *context, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = true;
+    enum sp_err rc = sdb_query(run->db,
+                               "SELECT position, worker FROM results"
+                               " WHERE iteration = ?1 AND work_set = ?2 ORDER BY position",
+                               &statement, err, "ii", (int64_t)iteration, (int64_t)set);
+    while (rc == SP_OK) {
+        rc = sdb_step(run->db, statement, &have, err);
+        if (rc != SP_OK || !have)
+            break;
+        const unsigned char *worker = sqlite3_column_text(statement, 1);
+        each(context, (uint64_t)sqlite3_column_int64(statement, 0),
+             worker ? (const char *)worker : "");
+    }
+    sdb_done(statement);
     return rc;
 }
 

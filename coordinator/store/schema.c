@@ -21,6 +21,10 @@ static const char *const control_migrations[] = {
     " version TEXT NOT NULL, numerics_class TEXT NOT NULL, token_id TEXT NOT NULL,"
     " first_seen_ms INTEGER NOT NULL, last_seen_ms INTEGER NOT NULL) STRICT, WITHOUT "
     "ROWID;" EVENTS_TABLE,
+    /* 2: workers that get no work */
+    "CREATE TABLE holds("
+    " worker TEXT PRIMARY KEY, kind INTEGER NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL)"
+    " STRICT, WITHOUT ROWID;",
 };
 
 /* Token ids are little-endian int32 blobs; log-probabilities are the bits of an fp32, because a

@@ -126,6 +126,21 @@ enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
                                struct store_worker **ret, size_t *ret_count,
                                struct sp_error *err) SP_MUST_USE;
 
+/* ---- holds: workers that get no work ---- */
+
+enum store_hold_kind { STORE_HOLD_NONE, STORE_HOLD_CORDONED, STORE_HOLD_QUARANTINED };
+struct store_hold {
+    const char *worker; /* key: its name */
+    enum store_hold_kind kind;
+    const char *reason;
+    int64_t at_ms; /* wall clock */
+};
+/* kind STORE_HOLD_NONE removes it; a missing one is fine. Write. */
+enum sp_err store_hold_put(struct store *store, const struct store_hold *hold,
+                           struct sp_error *err) SP_MUST_USE;
+enum sp_err store_holds_list(struct store *store, struct sp_arena *arena, struct store_hold **ret,
+                             size_t *ret_count, struct sp_error *err) SP_MUST_USE;
+
 /* ---- events: of a run (in its file) or of the coordinator (run NULL: control.db) ---- */
 
 struct store_event {

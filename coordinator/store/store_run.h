@@ -131,6 +131,8 @@ enum sp_err store_iterations_list(struct store_run *run, struct sp_arena *arena,
 /* Order of the gap curriculum: positions. Write. */
 enum sp_err store_gap_order_put(struct store_run *run, uint32_t iteration, const uint32_t *order,
                                 uint32_t count, struct sp_error *err) SP_MUST_USE;
+enum sp_err store_gap_order_drop(struct store_run *run, uint32_t iteration,
+                                 struct sp_error *err) SP_MUST_USE;
 /* SP_ENOTFOUND; SP_ECORRUPT unless it has exactly count positions, each once. ret[count]. */
 enum sp_err store_gap_order_get(struct store_run *run, uint32_t iteration, uint32_t count,
                                 uint32_t *ret, struct sp_error *err) SP_MUST_USE;
@@ -184,6 +186,11 @@ enum sp_err store_given_bitmap(struct store_run *run, uint32_t iteration, uint64
  * without references, as if the data had given them. Write. */
 enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32_t new_pairs,
                                int64_t at_ms, struct sp_error *err) SP_MUST_USE;
+/* Calls `each` with every stored position of a set, in order, and who made it. */
+enum sp_err store_results_owners(struct store_run *run, uint32_t iteration, uint32_t set,
+                                 void (*each)(void *context, uint64_t position,
+                                              const char *worker),
+                                 void *context, struct sp_error *err) SP_MUST_USE;
 /* Drops one result. SP_ENOTFOUND. Write. */
 enum sp_err store_result_revoke(struct store_run *run, uint32_t iteration, uint32_t set,
                                 uint64_t position, struct sp_error *err) SP_MUST_USE;

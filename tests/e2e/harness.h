@@ -17,6 +17,7 @@ struct cluster {
     char dir[64];
     char base[256]; /* directory of the starting model */
     double time_scale;
+    const char *set; /* one more setting of the coordinator, "name=value"; NULL: none */
     int slots;       /* of generators started from now on */
     int lease_items; /* of them; 1 makes them slow enough to be met in the middle */
     pid_t coordinator, generators[CLUSTER_GENERATORS], trainers[CLUSTER_TRAINERS];

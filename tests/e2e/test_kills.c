@@ -75,7 +75,7 @@ static void work_on(struct wire *wire, const struct proto_lease_reply *reply)
             .prompt = item->prompt,
             .sample = item->sample,
             .ids = {.ids = ids[i], .count = 2},
-            .finish = PROTO_FINISH_STOP,
+            .finish = PROTO_FINISH_LENGTH, /* no end token */
             .logprob_ids = -1.5f,
             .logprob_a = -2.5f,
             .logprob_b = nanf(""),

@@ -176,5 +176,12 @@ struct coord_core *world_core(struct world *world, const struct coord_times *tim
 {
     struct coord_core *core = world_try_core(world, times, instance, now_ms);
     world_check(world, core ? SP_OK : world->err.code, "load");
+    struct sp_arena *arena = sp_arena_new(4096, 1 << 20);
+    struct store_hold *holds;
+    size_t count = 0;
+    world_check(world, store_holds_list(world->store, arena, &holds, &count, &world->err), "holds");
+    for (size_t i = 0; i < count; i++)
+        coord_core_add_hold(core, &holds[i]);
+    sp_arena_free(arena);
     return core;
 }

@@ -85,6 +85,24 @@ START_TEST(log_under_the_journal)
 }
 END_TEST
 
+static void write_request(void)
+{
+    sp_log_set_request(0xabc);
+    sp_warn("one");
+    sp_log_set_request(0);
+    sp_warn("two");
+}
+
+START_TEST(log_of_a_request)
+{
+    ck_assert_int_eq(capture(write_request), 0);
+    char *line = strtok(captured, "\n");
+    ck_assert_msg(strstr(line, "one request=0000000000000abc") != NULL, "%s", line);
+    line = strtok(NULL, "\n");
+    ck_assert_ptr_null(strstr(line, "request="));
+}
+END_TEST
+
 START_TEST(log_levels)
 {
     enum sp_log_level level;
@@ -239,6 +257,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 20);
     tcase_add_test(t, log_lines);
     tcase_add_test(t, log_under_the_journal);
+    tcase_add_test(t, log_of_a_request);
     tcase_add_test(t, log_levels);
     tcase_add_test(t, progress_is_for_long_work_only);
     tcase_add_test(t, tables_align);

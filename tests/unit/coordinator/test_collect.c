@@ -32,7 +32,7 @@ START_TEST(retention_keeps_what_it_should)
     for (size_t i = 0; i < 8; i++)
         ck_assert_msg(coord_retention(list, 8, i, 3, &list[4].manifest, 1) == expected[i],
                       "checkpoint %zu", i);
-    ck_assert(coord_retention(list, 8, 4, 3, NULL, 0)); /* nothing uses it any more */
+    ck_assert(coord_retention(list, 8, 4, 3, NULL, 0));  /* nothing uses it any more */
     ck_assert(!coord_retention(list, 8, 1, 0, NULL, 0)); /* 0: all stay */
     /* One that is gone already does not count as one of the newest. */
     list[7].dropped_ms = 1;

@@ -382,7 +382,8 @@ static const struct {
     {BYTES("\x93\x01\x02\x03"), SP_EFORMAT, "envelope: expected a map of fields"},
     {BYTES("\x81\x01\x02"), SP_EFORMAT, "envelope: a field's name is not text"},
     {BYTES("\x80"), SP_EVERSION, "protocol version 0"},
-    {BYTES("\x82\xa7version\x02\xa4type\x04"), SP_EVERSION, "protocol version 2, this program"},
+    {BYTES("\x82\xa7version\x03\xa4type\x04"), SP_EVERSION, "protocol version 3, this program"},
+    {BYTES("\x82\xa7version\x02\xa4type\x04"), SP_EFORMAT, "no body"}, /* one newer is read */
     {BYTES("\x82\xa7version\xa1"
            "1\xa4type\x04"),
      SP_EFORMAT, "envelope: field \"version\": expected an integer"},

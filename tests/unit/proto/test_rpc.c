@@ -357,7 +357,7 @@ START_TEST(held_requests_are_answered_later_even_by_a_closing_server)
 }
 END_TEST
 
-/* Raw bytes to the server through nng alone; the reply's error text. */
+/* Raw bytes to the server through nng alone; the reply's envelope. */
 static void send_raw(nng_socket socket, const void *data, size_t bytes, struct sp_arena *arena,
                      struct proto_envelope *ret)
 {
@@ -369,7 +369,7 @@ static void send_raw(nng_socket socket, const void *data, size_t bytes, struct s
     ck_assert_int_eq(
         proto_decode(nng_msg_body(message), nng_msg_len(message), arena, ret, &body, &err), SP_OK);
     nng_msg_free(message);
-    ck_assert_ptr_null(body);
+    ck_assert(ret->status == SP_OK || body == NULL);
 }
 
 START_TEST(malformed_bytes_get_an_error_reply)
@@ -401,6 +401,17 @@ START_TEST(malformed_bytes_get_an_error_reply)
     send_raw(socket, bytes.data, bytes.length, arena, &envelope);
     ck_assert_int_eq(envelope.status, SP_EVERSION);
     ck_assert_int_eq(atomic_load(&f.requests), 0);
+    /* One newer is served, with a field that this version does not know. */
+    const struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR, .name = "newer"};
+    sp_buf_clear(&bytes);
+    proto_encode(&(struct proto_envelope){.version = PROTO_VERSION + 1, .type = PROTO_HELLO},
+                 &hello, &bytes);
+    bytes.data[0]++; /* a map of one more */
+    sp_buf_append(&bytes, "\xa5later\x93\x01\x02\x03", 10);
+    send_raw(socket, bytes.data, bytes.length, arena, &envelope);
+    ck_assert_int_eq(envelope.status, SP_OK);
+    ck_assert_int_eq(envelope.type, PROTO_HELLO_REPLY);
+    ck_assert_uint_eq(envelope.version, PROTO_VERSION);
     sp_buf_deinit(&bytes);
     sp_arena_free(arena);
     nng_close(socket);

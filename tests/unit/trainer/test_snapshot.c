@@ -77,13 +77,15 @@ static void damage(const char *suffix, long offset)
     free(path);
 }
 
+static const struct train_rewind no_rewind = {0};
+
 START_TEST(test_what_is_written_comes_back)
 {
     struct train_snapshot_file file;
     struct train_snapshot want = example(10);
     struct sp_error err = {0};
     write_example(10);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_OK);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err), SP_OK);
     const struct train_snapshot *s = &file.snapshot;
     ck_assert_ptr_null(train_identity_differs(&s->identity, &want.identity));
     ck_assert_uint_eq(s->step, 10);
@@ -108,21 +110,22 @@ START_TEST(test_the_one_before_stays_for_a_damaged_one)
     struct sp_error err = {0};
     write_example(10);
     write_example(20);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_OK);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err), SP_OK);
     ck_assert_uint_eq(file.snapshot.step, 20);
     train_snapshot_close(&file);
     damage("snapshot", -50);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_OK);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err), SP_OK);
     ck_assert_uint_eq(file.snapshot.step, 10);
     train_snapshot_close(&file);
     char *path = path_of("snapshot"); /* power lost between the two renames */
     unlink(path);
     free(path);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_OK);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err), SP_OK);
     ck_assert_uint_eq(file.snapshot.step, 10);
     train_snapshot_close(&file);
     damage("previous", 100);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_ENOTFOUND);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err),
+                     SP_ENOTFOUND);
 }
 END_TEST
 
@@ -153,7 +156,7 @@ START_TEST(test_a_snapshot_of_another_training_is_not_used)
             snprintf(other.numerics_class, sizeof(other.numerics_class), "cpu r2");
             break;
         }
-        ck_assert_int_eq(train_snapshot_find(dir, &other, &file, &err), SP_ENOTFOUND);
+        ck_assert_int_eq(train_snapshot_find(dir, &other, &no_rewind, &file, &err), SP_ENOTFOUND);
     }
 }
 END_TEST
@@ -262,7 +265,8 @@ START_TEST(test_drop_removes_everything)
     write_example(1);
     write_example(2);
     ck_assert_int_eq(train_snapshot_drop(dir, "r", &err), SP_OK);
-    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &file, &err), SP_ENOTFOUND);
+    ck_assert_int_eq(train_snapshot_find(dir, &want.identity, &no_rewind, &file, &err),
+                     SP_ENOTFOUND);
     ck_assert_int_eq(train_snapshot_drop(dir, "r", &err), SP_OK);
     ck_assert_int_eq(rmdir(dir), 0);
 }
