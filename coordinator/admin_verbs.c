@@ -304,6 +304,21 @@ static void verb_gc(const struct verb_call *call)
                          "gc: a collection or an upload is under way");
 }
 
+static void verb_priority(const struct verb_call *call)
+{
+    int64_t priority = 0;
+    struct sp_error err;
+    if (sp_json_i64(call->args, "priority", -1000, 1000, "priority", &priority, &err)) {
+        core_reply_error(call->core, call->event->handle, err.code, 0, "%s", err.text);
+        return;
+    }
+    struct coord_write *write = core_write(COORD_W_PRIORITY, call->run);
+    write->priority = (int32_t)priority;
+    write->handle = call->event->handle;
+    core_write_event(write, call->event->who.token_id, "audit", "priority: %d", write->priority);
+    core_send(call->core, write);
+}
+
 /* ---- workers ---- */
 
 static void change_hold(const struct verb_call *call, enum store_hold_kind kind, bool take_back)
@@ -375,6 +390,7 @@ static const struct {
     {"cancel", verb_cancel, true, true},
     {"start", verb_start, true, true},
     {"skip", verb_skip, true, true},
+    {"priority", verb_priority, true, true},
     {"gc", verb_gc, false, true},
     {"cordon", verb_cordon, false, true},
     {"drain", verb_drain, false, true},

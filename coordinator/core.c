@@ -150,6 +150,13 @@ void coord_core_add_run(struct coord_core *core, struct coord_run_info *info,
     core_changed(core);
 }
 
+void coord_core_set_priority(struct coord_core *core, const char *name, int32_t priority)
+{
+    struct coord_run *run = core_run(core, name);
+    SP_ASSERT(run);
+    run->priority = priority;
+}
+
 void coord_core_add_iteration(struct coord_core *core, const char *name,
                               const struct coord_iteration_info *info, int64_t now_ms)
 {

@@ -215,6 +215,8 @@ void coord_iteration_info_deinit(struct coord_iteration_info *info);
 void coord_core_add_run(struct coord_core *core, struct coord_run_info *info,
                         const struct sp_digest *accepted, const struct sp_digest *accepted_manifest,
                         uint32_t next_iteration, const char *numerics_class, int64_t now_ms);
+/* Runs of a higher priority get workers first; at start. */
+void coord_core_set_priority(struct coord_core *core, const char *run, int32_t priority);
 /* The newest iteration; after coord_core_add_run. Copies what it needs. */
 void coord_core_add_iteration(struct coord_core *core, const char *run,
                               const struct coord_iteration_info *info, int64_t now_ms);

@@ -123,6 +123,7 @@ struct coord_run {
     uint32_t next_iteration;
     char *numerics_class;             /* owned; "": not pinned */
     bool pinning;
+    int32_t priority;                 /* higher ones get workers first */
     struct coord_iteration *iteration; /* newest, or NULL */
     uint64_t last_grant;              /* sequence number, for turns between runs */
     int64_t median_ms;                /* 0: unknown */

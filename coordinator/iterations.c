@@ -365,6 +365,13 @@ void core_written(struct coord_core *core, const struct coord_event *event)
         core->work_changed = true;
         core_changed(core);
         break;
+    case COORD_W_PRIORITY:
+        run->priority = write->priority;
+        core->work_changed = true;
+        core_changed(core);
+        core_reply_json(core, write->handle,
+                        json_pack("{s:s,s:i}", "run", run->info.name, "priority", run->priority));
+        break;
     case COORD_W_ORDER:
         core_order_written(core, run, write);
         break;

@@ -236,6 +236,9 @@ static enum sp_err load_all(const struct load *l, struct sp_error *err)
     const char *class;
     SP_TRY(store_meta_get(l->run, "numerics_class", l->arena, &class, err));
     to->numerics_class = sp_xstrdup(class);
+    const char *priority;
+    SP_TRY(store_meta_get(l->run, "priority", l->arena, &priority, err));
+    to->priority = (int32_t)strtol(priority, NULL, 10);
     to->accepted = to->info.base;
     to->accepted_manifest = to->info.base_manifest;
     struct store_iteration *rows;
@@ -277,6 +280,7 @@ enum sp_err coord_load_add(struct coord_core *core, struct coord_loaded *loaded,
     enum sp_err rc = SP_OK;
     coord_core_add_run(core, &loaded->info, &loaded->accepted, &loaded->accepted_manifest,
                        loaded->next_iteration, loaded->numerics_class, now_ms);
+    coord_core_set_priority(core, name, loaded->priority);
     if (loaded->has_iteration) {
         coord_core_add_iteration(core, name, &loaded->iteration, now_ms);
         for (int set = 0; set < COORD_SET_COUNT; set++) {

@@ -12,6 +12,7 @@ struct coord_loaded {
     struct sp_digest accepted, accepted_manifest;
     uint32_t next_iteration;
     char *numerics_class;
+    int32_t priority;
     bool has_iteration;
     struct coord_iteration_info iteration;
     uint8_t *stored[COORD_SET_COUNT];   /* bitmaps, as store_results_bitmap */

@@ -283,19 +283,26 @@ static struct coord_lease *lease_checks(struct coord_core *core, struct coord_wo
     return count > 0 ? lease_new(core, worker, run, (enum proto_set)set, positions, count) : NULL;
 }
 
-/* The run that the worker is with, as long as there is work; else the one that waited longest. */
+static bool is_better(const struct coord_run *run, const struct coord_run *best, const char *mine)
+{
+    if (!best || run->priority != best->priority)
+        return !best || run->priority > best->priority;
+    bool stays = mine && strcmp(mine, best->info.name) == 0;
+    bool comes = mine && strcmp(mine, run->info.name) == 0;
+    return comes || (!stays && run->last_grant < best->last_grant);
+}
+
+/* Of the runs of the highest priority that have work: the one that the worker is with, else the one
+ * that waited longest. */
 static struct coord_run *choose_run(struct coord_core *core, const struct coord_worker *worker,
                                     const struct coord_parked *parked)
 {
+    const char *mine = parked->run && parked->run[0] ? parked->run : NULL;
     struct coord_run *best = NULL;
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_run *run = core->runs[i];
-        if (!run_has_work(core, run) || !core_may_touch(parked->runs, run->info.name) ||
-            !core_claim_class(core, run, worker))
-            continue;
-        if (parked->run && parked->run[0] && strcmp(parked->run, run->info.name) == 0)
-            return run;
-        if (!best || run->last_grant < best->last_grant)
+        if (run_has_work(core, run) && is_better(run, best, mine) &&
+            core_may_touch(parked->runs, run->info.name) && core_claim_class(core, run, worker))
             best = run;
     }
     return best;

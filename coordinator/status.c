@@ -114,7 +114,8 @@ static json_t *run_json(const struct coord_core *core, struct coord_run *run, in
     const struct run_settings *settings = &run->info.settings;
     static const char *const modes[] = {"spin", "sft", "dpo"};
     json_t *object = json_pack(
-        "{s:s,s:s,s:I,s:b,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name, "mode",
+        "{s:s,s:i,s:s,s:I,s:b,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name,
+        "priority", run->priority, "mode",
         modes[settings->mode], "iterations", (json_int_t)settings->iterations, "stop_on_verdict",
         settings->stop_on_verdict, "next_iteration", (json_int_t)run->next_iteration, "prompts",
         (json_int_t)run->info.prompts[STORE_SPLIT_TRAIN], "holdout_prompts",

@@ -107,6 +107,7 @@ bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker
 {
     if (core_is_held(core, worker))
         return false;
+    struct coord_run *best = NULL;
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_run *run = core->runs[i];
         struct coord_iteration *it = run->iteration;
@@ -117,23 +118,25 @@ bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker
             send_grant(core, run, handle);
             return true;
         }
-        if (!wants_trainer(core, it, worker) || !core_claim_class(core, run, worker))
-            continue;
-        it->granting = true;
-        it->grant_request = request_id;
-        struct coord_write *write = core_write(COORD_W_EPOCH, run);
-        write->epoch = it->epoch + 1;
-        write->attempt = it->attempt;
-        write->holder = sp_xstrdup(worker->name);
-        write->worker_id = worker->id;
-        write->handle = handle;
-        core_write_event(write, worker->name, "trainer",
-                         "iteration %u: epoch %llu is granted to %s", it->number,
-                         (unsigned long long)write->epoch, worker->name);
-        core_send(core, write);
-        return true;
+        if (wants_trainer(core, it, worker) && (!best || run->priority > best->priority) &&
+            core_claim_class(core, run, worker))
+            best = run;
     }
-    return false;
+    if (!best)
+        return false;
+    struct coord_iteration *it = best->iteration;
+    it->granting = true;
+    it->grant_request = request_id;
+    struct coord_write *write = core_write(COORD_W_EPOCH, best);
+    write->epoch = it->epoch + 1;
+    write->attempt = it->attempt;
+    write->holder = sp_xstrdup(worker->name);
+    write->worker_id = worker->id;
+    write->handle = handle;
+    core_write_event(write, worker->name, "trainer", "iteration %u: epoch %llu is granted to %s",
+                     it->number, (unsigned long long)write->epoch, worker->name);
+    core_send(core, write);
+    return true;
 }
 
 void core_epoch_written(struct coord_core *core, struct coord_write *write)

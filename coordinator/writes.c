@@ -254,6 +254,11 @@ static enum sp_err apply_kind(const struct apply *a, struct coord_write_result *
         return change_iteration(a, err);
     case COORD_W_CLASS:
         return store_meta_put(a->run, "numerics_class", w->text, err);
+    case COORD_W_PRIORITY: {
+        char text[16];
+        snprintf(text, sizeof(text), "%d", w->priority);
+        return store_meta_put(a->run, "priority", text, err);
+    }
     case COORD_W_ORDER:
         return store_gap_order_put(a->run, w->iteration, w->order, w->order_count, err);
     case COORD_W_SKIP:

@@ -25,6 +25,7 @@ enum coord_write_kind {
     COORD_W_STATE,     /* to, resume, reason; fresh: drop what was made, attempt rises */
     COORD_W_EPOCH,     /* epoch, holder: the trainer's grant */
     COORD_W_CLASS,     /* text: the run's numerics class */
+    COORD_W_PRIORITY,  /* priority */
     COORD_W_GENERATED, /* every training pair is stored: notes the time */
     COORD_W_ORDER,     /* order */
     COORD_W_PUBLISHED, /* checkpoint, manifest, blobs, bytes, chain, text: the trainer's summary */
@@ -73,6 +74,7 @@ struct coord_write {
     char *verdict;              /* owned */
     bool accepted;
     uint32_t prompt;
+    int32_t priority;
     struct store_worker worker; /* strings owned */
     uint32_t dropped_sets;      /* REVOKE: bits 1 << set of sets that are dropped whole */
     bool moves;                 /* REVOKE: the iteration returns to `to` or, paused, its resume */

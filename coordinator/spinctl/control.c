@@ -62,6 +62,28 @@ int ctl_skip(void *context)
     return simple(ctl, "skip", json_pack("{s:I}", "prompt", (json_int_t)prompt));
 }
 
+int ctl_priority(void *context)
+{
+    struct ctl *ctl = context;
+    struct sp_error err = {0};
+    json_t *reply = NULL;
+    int priority = 0;
+    char extra = 0;
+    if (sscanf(ctl->args[1], "%d%c", &priority, &extra) != 1 || priority < -1000 ||
+        priority > 1000) {
+        sp_fail(&err, SP_EINVAL, "priority: \"%.20s\": a whole number from -1000 to 1000",
+                ctl->args[1]);
+        return ctl_failed(&err);
+    }
+    if (ctl_admin(ctl, "priority", ctl->args[0], json_pack("{s:i}", "priority", priority), &reply,
+                  &err) != SP_OK)
+        return ctl_failed(&err);
+    if (ctl->json)
+        ctl_print_json(reply);
+    json_decref(reply);
+    return 0;
+}
+
 static int hold(struct ctl *ctl, const char *verb)
 {
     struct sp_error err = {0};

@@ -387,6 +387,8 @@ static const struct sp_cli_command commands[] = {
     {"settings", "RUN", "show the settings of a run", NULL, NULL, parse_1, ctl_settings_command},
     {"events", "[RUN]", "list what happened", NULL, events_options, parse_0_1, ctl_events},
     {"workers", "", "list generators and trainers", NULL, NULL, parse_0, ctl_workers},
+    {"priority", "RUN NUMBER", "runs of a higher priority get workers first (default 0)", NULL,
+     NULL, parse_2, ctl_priority},
     {"cordon", "WORKER", "give a worker no more work", NULL, NULL, parse_1, ctl_cordon},
     {"drain", "WORKER", "the same, and give what it holds to others at once", NULL, NULL, parse_1,
      ctl_drain},

@@ -123,6 +123,7 @@ int ctl_cancel(void *context);
 int ctl_start(void *context);
 int ctl_skip(void *context);
 int ctl_token(void *context);
+int ctl_priority(void *context);
 int ctl_cordon(void *context);
 int ctl_drain(void *context);
 int ctl_quarantine(void *context);

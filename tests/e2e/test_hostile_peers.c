@@ -78,7 +78,9 @@ static const char *edge_text(struct liar *liar)
                                         "\xc3\xa9\xe2\x82\xac",
                                         "{\"digest\":\"00\"}",
                                         "{\"prompt\":4294967295}",
-                                        "{\"wait_ms\":-5}"};
+                                        "{\"wait_ms\":-5}",
+                                        "{\"worker\":\"nobody\"}",
+                                        "{\"priority\":7}"};
     if (draw(liar, 40) == 0) {
         char *text = sp_arena_alloc(liar->arena, 100001, 1);
         memset(text, 'x', 100000);
@@ -94,7 +96,8 @@ static const char *edge_verb(struct liar *liar)
         "iterations",   "pairs",           "data",       "steps",      "pause",  "checkpoints",
         "checkpoint",   "settings",        "create-run", "token-list", "resume", "retry",
         "cancel",       "start",           "skip",       "backup",     "doctor", "token-create",
-        "token-revoke", "start-iteration", "fly"};
+        "token-revoke", "start-iteration", "gc",         "pin",        "unpin",  "cordon",
+        "drain",        "quarantine",      "uncordon",   "priority",   "fly"};
     return verbs[draw(liar, SP_COUNT(verbs))];
 }
 

@@ -47,6 +47,41 @@ START_TEST(test_upgrade)
 }
 END_TEST
 
+/* Runs at once: the one of the higher priority is first, and one that is stuck delays nobody. */
+START_TEST(test_priorities)
+{
+    static const char *const names[] = {"stuck", "low", "high"};
+    struct cluster cluster;
+    double closed[3] = {0};
+    cluster_open(&cluster);
+    cluster_write_rows(&cluster, "train.jsonl", 0, 30);
+    for (int i = 0; i < 3; i++)
+        cluster_create_run(&cluster, names[i], 1, "");
+    json_decref(cluster_ctl_ok(&cluster, "priority", "stuck", "100", NULL));
+    json_decref(cluster_ctl_ok(&cluster, "priority", "high", "10", NULL));
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "priority", "high", "much", NULL), 2);
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "priority", "high", "5000", NULL), 2);
+    cluster_end(&cluster.coordinator, SIGKILL); /* it is remembered */
+    cluster_start_coordinator(&cluster);
+    for (int i = 0; i < 3; i++) {
+        cluster_start_iteration(&cluster, names[i]);
+        cluster_wait_state(&cluster, names[i], "running", SECONDS);
+    }
+    json_decref(cluster_ctl_ok(&cluster, "pause", "stuck", NULL));
+    cluster_start_trainer(&cluster, 0);
+    cluster_start_generator(&cluster, 0);
+    for (int i = 1; i < 3; i++) {
+        cluster_wait_state(&cluster, names[i], "closed", SECONDS);
+        json_t *row = cluster_iteration(&cluster, names[i], 0);
+        closed[i] = cluster_number(row, "closed_ms");
+        json_decref(row);
+    }
+    ck_assert_msg(closed[2] < closed[1], "high was closed after low");
+    ck_assert_str_eq(cluster_state(&cluster, "stuck"), "paused");
+    cluster_close(&cluster);
+}
+END_TEST
+
 static size_t dropped(struct cluster *cluster)
 {
     json_t *reply = cluster_ctl_ok(cluster, "checkpoints", "r", NULL), *row;
@@ -149,6 +184,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_upgrade);
     tcase_add_test(c, test_old_checkpoints_go);
     tcase_add_test(c, test_drain);
+    tcase_add_test(c, test_priorities);
     suite_add_tcase(s, c);
     return s;
 }
