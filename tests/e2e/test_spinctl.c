@@ -57,7 +57,7 @@ START_TEST(test_wrong_command_lines_end_with_2)
     char dir[] = "/tmp/spin-e2e-XXXXXX";
     struct said said;
     ck_assert_ptr_nonnull(mkdtemp(dir));
-    ck_assert_int_eq(program_run(dir, &said, 5, "/bin/sh", "-c 'echo a.b > t'"), 0);
+    ck_assert_int_eq(program_run(dir, &said, 5, "/bin/sh", "-c 'umask 077; echo a.b > t'"), 0);
     program_expect(dir, SPINCTL, list, SP_COUNT(list));
     ck_assert_int_eq(program_run(dir, &said, 5, SPINCTL, "--help"), 0);
     ck_assert_ptr_nonnull(strstr(said.out, "start-iteration RUN"));

@@ -129,7 +129,8 @@ START_TEST(test_what_is_missing_is_named)
         {CA CERT TOKEN "status", 2, {"server name", NULL}},
         {"--tls-ca nowhere.pem " CERT NAMED TOKEN "status", 4, {"nowhere.pem", NULL}},
         {CA "--tls-cert nowhere.pem " NAMED TOKEN "status", 4, {"nowhere.pem", NULL}},
-        {CA "--tls-cert certs/ca.pem " NAMED TOKEN "status", 3, {"certs/ca.pem", "key"}},
+        {CA "--tls-cert certs/ca.pem " NAMED TOKEN "status", 11, {"certs/ca.pem", "chmod 600"}},
+        {CA "--tls-cert alone.pem " NAMED TOKEN "status", 3, {"alone.pem", "key"}},
         {"--tls-ca generator.token " CERT NAMED TOKEN "status", 3, {"generator.token", NULL}},
         /* their authority: we don't trust the coordinator */
         {"--tls-ca others/ca.pem " CERT NAMED TOKEN "status", 11, {"not signed by", NULL}},
@@ -145,6 +146,8 @@ START_TEST(test_what_is_missing_is_named)
     struct said said;
     open_tls(&tls);
     cluster_write(&tls.cluster, "empty", "%s", "");
+    const char *const alone[] = {"/bin/sh", "-c", "umask 077; cat certs/ca.pem >alone.pem", NULL};
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, alone), 0);
     cluster_write(&tls.cluster, "wrong", "0123456789abcdef.%s\n", "AAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     for (size_t i = 0; i < SP_COUNT(list); i++) {
         int code = spinctl(&tls, &said, list[i].options);
