@@ -242,6 +242,8 @@ enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32
                      " ON CONFLICT DO NOTHING",
                      NULL, err, "iiifi", (int64_t)iteration, (int64_t)PROTO_SET_TRAIN,
                      (int64_t)new_pairs, (double)NAN, at_ms);
+    return rc;
+}
 
 enum sp_err store_results_owners(struct store_run *run, uint32_t iteration, uint32_t set,
                                  void (*each)(void *context, uint64_t position,
