@@ -179,7 +179,7 @@ char *fixture_path(const struct fixture *f, const char *name)
 void fixture_certificates(struct fixture *f)
 {
     static const char script[] =
-        "exec >/dev/null 2>&1; set -e; cd '%s'\n"
+        "exec >/dev/null 2>&1; set -e; umask 077; cd '%s'\n"
         "new='-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes'\n"
         "echo 'subjectAltName=DNS:localhost' > san\n"
         "for ca in ca other-ca; do\n"
