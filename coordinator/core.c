@@ -188,7 +188,8 @@ void coord_core_set_owner(struct coord_core *core, const char *name, enum proto_
 {
     struct coord_run *run = core_run(core, name);
     SP_ASSERT(run && run->iteration && position < run->iteration->sets[set].count);
-    run->iteration->sets[set].owner[position] = core_name(core, worker);
+    /* Which results were being checked is not known after a restart: they are drawn anew. */
+    verify_stored(core, run, set, position, core_name(core, worker));
 }
 
 void coord_core_set_skipped(struct coord_core *core, const char *name, uint32_t prompt)
@@ -235,7 +236,10 @@ void coord_drain(struct coord_core *core, struct coord_actions *actions)
 
 void coord_set_verify_share(struct coord_core *core, double share)
 {
+    double before = core->options.verify_share;
     core->options.verify_share = share;
+    if (share > before)
+        verify_draw_again(core);
 }
 
 void coord_set_disk_low(struct coord_core *core, bool low)

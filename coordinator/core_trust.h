@@ -20,6 +20,8 @@ bool verify_applies(const struct coord_core *core, const struct coord_run *run);
 /* A result of this worker (its core_name) was stored newly. */
 void verify_stored(struct coord_core *core, struct coord_run *run, enum proto_set set,
                    uint32_t position, uint32_t worker);
+/* The same for all that is stored and not drawn yet: the share has risen. */
+void verify_draw_again(struct coord_core *core);
 /* A worker has sent the result of a key that was stored before. */
 void verify_again(struct coord_core *core, struct coord_run *run, const struct store_result *row,
                   uint32_t worker, bool different);

@@ -127,7 +127,8 @@ static void note_owner(void *context, uint64_t position, const char *worker)
 {
     struct owners *o = context;
     struct coord_loaded *to = o->to;
-    if (position >= to->positions[o->set])
+    if (position >= to->positions[o->set] || worker[0] == '\0' ||
+        strcmp(worker, STORE_GIVEN) == 0) /* the trainer's, the data's: nobody to distrust */
         return;
     if (o->last == 0 || strcmp(to->workers[o->last - 1], worker) != 0) {
         o->last = 0;
@@ -285,8 +286,9 @@ enum sp_err coord_load_add(struct coord_core *core, struct coord_loaded *loaded,
         coord_core_add_iteration(core, name, &loaded->iteration, now_ms);
         for (int set = 0; set < COORD_SET_COUNT; set++) {
             for (uint32_t p = 0; !rc && p < loaded->positions[set]; p++) {
-                if (loaded->stored[set][p / 8] & (1u << (p % 8)))
-                    rc = coord_core_set_stored(core, name, (enum proto_set)set, p, err);
+                if (!(loaded->stored[set][p / 8] & (1u << (p % 8))))
+                    continue;
+                rc = coord_core_set_stored(core, name, (enum proto_set)set, p, err);
                 uint32_t owner = loaded->owners[set] ? loaded->owners[set][p] : 0;
                 if (!rc && owner > 0)
                     coord_core_set_owner(core, name, (enum proto_set)set, p,

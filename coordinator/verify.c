@@ -77,6 +77,21 @@ void verify_stored(struct coord_core *core, struct coord_run *run, enum proto_se
     core->work_changed = true;
 }
 
+void verify_draw_again(struct coord_core *core)
+{
+    for (uint32_t i = 0; i < core->run_count; i++) {
+        struct coord_iteration *it = core->runs[i]->iteration;
+        for (int s = 0; it && coord_state_is_open(it->state) && s < COORD_SET_COUNT; s++) {
+            struct coord_set *set = &it->sets[s];
+            for (uint32_t p = 0; p < set->count; p++) {
+                if (set->state[p] == KEY_STORED && set->owner[p] > 0 &&
+                    set->check[p] == CHECK_NONE)
+                    verify_stored(core, core->runs[i], (enum proto_set)s, p, set->owner[p]);
+            }
+        }
+    }
+}
+
 /* ---- disputes ---- */
 
 static void answer_digest(const struct store_result *row, struct sp_digest *ret)

@@ -1,5 +1,6 @@
 /* Poisoned workers: a share of the answers is made again by others; a liar is found out, and what
  * it made is made again. Here every answer is checked. */
+#include "common/base/rng.h"
 #include "tests/unit/coordinator/core_fixture.h"
 
 static struct cf fx;
@@ -239,6 +240,68 @@ START_TEST(back_from_evaluation)
 }
 END_TEST
 
+static uint32_t draw(uint32_t seed, uint32_t *count, uint32_t below)
+{
+    return (uint32_t)sp_rng_below(9, SP_STREAM_TEST, 0, seed, 4, (*count)++, below);
+}
+
+static uint32_t lies_stored(void)
+{
+    struct store_run *run;
+    struct store_result *rows;
+    size_t count = 0;
+    uint32_t lies = 0;
+    world_check(&fx.world, store_run_open(fx.world.store, WORLD_RUN, &run, &fx.world.err), "run");
+    for (uint32_t set = 0; set < COORD_SET_COUNT; set++) {
+        world_check(
+            &fx.world,
+            store_results_range(run, 0, set, 0, 1000, fx.arena, &rows, &count, &fx.world.err),
+            "rows");
+        for (size_t i = 0; i < count; i++)
+            lies += !isnan(rows[i].ref_real) && rows[i].ref_real != -1.0f;
+    }
+    return lies;
+}
+
+/* One liar among three honest workers, in any order, with restarts: whenever nothing is left to do,
+ * no lie is stored, and no honest worker is held. */
+START_TEST(any_order)
+{
+    static const char *const names[] = {"a", "b", "c", "liar"};
+    uint64_t workers[4];
+    uint32_t n = 0, seed = (uint32_t)_i;
+    for (uint32_t life = 0; life < 3; life++) {
+        if (life > 0) {
+            cf_restart(&fx);
+            coord_set_verify_share(fx.core, 1);
+        }
+        for (int w = 0; w < 4; w++)
+            workers[w] = cf_hello(&fx, PROTO_ROLE_GENERATOR, names[w]);
+        for (uint32_t turn = 0; turn < 30; turn++) {
+            uint32_t w = draw(seed, &n, 4);
+            float lie = w == 3 && draw(seed, &n, 2) ? 0.25f * (float)(1 + draw(seed, &n, 2)) : 0;
+            if (draw(seed, &n, 10) == 0)
+                (void)try_lease(workers[w], 2); /* dies with it */
+            else
+                work_once(workers[w], 1 + draw(seed, &n, 6), lie);
+            if (draw(seed, &n, 5) == 0)
+                cf_tick(&fx, fx.times.lease_ms / 2);
+        }
+    }
+    for (int idle = 0; idle < 3;) {
+        uint32_t done = 0;
+        for (int w = 0; w < 3; w++)
+            done += work(workers[w], 0);
+        cf_tick(&fx, fx.times.lease_ms / 2);
+        idle = done == 0 ? idle + 1 : 0;
+    }
+    ck_assert_uint_eq(lies_stored(), 0);
+    ck_assert_int_eq(verification("disputed"), 0);
+    for (int w = 0; w < 3; w++)
+        ck_assert_str_eq(hold_of(names[w]), "");
+}
+END_TEST
+
 START_TEST(cordon_and_drain)
 {
     const struct proto_lease_reply *lease = try_lease(a, 4);
@@ -282,6 +345,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_trainer_returns);
     tcase_add_test(t, back_from_evaluation);
     tcase_add_test(t, cordon_and_drain);
+    tcase_add_loop_test(t, any_order, 0, 100);
     suite_add_tcase(s, t);
     return s;
 }
