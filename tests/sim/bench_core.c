@@ -136,7 +136,7 @@ static void submit(struct bench *b, uint32_t who)
                                                 .prompt = item.prompt,
                                                 .sample = item.sample,
                                                 .ids = {ids, 3},
-                                                .finish = PROTO_FINISH_STOP,
+                                                .finish = PROTO_FINISH_LENGTH,
                                                 .logprob_ids = -1,
                                                 .logprob_a = -1};
     }
