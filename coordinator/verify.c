@@ -164,8 +164,11 @@ static void quarantine(struct coord_core *core, uint32_t liar, const struct coor
                        const struct store_result *row, uint32_t one, uint32_t two)
 {
     char reason[400];
-    if (core_hold(core, name_of(core, liar)))
+    const struct coord_hold *hold = core_hold(core, name_of(core, liar));
+    if (hold && hold->kind == STORE_HOLD_QUARANTINED) {
+        core->distrust = true;
         return;
+    }
     snprintf(reason, sizeof(reason),
              "run %s, iteration %u, set %u, position %llu: its bits differ from those that %s and "
              "%s both have",
