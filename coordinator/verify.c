@@ -287,6 +287,16 @@ void verify_release(struct coord_iteration *it, enum proto_set which, uint32_t p
         *check = CHECK_DISPUTED;
 }
 
+/* What is stored can be made again while its weights are there, also where the order of handing out
+ * is not known any more because nothing is left to hand out. */
+static bool can_be_checked(const struct coord_iteration *it, enum proto_set set)
+{
+    if (it->state == COORD_EVALUATING)
+        return true;
+    return (it->state == COORD_RUNNING || it->state == COORD_PUBLISHING) &&
+           iteration_set_uses_opponent(set);
+}
+
 int verify_set_for(const struct coord_core *core, const struct coord_run *run,
                    const struct coord_worker *worker)
 {
@@ -298,7 +308,7 @@ int verify_set_for(const struct coord_core *core, const struct coord_run *run,
     }
     for (int s = 0; s < COORD_SET_COUNT; s++) {
         const struct coord_set *set = &it->sets[s];
-        if (set->checks == 0 || !iteration_set_ready(it, (enum proto_set)s))
+        if (set->checks == 0 || !can_be_checked(it, (enum proto_set)s))
             continue;
         for (uint32_t i = 0; i < set->check_list_count; i++) {
             uint32_t position = set->check_list[i];
