@@ -150,8 +150,12 @@ static void work(const struct arguments *args, uint32_t job, int to)
                      &calm[k]))
             _exit(1);
     }
-    for (uint64_t seed = args->first + job; seed < args->first + args->seeds; seed += args->jobs)
+    uint64_t end = args->first + args->seeds;
+    for (uint64_t seed = args->first + job; seed < end; seed += args->jobs) {
         run_seed(args, calm, seed, &totals);
+        if (args->plant && totals.failed)
+            break; /* found */
+    }
     fflush(stdout);
     if (write(to, &totals, sizeof(totals)) != (ssize_t)sizeof(totals))
         _exit(1);
