@@ -8,6 +8,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "coordinator/evaluation.h"
 #include "coordinator/query_internal.h"
 #include "coordinator/tokens.h"
 
@@ -99,7 +100,7 @@ enum sp_err query_settings(const struct store_run_info *info, struct run_setting
     sp_config_init(&run_settings_spec, ret);
     enum sp_err rc = sp_json_parse(info->settings, strlen(info->settings), "settings", &json, err);
     if (rc == SP_OK)
-        rc = sp_config_from_json(&run_settings_spec, json, ret, err);
+        rc = run_settings_from_json(json, ret, err);
     json_decref(json);
     return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "run %s", info->name);
 }
@@ -121,7 +122,6 @@ static enum sp_err run_row(struct coord_query *query, const char *name, json_t *
         rc = store_iterations_list(run, query->arena, &list, &count, err);
     if (rc != SP_OK)
         return rc;
-    static const char *const modes[] = {"spin", "sft", "dpo"};
     rc = query_settings(&info, &settings, err);
     if (rc == SP_OK) {
         json_t *newest = json_null();
@@ -129,13 +129,14 @@ static enum sp_err run_row(struct coord_query *query, const char *name, json_t *
             newest = json_pack("{s:I, s:s, s:o}", "number", (json_int_t)list[count - 1].iteration,
                                "state", store_state_name(list[count - 1].state), "verdict",
                                text_of(list[count - 1].verdict));
-        *ret = json_pack("{s:s, s:I, s:s, s:I, s:{s:I, s:I, s:I}, s:o, s:o}", "name", name,
-                         "created_ms", (json_int_t)info.created_ms, "mode", modes[settings.mode],
-                         "iterations", (json_int_t)settings.iterations, "prompts", "train",
-                         (json_int_t)info.prompts[STORE_SPLIT_TRAIN], "holdout",
-                         (json_int_t)info.prompts[STORE_SPLIT_HOLDOUT], "eval",
-                         (json_int_t)info.prompts[STORE_SPLIT_EVAL], "base", query_hex(&info.base),
-                         "iteration", newest);
+        *ret =
+            json_pack("{s:s, s:I, s:s, s:I, s:{s:I, s:I, s:I}, s:o, s:o}", "name", name,
+                      "created_ms", (json_int_t)info.created_ms, "mode",
+                      run_mode_names[settings.mode], "iterations", (json_int_t)settings.iterations,
+                      "prompts", "train", (json_int_t)info.prompts[STORE_SPLIT_TRAIN], "holdout",
+                      (json_int_t)info.prompts[STORE_SPLIT_HOLDOUT], "eval",
+                      (json_int_t)info.prompts[STORE_SPLIT_EVAL], "base", query_hex(&info.base),
+                      "iteration", newest);
     }
     sp_config_deinit(&run_settings_spec, &settings);
     return rc;
@@ -149,6 +150,8 @@ static enum sp_err query_runs(struct query *q, json_t **ret, struct sp_error *er
     json_t *rows = json_array();
     for (size_t i = 0; i < count && rc == SP_OK; i++) {
         json_t *row = NULL;
+        if (coord_is_evaluation(names[i]))
+            continue;
         rc = run_row(q->all, names[i], &row, err);
         json_array_append_new(rows, row);
     }
@@ -212,7 +215,8 @@ static enum sp_err query_events(struct query *q, json_t **ret, struct sp_error *
 
 #define STEP_REALS(X)                                                                              \
     X(learning_rate)                                                                               \
-    X(loss) X(sft_loss) X(margin) X(margin_abs_max) X(accuracy) X(reward_real) X(reward_generated) \
+    X(loss)                                                                                        \
+    X(sft_loss) X(margin) X(margin_abs_max) X(accuracy) X(reward_real) X(reward_generated)         \
         X(logp_real) X(logp_generated) X(logp_real_change) X(grad_norm) X(first_sight_correct)
 #define STEP_INTEGERS(X)                                                                           \
     X(step) X(train_epoch) X(pairs) X(identical) X(tokens) X(milliseconds) X(first_sight_pairs)
@@ -315,6 +319,10 @@ static const struct {
     {"events", MAY_RUN, query_events},
     {"checkpoints", MAY_RUN, query_checkpoints},
     {"checkpoint", MAY_RUN, query_checkpoint},
+    {"evaluations", ONE_RUN, query_evaluations},
+    {"evaluation", ONE_RUN, query_evaluation},
+    {"evaluation-items", ONE_RUN, query_evaluation_items},
+    {"evaluation-compare", ONE_RUN, query_evaluation_compare},
     {"token-list", NO_RUN, query_tokens},
     {"workers", NO_RUN, query_workers},
 };

@@ -11,7 +11,12 @@
  *   checkpoints  {}                                       of a run; run "": of all
  *   checkpoint   {"digest"} or {"iteration"}              one, with its provenance record; a digest
  *                                                         may be its first 8 or more characters,
- * and with neither it is the newest of the run token-list   {} workers      {} everyone who ever
+ * and with neither it is the newest of the run
+ *   evaluations  {}                                       of a run's checkpoints, with results
+ *   evaluation   {"evaluation"}                           one, with what it was made of
+ *   evaluation-items   {"evaluation", "from", "limit"}    its problems, scored
+ *   evaluation-compare {"a", "b", "run_b"}                b − a by metric, paired
+ *   token-list   {} workers      {} everyone who ever
  * said hello
  *
  * "iteration" may be absent: the newest. Listings are paged; a reply stays below SP_MAX_MESSAGE.

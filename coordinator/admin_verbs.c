@@ -41,6 +41,11 @@ static void start_new(const struct verb_call *call, uint32_t number)
 {
     struct coord_run *run = call->run;
     struct plan plan;
+    if (run->info.settings.mode == RUN_MODE_EVALUATE) {
+        core_reply_error(call->core, call->event->handle, SP_ESTATE, 0,
+                         "start-iteration: %s is an evaluation, it has one only", run->info.name);
+        return;
+    }
     plan_init(&run->info.settings, number, run->info.prompts[STORE_SPLIT_TRAIN], &plan);
     if (plan_pairs(&plan) == 0) {
         core_reply_error(call->core, call->event->handle, SP_ESTATE, 0,
@@ -94,6 +99,7 @@ void core_start_written(struct coord_core *core, struct coord_write *write)
         iteration_skip_sources_of(run->iteration, before);
     iteration_free(before);
     run->starting = false;
+    run->evaluate_due = run->info.has_tasks;
     run->next_iteration = write->iteration + 1;
     core->work_changed = true;
     core_changed(core);
@@ -442,7 +448,7 @@ void core_admin(struct coord_core *core, const struct coord_event *event)
                          "no run \"%.64s\": `spinctl status` lists them", admin->run);
         return;
     }
-    if (call.run && !core_may_touch(event->who.runs, call.run->info.name)) {
+    if (call.run && !core_may_touch(event->who.runs, core_scope(call.run))) {
         core_reply_error(core, event->handle, SP_EDENIED, 0, "the token is not for run %s",
                          call.run->info.name);
         return;

@@ -85,6 +85,8 @@ void coord_run_info_deinit(struct coord_run_info *info)
     free(info->length_keys);
     for (int i = 0; i < COORD_GIVEN; i++)
         free(info->given[i]);
+    free(info->parent);
+    free(info->task);
     *info = (struct coord_run_info){0};
 }
 
@@ -132,6 +134,11 @@ bool core_may_touch(const char *runs, const char *run)
     return false;
 }
 
+const char *core_scope(const struct coord_run *run)
+{
+    return run->info.parent ? run->info.parent : run->info.name;
+}
+
 void coord_core_add_run(struct coord_core *core, struct coord_run_info *info,
                         const struct sp_digest *accepted, const struct sp_digest *accepted_manifest,
                         uint32_t next_iteration, const char *numerics_class, int64_t now_ms)
@@ -163,6 +170,7 @@ void coord_core_add_iteration(struct coord_core *core, const char *name,
     struct coord_run *run = core_run(core, name);
     SP_ASSERT(run && !run->iteration);
     run->iteration = iteration_new(run, info, now_ms);
+    run->evaluate_due = run->info.has_tasks;
     run->iteration->adoptable = info->trainer != NULL;
     if (info->trainer)
         run->iteration->adopt_until_ms =
@@ -342,6 +350,9 @@ void coord_step(struct coord_core *core, const struct coord_event *event, int64_
         break;
     case COORD_EV_COLLECTED:
         core->collecting = false;
+        break;
+    case COORD_EV_EVALUATED:
+        core_evaluated(core, event);
         break;
     }
     pump(core);

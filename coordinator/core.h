@@ -49,6 +49,7 @@ enum coord_event_kind {
     COORD_EV_JUDGED,   /* COORD_DO_JUDGE is done */
     COORD_EV_ORDERED,  /* COORD_DO_ORDER is done */
     COORD_EV_COLLECTED, /* COORD_DO_COLLECT is done */
+    COORD_EV_EVALUATED, /* COORD_DO_EVALUATE is done */
 };
 
 struct coord_event {
@@ -75,6 +76,7 @@ struct coord_event {
     uint32_t blob_count;
     struct sp_digest pairs_sha256; /* JUDGED */
     const uint32_t *order; /* ORDERED: plan_pairs positions, copied by the core */
+    bool more;             /* EVALUATED: an evaluation was made, there may be another one */
     bool gap;              /* ORDERED: as in the action */
     uint32_t pass;
 };
@@ -92,6 +94,7 @@ enum coord_action_kind {
     COORD_DO_JUDGE,       /* compute the verdict, then COORD_EV_JUDGED */
     COORD_DO_ORDER,       /* compute an order (by gap, or of a pass), then COORD_EV_ORDERED */
     COORD_DO_COLLECT,     /* collect blobs that nothing refers to, then COORD_EV_COLLECTED */
+    COORD_DO_EVALUATE,    /* make the run's next missing evaluation, then COORD_EV_EVALUATED */
     COORD_DO_LOG,         /* text at level */
 };
 
@@ -170,6 +173,11 @@ struct coord_run_info {
                                     iteration; NULL: none */
     uint64_t *length_keys;    /* by training prompt: tokens of prompt and human answer */
     struct sp_digest base, base_manifest;
+    bool has_tasks;           /* its settings name evaluation tasks */
+    /* Of an evaluation (mode evaluate), else NULL: */
+    char *parent;             /* the run whose checkpoint it is about; tokens for it suffice */
+    char *task;               /* name of the task */
+    int64_t parent_iteration; /* that made the checkpoint; −1: the base */
 };
 
 /* What the store knows of the newest iteration of a run. */

@@ -125,6 +125,8 @@ struct coord_run {
     bool pinning;
     int32_t priority;                 /* higher ones get workers first */
     struct coord_iteration *iteration; /* newest, or NULL */
+    bool evaluate_due;                /* an evaluation may be missing */
+    bool evaluating;                  /* COORD_DO_EVALUATE is out */
     uint64_t last_grant;              /* sequence number, for turns between runs */
     int64_t median_ms;                /* 0: unknown */
     int64_t durations[COORD_DURATIONS];
@@ -232,6 +234,8 @@ struct coord_core {
 struct coord_run *core_run(const struct coord_core *core, const char *name);
 /* Names in `runs` are separated by commas or spaces; empty: all. */
 bool core_may_touch(const char *runs, const char *run);
+/* The name that a token for the run has: an evaluation's is that of the run it is about. */
+const char *core_scope(const struct coord_run *run);
 void core_changed(struct coord_core *core);
 
 /* ---- actions.c: append one action ---- */
@@ -289,6 +293,7 @@ void core_advance(struct coord_core *core, struct coord_run *run); /* what follo
 void core_written(struct coord_core *core, const struct coord_event *event);
 void core_verified(struct coord_core *core, const struct coord_event *event);
 void core_judged(struct coord_core *core, const struct coord_event *event);
+void core_evaluated(struct coord_core *core, const struct coord_event *event);
 /* The run that work outside the core was done for, if its iteration still is as it was then. */
 struct coord_run *core_still_there(struct coord_core *core, const struct coord_event *event);
 

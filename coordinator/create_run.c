@@ -121,7 +121,32 @@ static json_t *report_of(struct making *m)
                       i < DATA_SPLITS ? m->rows.names[i] : m->rows.given_names[i - DATA_SPLITS]));
     }
     json_object_set_new(report, "files", files);
+    if (m->args->tasks)
+        json_object_set(report, "tasks", (json_t *)m->args->tasks);
     return report;
+}
+
+/* The data of evaluation tasks stay with the run. */
+static enum sp_err keep_tasks(struct making *m, struct sp_error *err)
+{
+    static const char *const keys[] = {"data", "fewshot"};
+    const json_t *tasks = m->args->tasks;
+    enum sp_err rc = SP_OK;
+    for (size_t i = 0; i < 2 * json_array_size(tasks) && rc == SP_OK; i++) {
+        const json_t *hex = json_object_get(json_array_get(tasks, i / 2), keys[i % 2]);
+        struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
+        struct sp_digest sha256;
+        if (!json_is_string(hex))
+            continue;
+        rc = sp_digest_parse(json_string_value(hex), &sha256, err);
+        if (rc == SP_OK)
+            rc = create_manifest(m->request->blobs, "[evaluation] evaluate", &sha256, &manifest,
+                                 err);
+        if (rc == SP_OK)
+            rc = add_refs(m->builder, "data", &sha256, &manifest, err);
+        ckpt_manifest_deinit(&manifest);
+    }
+    return rc;
 }
 
 static enum sp_err finish(struct making *m, const json_t *report, struct sp_error *err)
@@ -162,6 +187,8 @@ static enum sp_err build(struct making *m, const char *dir, json_t **ret_report,
         rc = put_dataset(m, i, data_dir, err);
         free(data_dir);
     }
+    if (rc == SP_OK)
+        rc = keep_tasks(m, err);
     if (rc == SP_OK)
         rc = data_rows_run(&m->rows, err);
     if (rc == SP_OK) {
@@ -286,7 +313,10 @@ enum sp_err coord_create_run_same(struct store_run *run, const char *args, char 
         json_t *canonical = sp_config_to_json(&run_settings_spec, &parsed.settings);
         json_t *b = without_paths(canonical);
         json_decref(canonical);
-        bool same = json_equal(a, b) && sp_digest_equal(&info.base_manifest, &parsed.base) &&
+        const json_t *tasks = json_object_get(report, "tasks");
+        bool same_tasks = !tasks == !parsed.tasks && (!tasks || json_equal(tasks, parsed.tasks));
+        bool same = same_tasks && json_equal(a, b) &&
+                    sp_digest_equal(&info.base_manifest, &parsed.base) &&
                     same_files(&parsed, report);
         json_decref(a);
         json_decref(b);

@@ -39,6 +39,9 @@ static enum sp_err parse_data(struct create_args *args, struct sp_error *err)
         if (rc != SP_OK)
             return rc;
     }
+    args->tasks = json_object_get(args->json, "tasks");
+    if (args->tasks && !json_is_array(args->tasks))
+        return sp_fail(err, SP_EFORMAT, "create-run: field \"tasks\": not a list");
     if (!args->has_data[DATA_TRAIN])
         return sp_fail(err, SP_EFORMAT, "create-run: \"data\": no \"train\"");
     return SP_OK;
@@ -107,7 +110,7 @@ enum sp_err create_manifest(struct ckpt_blobs *blobs, const char *what,
     return SP_OK;
 }
 
-static bool is_weights(const char *path)
+bool create_is_weights(const char *path)
 {
     const char *dot = strrchr(path, '.');
     return strstr(path, ".safetensors") || (dot && strcmp(dot, ".bin") == 0);
@@ -122,7 +125,7 @@ static enum sp_err put_small_files(struct ckpt_blobs *blobs, const struct ckpt_m
     small.files = sp_xarray(manifest->count, sizeof(*small.files));
     for (size_t i = 0; i < manifest->count; i++) {
         const struct ckpt_manifest_file *file = &manifest->files[i];
-        if (is_weights(file->path))
+        if (create_is_weights(file->path))
             continue;
         small.files[small.count++] = *file;
         small.bytes += file->bytes;

@@ -20,6 +20,7 @@ struct create_args {
     struct sp_digest base;
     bool has_data[CREATE_FILES];
     struct sp_digest data[CREATE_FILES]; /* SHA-256 of each one's manifest */
+    const json_t *tasks; /* array, as ctl_put_task makes its elements; NULL: none; in json */
 };
 enum sp_err create_args_parse(const char *text, struct create_args *ret,
                               struct sp_error *err) SP_MUST_USE;
@@ -31,6 +32,8 @@ void create_args_deinit(struct create_args *args);
 enum sp_err create_manifest(struct ckpt_blobs *blobs, const char *what,
                             const struct sp_digest *sha256, struct ckpt_manifest *ret,
                             struct sp_error *err) SP_MUST_USE;
+
+bool create_is_weights(const char *path);
 
 /* ---- the base model ---- */
 

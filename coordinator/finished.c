@@ -61,6 +61,7 @@ static void outside_work(struct shell *shell, const struct job *job, enum coord_
         .verdict = job->verdict,
         .bytes = job->bytes,
         .order = job->order,
+        .more = job->run != NULL,
         .gap = job->action.gap,
         .pass = job->action.pass,
         .blobs = job->blobs,
@@ -101,12 +102,16 @@ static void token_revoked(struct shell *shell, struct job *job)
 /* The run's file is finished: the store takes it over, then the core. */
 static void created(struct shell *shell, struct job *job)
 {
+    if (job->due && (job->rc || job->existing || !job->run))
+        return outside_work(shell, job, COORD_EV_EVALUATED);
     if (job->rc || job->existing)
         return reply_text(job);
     struct job *adopt = job_new(shell, JOB_ADOPT, job->request);
     adopt->run = job->run;
     adopt->text = job->text;
     adopt->actor = job->actor;
+    adopt->due = job->due;
+    adopt->action = job->action;
     job->run = job->text = job->actor = NULL;
     shell_send(shell, adopt);
 }
@@ -117,7 +122,10 @@ static void adopted(struct shell *shell, struct job *job)
         job->rc = coord_load_add(shell->core, &job->loaded, sp_now_ms(), &job->err);
     if (!job->rc)
         sp_info("run %s is created", job->run);
-    reply_text(job);
+    if (job->due)
+        outside_work(shell, job, COORD_EV_EVALUATED);
+    else
+        reply_text(job);
 }
 
 /* References are known: the next step is on another thread. */
@@ -219,6 +227,7 @@ void shell_finished(struct shell *shell, struct job *job)
         reply_text(job);
         break;
     case JOB_CREATE_RUN:
+    case JOB_EVALUATE:
         created(shell, job);
         break;
     case JOB_GRANT:

@@ -320,6 +320,7 @@ static void closed(struct coord_core *core, struct coord_run *run, struct coord_
         run->accepted_manifest = it->checkpoint_manifest;
     }
     run->next_iteration = it->number + 1;
+    run->evaluate_due = run->info.has_tasks;
     entered(core, run, COORD_EVALUATING);
 }
 
@@ -398,9 +399,38 @@ void core_written(struct coord_core *core, const struct coord_event *event)
     coord_write_free(write);
 }
 
+/* One evaluation at a time; each that is made may have another one behind it. */
+static void ask_evaluation(struct coord_core *core, struct coord_run *run)
+{
+    if (!run->evaluate_due || run->evaluating)
+        return;
+    run->evaluate_due = false;
+    run->evaluating = true;
+    core_action(core, COORD_DO_EVALUATE)->run = &run->info;
+}
+
+void core_evaluated(struct coord_core *core, const struct coord_event *event)
+{
+    struct coord_run *run = core_run(core, event->run);
+    if (!run)
+        return;
+    run->evaluating = false;
+    run->evaluate_due = run->evaluate_due || event->more;
+    core->work_changed = true;
+    core_changed(core);
+    if (event->status == SP_OK)
+        return;
+    struct coord_write *write = core_write(COORD_W_EVENT, run);
+    core_write_event(write, "coordinator", "warning", "no evaluation could be made: %s",
+                     event->text);
+    core_log(core, SP_LOG_ERROR, "run %s: %s", run->info.name, write->event_text);
+    core_send(core, write);
+}
+
 void core_advance(struct coord_core *core, struct coord_run *run)
 {
     struct coord_iteration *it = run->iteration;
+    ask_evaluation(core, run);
     if (!it || it->pending)
         return;
     if (it->state == COORD_PLANNED) {

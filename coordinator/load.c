@@ -55,6 +55,35 @@ static enum sp_err add_end_of_data(const struct load *l, int32_t *ids, uint32_t 
     return SP_OK;
 }
 
+/* What the data record says of evaluations. */
+static enum sp_err load_record(const struct load *l, const char *data, int32_t *stops,
+                               uint32_t *count, struct sp_error *err)
+{
+    struct coord_run_info *info = &l->to->info;
+    json_t *record = NULL;
+    if (data[0] == '\0')
+        return SP_OK;
+    SP_TRY(sp_json_parse(data, strlen(data), "a run's data record", &record, err));
+    info->has_tasks = json_array_size(json_object_get(record, "tasks")) > 0;
+    if (info->settings.mode == RUN_MODE_EVALUATE) {
+        const json_t *of = json_object_get(record, "evaluation");
+        const char *parent = json_string_value(json_object_get(of, "of"));
+        const char *task = json_string_value(json_object_get(of, "name"));
+        info->parent = sp_xstrdup(parent ? parent : "");
+        info->task = sp_xstrdup(task ? task : "");
+        info->parent_iteration = json_integer_value(json_object_get(of, "iteration"));
+        /* The template's end token, which its stop ids begin with. */
+        json_int_t end = json_integer_value(json_array_get(json_object_get(record, "stop_ids"), 0));
+        bool known = false;
+        for (uint32_t i = 0; i < *count; i++)
+            known = known || stops[i] == end;
+        if (!known && *count < COORD_MAX_STOP_IDS)
+            stops[(*count)++] = (int32_t)end;
+    }
+    json_decref(record);
+    return SP_OK;
+}
+
 static enum sp_err load_info(const struct load *l, struct sp_error *err)
 {
     struct coord_run_info *info = &l->to->info;
@@ -68,7 +97,7 @@ static enum sp_err load_info(const struct load *l, struct sp_error *err)
     memcpy(info->prompts, row.prompts, sizeof(info->prompts));
     json_t *settings = NULL;
     SP_TRY(sp_json_parse(row.settings, strlen(row.settings), "settings", &settings, err));
-    enum sp_err rc = sp_config_from_json(&run_settings_spec, settings, &info->settings, err);
+    enum sp_err rc = run_settings_from_json(settings, &info->settings, err);
     json_decref(settings);
     if (rc)
         return rc;
@@ -76,6 +105,7 @@ static enum sp_err load_info(const struct load *l, struct sp_error *err)
     uint32_t count = 0;
     SP_TRY(coord_base_model(l->blobs, &row.base_manifest, &info->vocab, stops, &count, err));
     SP_TRY(add_end_of_data(l, stops, &count, err));
+    SP_TRY(load_record(l, row.data, stops, &count, err));
     info->stop_ids = sp_xmemdup(stops, count * sizeof(*stops));
     info->stop_count = count;
     info->length_keys = sp_xarray(info->prompts[STORE_SPLIT_TRAIN], sizeof(*info->length_keys));

@@ -2,6 +2,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "coordinator/evaluation.h"
 #include "coordinator/query_internal.h"
 
 /* The row of the iteration that made it; *ret_have: whether there is one (not for the base). */
@@ -62,6 +63,8 @@ enum sp_err query_checkpoints(struct query *q, json_t **ret, struct sp_error *er
         rc = store_runs_list(q->all->store, q->all->arena, &names, &count, err);
         for (size_t i = 0; i < count && rc == SP_OK; i++) {
             struct store_run *run = NULL;
+            if (coord_is_evaluation(names[i]))
+                continue;
             rc = store_run_open(q->all->store, names[i], &run, err);
             if (rc == SP_OK)
                 rc = add_run(q->all, run, rows, err);
@@ -126,6 +129,8 @@ static enum sp_err search(const struct query *q, const struct wanted *wanted, st
         rc = store_runs_list(q->all->store, q->all->arena, &names, &count, err);
         for (size_t i = 0; i < count && rc == SP_OK; i++) {
             struct store_run *run = NULL;
+            if (coord_is_evaluation(names[i]))
+                continue;
             rc = store_run_open(q->all->store, names[i], &run, err);
             if (rc == SP_OK)
                 rc = search_run(q->all, run, wanted, ret, err);

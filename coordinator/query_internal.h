@@ -69,5 +69,6 @@ json_t *query_decoded(const struct tok_tokenizer *tokenizer, const struct proto_
 
 typedef enum sp_err query_verb(struct query *q, json_t **ret, struct sp_error *err);
 query_verb query_iterations, query_pairs, query_timeline, query_checkpoints, query_checkpoint;
+query_verb query_evaluations, query_evaluation, query_evaluation_items, query_evaluation_compare;
 
 #endif

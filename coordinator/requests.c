@@ -213,6 +213,8 @@ static void admin_verb(struct shell *shell, struct proto_request *request,
         ping(shell, request);
     else if (strcmp(admin->verb, "create-run") == 0)
         send_verb(shell, request, JOB_CREATE_RUN, token->id);
+    else if (strcmp(admin->verb, "evaluate") == 0)
+        send_verb(shell, request, JOB_EVALUATE, token->id);
     else if (strcmp(admin->verb, "doctor") == 0)
         send_verb(shell, request, JOB_DOCTOR, token->id);
     else if (coord_query_knows(admin->verb))

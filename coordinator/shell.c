@@ -119,6 +119,12 @@ static void execute(struct shell *shell, struct coord_action *action)
         return send_action(shell, action, action->gap ? JOB_ORDER : JOB_PASS);
     case COORD_DO_COLLECT:
         return send_action(shell, action, JOB_REFS);
+    case COORD_DO_EVALUATE:
+        job = job_new(shell, JOB_EVALUATE, NULL);
+        job->action = *action;
+        job->due = true;
+        shell_send(shell, job);
+        return;
     case COORD_DO_LOG:
         sp_log((enum sp_log_level)action->level, "%s", action->text);
         return;

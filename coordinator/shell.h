@@ -6,7 +6,8 @@
  *                 leave after COMMIT; a failed COMMIT ends the process
  *   read thread   a reading connection: work for generators, pairs, orders of passes, listings
  *   blob thread   hashes, writes and reads blobs
- *   work thread   a reading connection of its own: create-run, verdicts, the order by gap
+ *   work thread   a reading connection of its own: create-run, evaluations, verdicts, the order by
+ *                 gap
  *
  * A job is made by the loop, worked on by one thread, and comes back to the loop. */
 #ifndef SPIN_COORDINATOR_SHELL_H
@@ -53,6 +54,7 @@ enum job_kind {
     /* work thread */
     JOB_CREATE_RUN,
     JOB_JUDGE,
+    JOB_EVALUATE,
     JOB_ORDER,
     JOB_COLLECT,
     /* the store thread has given up: the process ends */
@@ -85,7 +87,8 @@ struct job {
     void *blob;                    /* BLOB_GET: malloc'd */
     bool limited;                  /* BLOB_GET: to what action.roots name */
     struct coord_loaded loaded;    /* ADOPT */
-    bool existing;                 /* CREATE_RUN: the run is there already */
+    bool existing;                 /* CREATE_RUN, EVALUATE: the run is there already */
+    bool due;                      /* EVALUATE, ADOPT: the core asked for it, action says what */
     struct store_token token;      /* TOKEN_PUT: strings in token_text, run, args */
     char token_text[COORD_TOKEN_TEXT_BYTES];
     char token_id[COORD_TOKEN_ID_CHARS + 1];

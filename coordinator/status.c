@@ -112,12 +112,11 @@ static json_t *training_json(const struct coord_core *core, const struct coord_r
 static json_t *run_json(const struct coord_core *core, struct coord_run *run, int64_t now_ms)
 {
     const struct run_settings *settings = &run->info.settings;
-    static const char *const modes[] = {"spin", "sft", "dpo"};
     json_t *object = json_pack(
         "{s:s,s:i,s:s,s:I,s:b,s:I,s:I,s:I,s:I,s:s,s:b,s:o,s:o}", "run", run->info.name,
-        "priority", run->priority, "mode",
-        modes[settings->mode], "iterations", (json_int_t)settings->iterations, "stop_on_verdict",
-        settings->stop_on_verdict, "next_iteration", (json_int_t)run->next_iteration, "prompts",
+        "priority", run->priority, "mode", run_mode_names[settings->mode], "iterations",
+        (json_int_t)settings->iterations, "stop_on_verdict", settings->stop_on_verdict,
+        "next_iteration", (json_int_t)run->next_iteration, "prompts",
         (json_int_t)run->info.prompts[STORE_SPLIT_TRAIN], "holdout_prompts",
         (json_int_t)run->info.prompts[STORE_SPLIT_HOLDOUT], "eval_prompts",
         (json_int_t)run->info.prompts[STORE_SPLIT_EVAL], "numerics_class", run->numerics_class,
@@ -143,6 +142,30 @@ static json_t *run_json(const struct coord_core *core, struct coord_run *run, in
     return object;
 }
 
+/* The evaluations of a run's checkpoints: where they are; results are in the store. */
+static json_t *evaluations_json(const struct coord_core *core, const struct coord_run *of)
+{
+    json_t *list = json_array();
+    for (uint32_t i = 0; i < core->run_count; i++) {
+        const struct coord_run *run = core->runs[i];
+        if (!run->info.parent || strcmp(run->info.parent, of->info.name) != 0 || !run->iteration)
+            continue;
+        uint64_t done = 0, total = 0;
+        for (int s = 0; s < COORD_SET_COUNT; s++) {
+            done += run->iteration->sets[s].stored;
+            total += run->iteration->sets[s].count;
+        }
+        json_array_append_new(
+            list, json_pack("{s:s,s:s,s:I,s:s,s:s,s:I,s:I}", "evaluation", run->info.name, "task",
+                            run->info.task ? run->info.task : "", "iteration",
+                            (json_int_t)run->info.parent_iteration, "state",
+                            coord_state_name(run->iteration->state), "reason",
+                            run->iteration->reason ? run->iteration->reason : "", "items_done",
+                            (json_int_t)done, "items_total", (json_int_t)total));
+    }
+    return list;
+}
+
 json_t *coord_status(const struct coord_core *core, const char *name, int64_t now_ms)
 {
     json_t *runs = json_array();
@@ -150,8 +173,14 @@ json_t *coord_status(const struct coord_core *core, const char *name, int64_t no
     for (uint32_t i = 0; i < core->lease_count; i++)
         leases += !core->leases[i]->lapsed;
     for (uint32_t i = 0; i < core->run_count; i++) {
-        if (!name || strcmp(name, core->runs[i]->info.name) == 0)
-            json_array_append_new(runs, run_json(core, core->runs[i], now_ms));
+        struct coord_run *run = core->runs[i];
+        if (name ? strcmp(name, run->info.name) != 0 : run->info.parent != NULL)
+            continue;
+        json_t *row = run_json(core, run, now_ms);
+        json_object_set_new(row, "evaluations", evaluations_json(core, run));
+        json_object_set_new(row, "evaluations_due",
+                            json_boolean(run->evaluate_due || run->evaluating));
+        json_array_append_new(runs, row);
     }
     return json_pack("{s:I,s:s,s:o,s:o,s:{s:I,s:I,s:I,s:I}}", "version",
                      (json_int_t)core->version, "software",

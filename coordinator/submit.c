@@ -132,7 +132,7 @@ static struct coord_run *run_of_submit(struct coord_core *core, const struct coo
     struct coord_run *run = core_run(core, submit->run);
     if (!run)
         core_reply_error(core, event->handle, SP_ENOTFOUND, 0, "no run \"%.64s\"", submit->run);
-    else if (!core_may_touch(event->who.runs, run->info.name))
+    else if (!core_may_touch(event->who.runs, core_scope(run)))
         core_reply_error(core, event->handle, SP_EDENIED, 0, "the token is not for run %s",
                          run->info.name);
     else if (!core_worker_fits(run, worker))

@@ -241,9 +241,23 @@ bool coord_role_may_send(uint32_t role, enum proto_type type)
 
 bool coord_role_may_verb(uint32_t role, const char *verb)
 {
-    static const char *const reading[] = {
-        "ping",  "status", "runs",        "why",        "events", "workers", "iterations",
-        "pairs", "data",   "checkpoints", "checkpoint", "steps",  "settings"};
+    static const char *const reading[] = {"ping",
+                                          "status",
+                                          "runs",
+                                          "why",
+                                          "events",
+                                          "workers",
+                                          "iterations",
+                                          "pairs",
+                                          "data",
+                                          "checkpoints",
+                                          "checkpoint",
+                                          "steps",
+                                          "settings",
+                                          "evaluations",
+                                          "evaluation",
+                                          "evaluation-items",
+                                          "evaluation-compare"};
     if (role == PROTO_ROLE_ADMIN)
         return true;
     if (role == PROTO_ROLE_TRAINER || role == PROTO_ROLE_GENERATOR)

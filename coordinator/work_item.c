@@ -31,6 +31,11 @@ static void holdout_item(const struct run_settings *settings, bool player, struc
 {
     item->split = STORE_SPLIT_HOLDOUT;
     item->score_real = true;
+    if (settings->mode == RUN_MODE_EVALUATE) {
+        item->kind = PROTO_WORK_SCORE;
+        item->score_generated = item->answer_given = settings->samples_per_prompt == 2;
+        return;
+    }
     if (settings->mode == RUN_MODE_SPIN && !player) {
         item->kind = PROTO_WORK_SAMPLE;
         return;
@@ -86,6 +91,10 @@ uint32_t coord_set_positions(const struct run_settings *settings, const struct p
                              enum proto_set set, const uint32_t prompts[STORE_SPLITS])
 {
     uint32_t pairs = plan_pairs(plan);
+    if (settings->mode == RUN_MODE_EVALUATE)
+        return set == PROTO_SET_HOLDOUT_PLAYER ? prompts[STORE_SPLIT_HOLDOUT]
+               : set == PROTO_SET_EVAL_GREEDY  ? prompts[STORE_SPLIT_EVAL]
+                                               : 0;
     switch (set) {
     case PROTO_SET_TRAIN:
         return pairs;

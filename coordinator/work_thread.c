@@ -3,8 +3,10 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/json.h"
 #include "common/base/mem.h"
 #include "coordinator/create_run.h"
+#include "coordinator/evaluation.h"
 #include "coordinator/judge.h"
 #include "coordinator/shell.h"
 
@@ -52,14 +54,54 @@ static void create_run(struct shell *shell, struct job *job)
 static void judge(struct shell *shell, struct coord_query *query, struct job *job)
 {
     struct coord_judgement judgement = {0};
-    job->rc = coord_judge(shell->worker, query, job->action.run, job->action.iteration, &judgement,
-                          &job->err);
+    if (job->action.run->settings.mode == RUN_MODE_EVALUATE)
+        job->rc =
+            coord_evaluation_score(shell->worker, query, job->action.run, &judgement, &job->err);
+    else
+        job->rc = coord_judge(shell->worker, query, job->action.run, job->action.iteration,
+                              &judgement, &job->err);
     if (job->rc)
         return;
     job->verdict = judgement.verdict;
     job->accepted = judgement.accepted;
     job->text = judgement.text;
     job->pairs_sha256 = judgement.pairs_sha256;
+}
+
+/* Asked for by somebody (args), or by a run's settings (the first one that is missing). */
+static void evaluate(struct shell *shell, struct coord_query *query, struct job *job)
+{
+    struct coord_evaluate request = {
+        .store = shell->worker,
+        .query = query,
+        .blobs = shell->blobs,
+        .state_dir = shell->settings->state_dir,
+        .now_ms = job->at_ms,
+        .cancelled = is_stopping,
+        .context = shell,
+    };
+    json_t *args = NULL;
+    char *name = NULL;
+    bool made = false;
+    if (job->args)
+        job->rc = sp_json_parse(job->args, strlen(job->args), "evaluate", &args, &job->err);
+    else
+        job->rc = coord_evaluation_missing(&request, job->action.run->name, &args, &job->err);
+    const char *of = json_string_value(json_object_get(args, "of"));
+    /* The token was checked against the request's run. */
+    if (!job->rc && job->args && (!of || strcmp(of, job->run) != 0))
+        job->rc = sp_fail(&job->err, SP_EINVAL, "evaluate: \"of\" is not the request's run");
+    if (!job->rc && args)
+        job->rc = coord_evaluate(&request, args, &name, &made, &job->err);
+    json_decref(args);
+    if (job->rc || !name)
+        return;
+    free(job->run);
+    job->run = name;
+    job->existing = !made;
+    json_t *reply = json_pack("{s:s,s:b}", "evaluation", name, "existing", !made);
+    job->text = json_dumps(reply, JSON_COMPACT);
+    json_decref(reply);
 }
 
 void *shell_work_thread(void *context)
@@ -80,6 +122,9 @@ void *shell_work_thread(void *context)
                                     job->action.root_count, sp_now_ms(),
                                     shell->times.collect_grace_ms, job->action.dry_run,
                                     &job->collected, &job->err);
+            break;
+        case JOB_EVALUATE:
+            evaluate(shell, query, job);
             break;
         default:
             job->rc = coord_gap_order(shell->worker, job->action.run, job->action.iteration,

@@ -184,6 +184,7 @@ static enum sp_err change_iteration(const struct apply *a, struct sp_error *err)
         break;
     default:
         close_iteration(a, &it);
+        SP_TRY(store_blob_refs_drop(a->run, STORE_OWNER_WEIGHTS, err));
     }
     return store_iteration_put(a->run, &it, err);
 }

@@ -14,7 +14,9 @@ void plan_init(const struct run_settings *settings, uint32_t iteration, uint32_t
         .seed = (uint64_t)settings->seed,
         .iteration = iteration,
         .prompts = prompts,
-        .samples_per_prompt = sampled ? (uint32_t)settings->samples_per_prompt : 1,
+        .samples_per_prompt = sampled || settings->mode == RUN_MODE_EVALUATE
+                                  ? (uint32_t)settings->samples_per_prompt
+                                  : 1,
         .order = settings->order,
     };
     plan.new_pairs = plan.prompts * plan.samples_per_prompt;

@@ -39,9 +39,10 @@
 
 static const struct sp_setting table[] = {
     STR("run", "name", name, "", "Name of the run: letters, digits, '-', '_' and '.'."),
-    ENUM("run", "mode", mode, "spin", "spin|sft|dpo",
+    ENUM("run", "mode", mode, "spin", "spin|sft|dpo|evaluate",
          "spin: self-play; sft: maximum likelihood on the human answers; dpo: given pairs of "
-         "chosen and rejected answers."),
+         "chosen and rejected answers; evaluate: what `spinctl evaluate` makes, not for run "
+         "files."),
     I64("run", "seed", seed, "1", 0, 9007199254740991.0, "",
         "Decides every draw and every order; the same seed gives the same bits."),
     I64("run", "iterations", iterations, "4", 1, SP_LIST_MAX, "",
@@ -173,7 +174,18 @@ static const struct sp_setting table[] = {
          "Whether a degraded checkpoint becomes the next opponent all the same."),
     I64("verdict", "trained_sample", trained_sample, "200", 0, 100000, "pairs",
         "Trained pairs that are scored again for the accuracy after training."),
+
+    STR("evaluation", "evaluate", evaluate, "",
+        "Task files, separated by commas, on which the base and every checkpoint are evaluated; a "
+        "name without a slash that is no file is one of the installed tasks: gsm8k, "
+        "arc_challenge."),
+    STR("evaluation", "evaluate_data", evaluate_data, "",
+        "Directory at which the paths of the tasks' data start; empty: each task file's own."),
+    I64("evaluation", "evaluate_limit", evaluate_limit, "0", 0, SP_MAX_DATASET_ROWS, "problems",
+        "At most this many problems of each task, the first ones; 0: the task's own limit."),
 };
+
+const char *const run_mode_names[] = {"spin", "sft", "dpo", "evaluate"};
 
 const struct sp_config_spec run_settings_spec = {
     .title = "run settings",
@@ -257,6 +269,22 @@ int64_t run_settings_prompt_limit(const struct run_settings *settings)
                                            : settings->max_sequence_tokens - 1;
 }
 
+enum sp_err run_settings_from_json(const json_t *object, struct run_settings *ret,
+                                   struct sp_error *err)
+{
+    struct run_settings defaults;
+    sp_config_init(&run_settings_spec, &defaults);
+    json_t *all = sp_config_to_json(&run_settings_spec, &defaults);
+    sp_config_deinit(&run_settings_spec, &defaults);
+    if (json_is_object(object))
+        json_object_update(all, (json_t *)object);
+    enum sp_err rc = json_is_object(object)
+                         ? sp_config_from_json(&run_settings_spec, all, ret, err)
+                         : sp_fail(err, SP_EFORMAT, "run settings: not a JSON object");
+    json_decref(all);
+    return rc;
+}
+
 enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
 {
     const struct run_settings *s = settings;
@@ -264,6 +292,10 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
         return sp_fail(err, SP_EINVAL,
                        "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'",
                        s->name, SP_MAX_RUN_NAME);
+    if (s->mode == RUN_MODE_EVALUATE || strncmp(s->name, "evaluation.", 11) == 0)
+        return sp_fail(err, SP_EINVAL,
+                       "[run] mode, name: evaluations are made by `spinctl evaluate`, not by "
+                       "create-run");
     if (s->max_prompt_tokens >= s->max_sequence_tokens)
         return sp_fail(err, SP_EINVAL,
                        "[data] max_prompt_tokens: %lld leaves no room for an answer in "

@@ -7,7 +7,8 @@
 
 #include "common/base/config.h"
 
-enum run_mode { RUN_MODE_SPIN, RUN_MODE_SFT, RUN_MODE_DPO };
+/* EVALUATE: of evaluations, which the coordinator makes itself; no run file may say so. */
+enum run_mode { RUN_MODE_SPIN, RUN_MODE_SFT, RUN_MODE_DPO, RUN_MODE_EVALUATE };
 enum run_numerics { RUN_NUMERICS_STRICT, RUN_NUMERICS_ANY };
 enum run_score_by { RUN_SCORE_BY_GENERATOR, RUN_SCORE_BY_TRAINER };
 enum run_overlong { RUN_OVERLONG_DROP, RUN_OVERLONG_ERROR };
@@ -73,9 +74,19 @@ struct run_settings {
     bool stop_on_verdict;
     bool accept_degraded;
     int64_t trained_sample;
+    /* [evaluation] */
+    char *evaluate, *evaluate_data;
+    int64_t evaluate_limit;
 };
 
 extern const struct sp_config_spec run_settings_spec;
+
+extern const char *const run_mode_names[]; /* "spin", …; by enum run_mode */
+
+/* From the canonical JSON that a store or a lease holds. Settings that the version which froze it
+ * did not have keep their defaults. */
+enum sp_err run_settings_from_json(const json_t *object, struct run_settings *ret,
+                                   struct sp_error *err) SP_MUST_USE;
 
 /* max_prompt_tokens, or what max_sequence_tokens leaves when that is 0. */
 int64_t run_settings_prompt_limit(const struct run_settings *settings);

@@ -31,7 +31,7 @@ enum sp_err train_session_new(struct trainer *trainer,
     enum sp_err rc =
         sp_json_parse(grant->settings, strlen(grant->settings), "run settings", &json, err);
     if (rc == SP_OK)
-        rc = sp_config_from_json(&run_settings_spec, json, &session->settings, err);
+        rc = run_settings_from_json(json, &session->settings, err);
     json_decref(json);
     if (rc != SP_OK) {
         train_session_free(session);

@@ -25,6 +25,7 @@
     X(SP_MAX_TENSORS, 65536, "tensors in a checkpoint")                                            \
     X(SP_MAX_TENSOR_DIMS, 8, "dimensions of a tensor")                                             \
     X(SP_MAX_DATASET_LINE, 16 << 20, "a line of a dataset")                                        \
+    X(SP_MAX_TASK_DATA, 256 << 20, "the problems of an evaluation task")                           \
     X(SP_MAX_DATASET_ROWS, 100000000, "rows of a dataset")                                         \
     X(SP_MAX_DATASET_COLUMNS, 4096, "columns of a CSV file")                                       \
     X(SP_MAX_ZSTD_WINDOW, 128 << 20, "what a zstd file may ask for to be decompressed")            \

@@ -40,11 +40,14 @@ static bool show(void *context, uint64_t done, uint64_t total)
 
 json_t *ctl_describe_checkpoint(const char *name)
 {
-    const char *colon = strrchr(name, ':');
+    const char *mark = strrchr(name, '@');
+    if (!mark)
+        mark = strrchr(name, ':');
     size_t hex = strspn(name, "0123456789abcdef");
-    if (colon && isdigit((unsigned char)colon[1]))
-        return json_pack("{s:s%, s:I}", "run", name, (size_t)(colon - name), "iteration",
-                         (json_int_t)strtoll(colon + 1, NULL, 10));
+    if (mark && (isdigit((unsigned char)mark[1]) || strcmp(mark + 1, "base") == 0))
+        return json_pack("{s:s%, s:I}", "run", name, (size_t)(mark - name), "iteration",
+                         isdigit((unsigned char)mark[1]) ? (json_int_t)strtoll(mark + 1, NULL, 10)
+                                                         : (json_int_t)-1);
     if (name[hex] == '\0' && hex >= 8)
         return json_pack("{s:s}", "digest", name);
     return json_pack("{s:s}", "run", name);

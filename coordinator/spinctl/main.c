@@ -8,6 +8,7 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/progress.h"
+#include "common/task/settings.h"
 #include "coordinator/spinctl/spinctl.h"
 #include "proto/run_settings.h"
 
@@ -40,6 +41,12 @@ enum {
     OPT_MODEL,
     OPT_CSV,
     OPT_BESIDE,
+    OPT_TASK,
+    OPT_DATA,
+    OPT_AGAINST,
+    OPT_ITEMS,
+    OPT_TASK_EXAMPLE,
+    OPT_NO_WAIT,
 };
 
 static const struct argp_option global_options[] = {
@@ -202,8 +209,25 @@ static error_t parse_option(struct ctl *ctl, int key, char *arg, struct argp_sta
     case OPT_BESIDE:
         ctl->beside = arg;
         return 0;
+    case OPT_TASK:
+        if (ctl->task_count == (int)SP_COUNT(ctl->tasks))
+            argp_error(state, "--task: at most %zu", SP_COUNT(ctl->tasks));
+        ctl->tasks[ctl->task_count++] = arg;
+        return 0;
+    case OPT_DATA:
+        ctl->data = arg;
+        return 0;
+    case OPT_AGAINST:
+        ctl->against = arg;
+        return 0;
+    case OPT_ITEMS:
+        ctl->items = arg;
+        return 0;
     case 'o':
         ctl->out = arg;
+        return 0;
+    case OPT_NO_WAIT:
+        ctl->no_wait = true;
         return 0;
     case 's':
         if (ctl->assignment_count == (int)SP_COUNT(ctl->assignments))
@@ -220,9 +244,10 @@ static error_t parse_any(int key, char *arg, struct argp_state *state, int least
 {
     struct ctl *ctl = state->input;
     switch (key) {
-    case OPT_EXAMPLE: {
+    case OPT_EXAMPLE:
+    case OPT_TASK_EXAMPLE: {
         struct sp_buf text = SP_BUF_INIT;
-        sp_config_example(&run_settings_spec, &text);
+        sp_config_example(key == OPT_EXAMPLE ? &run_settings_spec : &task_settings_spec, &text);
         fputs(text.data, stdout);
         exit(0);
     }
@@ -332,6 +357,26 @@ static const char gc_details[] =
     "Their blobs, and what failed uploads have left, are deleted an hour later.";
 static const char pin_details[] =
     "CHECKPOINT is a digest (eight characters or more), RUN for its newest one, or RUN:ITERATION.";
+static const struct argp_option evaluate_options[] = {
+    {"task", OPT_TASK, "TASK", 0, "Task file, or the name of an installed one; may be repeated", 0},
+    {"data", OPT_DATA, "PATH", 0,
+     "The task's problems, or the directory at which the paths in task files start", 0},
+    {"limit", OPT_LIMIT, "N", 0, "The first N problems only", 0},
+    {"against", OPT_AGAINST, "CHECKPOINT", 0, "Evaluate this one, too, and print the difference",
+     0},
+    {"items", OPT_ITEMS, "FILE", 0, "Write every problem with its score, as JSON Lines", 0},
+    {"output", 'o', "PATH", 0, "Of a sheet: PATH.html and PATH.jsonl (default: sheet)", 0},
+    {"no-wait", OPT_NO_WAIT, NULL, 0, "Ask for it and leave; the command without this waits", 0},
+    {"example", OPT_TASK_EXAMPLE, NULL, 0, "Print a task file with every setting explained", 0},
+    {0},
+};
+
+static const char evaluate_details[] =
+    "CHECKPOINT is RUN for its newest one, RUN@ITERATION, RUN@base, or a digest (eight characters "
+    "or more). Problems go to the generators as work; who dies on the way costs only time, and "
+    "asking again shows what is there. `spinctl evaluate --example > my.conf` writes a task file "
+    "with every setting explained. Of a sheet (MT-Bench) answers are written side by side, for "
+    "people.";
 static const char create_details[] =
     "FILE is an INI file; `spinctl create-run --example > run.conf` writes one with every setting "
     "explained. Base model and data go to the coordinator, which renders and tokenizes the data "
@@ -384,6 +429,10 @@ static const struct sp_cli_command commands[] = {
     {"unpin", "CHECKPOINT", "let gc have a checkpoint again", pin_details, NULL, parse_1,
      ctl_unpin},
     {"gc", "", "let go of old checkpoints", gc_details, gc_options, parse_0, ctl_gc},
+    {"evaluate", "CHECKPOINT", "put the problems of a task to a checkpoint", evaluate_details,
+     evaluate_options, parse_1, ctl_evaluate},
+    {"evaluations", "RUN", "list evaluations of a run's checkpoints", NULL, NULL, parse_1,
+     ctl_evaluations},
     {"settings", "RUN", "show the settings of a run", NULL, NULL, parse_1, ctl_settings_command},
     {"events", "[RUN]", "list what happened", NULL, events_options, parse_0_1, ctl_events},
     {"workers", "", "list generators and trainers", NULL, NULL, parse_0, ctl_workers},

@@ -39,6 +39,8 @@ struct ctl {
     const char *set_name, *role, *name, *runs, *expires, *prompt, *out, *assignments[64];
     const char *model, *csv, *beside;
     int assignment_count;
+    const char *tasks[16], *data, *against, *items;
+    int task_count;
     char *token;
     struct proto_client *client; /* opened at first use */
 };
@@ -95,6 +97,25 @@ enum sp_err ctl_read_run_settings(struct ctl *ctl, const char *path, struct run_
 /* Of create-run's report: counts by split; warnings. */
 void ctl_print_data_table(const json_t *report);
 void ctl_print_warnings(const json_t *report);
+/* A file into blobs as a manifest of one; ret_hex names it. */
+enum sp_err ctl_put_file(struct ctl *ctl, const char *path, const char *label,
+                         char ret_hex[SP_DIGEST_HEX], struct sp_error *err) SP_MUST_USE;
+
+/* ---- task_file.c ---- */
+/* Task file and data into blobs; *ret: {"task", "file", "data", "fewshot", "limit"}, a new
+ * reference. data: --data or NULL. *ret_kind: enum task_kind. */
+enum sp_err ctl_put_task(struct ctl *ctl, const char *name, const char *data, int64_t limit,
+                         json_t **ret, int *ret_kind, struct sp_error *err) SP_MUST_USE;
+
+/* ---- export.c ---- */
+/* Arguments of the verb "checkpoint" for RUN, RUN:ITERATION or RUN@ITERATION (base: -1), or the
+ * beginning of a digest. New reference. */
+json_t *ctl_describe_checkpoint(const char *name);
+
+/* ---- sheet.c ---- */
+/* PATH.html and PATH.jsonl from the items of one or (b not NULL) two checkpoints. */
+enum sp_err ctl_write_sheet(const char *path, const char *name_a, const json_t *a,
+                            const char *name_b, const json_t *b, struct sp_error *err) SP_MUST_USE;
 
 /* ---- commands: each returns an exit code ---- */
 int ctl_create_run(void *context);      /* upload.c */
@@ -131,6 +152,8 @@ int ctl_uncordon(void *context);
 int ctl_backup(void *context);  /* local.c */
 int ctl_restore(void *context); /* local.c */
 int ctl_doctor(void *context);  /* doctor.c */
+int ctl_evaluate(void *context); /* evaluate.c */
+int ctl_evaluations(void *context);
 
 int ctl_failed(const struct sp_error *err); /* prints "spinctl: …", returns the exit code */
 

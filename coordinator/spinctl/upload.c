@@ -11,6 +11,7 @@
 #include "common/base/progress.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/checkpoint/manifest.h"
+#include "common/task/settings.h"
 #include "coordinator/spinctl/spinctl.h"
 #include "proto/run_settings.h"
 
@@ -141,29 +142,76 @@ static enum sp_err put_base(struct ctl *ctl, const char *run_file, const char *b
     return rc;
 }
 
+enum sp_err ctl_put_file(struct ctl *ctl, const char *path, const char *label,
+                         char ret_hex[SP_DIGEST_HEX], struct sp_error *err)
+{
+    char *dir_copy = sp_xstrdup(path), *name_copy = sp_xstrdup(path);
+    const char *dir = dirname(dir_copy), *file = basename(name_copy);
+    struct sp_digest sha256;
+    struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
+    enum sp_err rc = ckpt_manifest_build_files(dir, &file, 1, NULL, NULL, &manifest, err);
+    if (rc == SP_OK)
+        rc = put_manifest(ctl, dir, label, &manifest, &sha256, err);
+    if (rc == SP_OK)
+        sp_digest_hex(&sha256, ret_hex);
+    ckpt_manifest_deinit(&manifest);
+    free(dir_copy);
+    free(name_copy);
+    return rc;
+}
+
 static enum sp_err put_data(struct ctl *ctl, const char *run_file, const char *name,
                             const char *path, json_t *data, struct sp_error *err)
 {
     if (path[0] == '\0')
         return SP_OK;
     char *full = ctl_resolve(run_file, path);
-    char *dir_copy = sp_xstrdup(full), *name_copy = sp_xstrdup(full);
-    const char *dir = dirname(dir_copy), *file = basename(name_copy);
     char hex[SP_DIGEST_HEX];
-    struct sp_digest sha256;
-    struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
-    enum sp_err rc = ckpt_manifest_build_files(dir, &file, 1, NULL, NULL, &manifest, err);
+    enum sp_err rc = ctl_put_file(ctl, full, name, hex, err);
     if (rc == SP_OK)
-        rc = put_manifest(ctl, dir, name, &manifest, &sha256, err);
-    if (rc == SP_OK) {
-        sp_digest_hex(&sha256, hex);
         json_object_set_new(data, name, json_string(hex));
-    } else
+    else
         sp_wrap(err, rc, "[data] %s: %s", name, full);
-    ckpt_manifest_deinit(&manifest);
-    free(dir_copy);
-    free(name_copy);
     free(full);
+    return rc;
+}
+
+/* [evaluation] evaluate: "gsm8k, ./own.conf"; "tasks" is absent where there are none. */
+static enum sp_err put_tasks(struct ctl *ctl, const char *run_file,
+                             const struct run_settings *settings, json_t *args,
+                             struct sp_error *err)
+{
+    json_t *tasks = json_array();
+    char *data = settings->evaluate_data[0] ? ctl_resolve(run_file, settings->evaluate_data) : NULL;
+    enum sp_err rc = SP_OK;
+    for (const char *at = settings->evaluate; *at && rc == SP_OK;) {
+        at += strspn(at, ", ");
+        size_t length = strcspn(at, ",");
+        while (length > 0 && at[length - 1] == ' ')
+            length--;
+        if (length == 0)
+            break;
+        char *name = sp_xstrndup(at, length), *beside = ctl_resolve(run_file, name);
+        json_t *task = NULL;
+        int kind = 0;
+        rc = ctl_put_task(ctl, sp_path_exists(beside) ? beside : name, data,
+                          settings->evaluate_limit, &task, &kind, err);
+        if (rc == SP_OK && kind == TASK_SHEET)
+            rc = sp_fail(err, SP_EINVAL, "%s: sheets are for `spinctl evaluate`", name);
+        if (rc != SP_OK)
+            sp_wrap(err, rc, "[evaluation] evaluate");
+        else
+            json_array_append(tasks, task);
+        json_decref(task);
+        free(name);
+        free(beside);
+        at += length;
+        at += strspn(at, " ,");
+    }
+    if (rc == SP_OK && json_array_size(tasks) > 0)
+        json_object_set(args, "tasks", tasks);
+    json_decref(tasks);
+    free(data);
     return rc;
 }
 
@@ -246,6 +294,8 @@ int ctl_create_run(void *context)
     static const char *const names[] = {"generated_1", "generated_2", "generated_3"};
     for (int i = 0; i < 3 && rc == SP_OK; i++)
         rc = put_data(ctl, ctl->args[0], names[i], given[i], data, &err);
+    if (rc == SP_OK)
+        rc = put_tasks(ctl, ctl->args[0], &settings, args, &err);
     if (rc == SP_OK) {
         json_object_set(args, "data", data);
         json_object_set_new(args, "settings", sp_config_to_json(&run_settings_spec, &settings));

@@ -16,6 +16,7 @@ struct store_builder {
     char *path, *dir, *name;
     struct sdb *db;
     struct sp_sha256 *data_hash; /* over every prompt, in the order of adding */
+    struct sp_digest data;       /* what it came to; zero: more may be added */
     uint32_t prompts[STORE_SPLITS];
     bool finished;
 };
@@ -77,7 +78,8 @@ static void hash_ids(struct sp_sha256 *hash, const struct proto_ids *ids)
 enum sp_err store_builder_add(struct store_builder *builder, enum store_split split,
                               const struct store_prompt *prompt, struct sp_error *err)
 {
-    SP_ASSERT((unsigned)split < STORE_SPLITS && prompt->index == builder->prompts[split]);
+    SP_ASSERT((unsigned)split < STORE_SPLITS && prompt->index == builder->prompts[split] &&
+              sp_digest_is_zero(&builder->data));
     if (prompt->index >= SP_MAX_DATASET_ROWS)
         return sp_fail(err, SP_ELIMIT, "more than %d prompts", SP_MAX_DATASET_ROWS);
     const char *response = prompt->response ? prompt->response : "";
@@ -127,6 +129,27 @@ enum sp_err store_builder_given(struct store_builder *builder, uint32_t iteratio
     return SP_OK;
 }
 
+void store_builder_digest(struct store_builder *builder, struct sp_digest *ret)
+{
+    if (sp_digest_is_zero(&builder->data))
+        sp_sha256_final(builder->data_hash, &builder->data);
+    *ret = builder->data;
+}
+
+enum sp_err store_builder_meta(struct store_builder *builder, const char *key, const char *value,
+                               struct sp_error *err)
+{
+    struct store_run run = {.name = builder->name, .db = builder->db};
+    return store_meta_put(&run, key, value, err);
+}
+
+enum sp_err store_builder_iteration(struct store_builder *builder,
+                                    const struct store_iteration *iteration, struct sp_error *err)
+{
+    struct store_run run = {.name = builder->name, .db = builder->db};
+    return store_iteration_put(&run, iteration, err);
+}
+
 enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
                                const struct sp_digest *digests, size_t count, struct sp_error *err)
 {
@@ -153,7 +176,7 @@ enum sp_err store_builder_finish(struct store_builder *builder, const struct sto
 {
     SP_ASSERT(!builder->finished && strcmp(info->name, builder->name) == 0);
     struct sp_digest data_digest;
-    sp_sha256_final(builder->data_hash, &data_digest);
+    store_builder_digest(builder, &data_digest);
     enum sp_err rc = write_info(builder, info, &data_digest, err);
     struct store_run run = {.name = builder->name, .db = builder->db};
     struct store_checkpoint base = {

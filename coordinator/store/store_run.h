@@ -50,6 +50,15 @@ enum sp_err store_builder_given(struct store_builder *builder, uint32_t iteratio
 enum sp_err store_builder_refs(struct store_builder *builder, const char *owner,
                                const struct sp_digest *digests, size_t count,
                                struct sp_error *err) SP_MUST_USE;
+/* Digest of every prompt added; no more may be added then. */
+void store_builder_digest(struct store_builder *builder, struct sp_digest *ret);
+struct store_iteration;
+/* For a run that is not trained: a small named value, and its one iteration. */
+enum sp_err store_builder_meta(struct store_builder *builder, const char *key, const char *value,
+                               struct sp_error *err) SP_MUST_USE;
+enum sp_err store_builder_iteration(struct store_builder *builder,
+                                    const struct store_iteration *iteration,
+                                    struct sp_error *err) SP_MUST_USE;
 /* Writes the run's row (name, created_ms, settings, base, base_manifest and data of *info), as
  * iteration -1 the base checkpoint's, and the run's first event; makes everything durable and
  * closes the file. */
@@ -300,6 +309,7 @@ enum sp_err store_checkpoint_drop(struct store_run *run, const struct sp_digest 
                                   int64_t now_ms, struct sp_error *err) SP_MUST_USE;
 /* Blobs that must not be deleted while the run is there: the manifest and its chunks. owner:
  * "base", "data", or a checkpoint's digest in hex. Idempotent. Write. */
+#define STORE_OWNER_WEIGHTS "weights" /* of what an evaluation needs until it is closed */
 enum sp_err store_blob_refs_add(struct store_run *run, const char *owner,
                                 const struct sp_digest *digests, size_t count,
                                 struct sp_error *err) SP_MUST_USE;

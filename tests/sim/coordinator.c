@@ -442,6 +442,8 @@ static void execute(struct sim *sim, struct coord_action *action)
     case COORD_DO_ORDER:
         start_work(sim, action, order_work, 500);
         break;
+    case COORD_DO_EVALUATE:
+        break; /* no run of the simulation names tasks */
     case COORD_DO_COLLECT:
         start_work(sim, action, collect_work, 500);
         break;

@@ -142,6 +142,10 @@ static void execute(struct cf *fx, struct coord_action *action)
             outside(fx, action);
         }
         return;
+    case COORD_DO_EVALUATE:
+        step(fx, &(struct coord_event){.kind = COORD_EV_EVALUATED, .run = action->run->name});
+        fx->evaluations++;
+        return;
     case COORD_DO_COLLECT:
         free(fx->roots);
         fx->roots = action->roots;

@@ -42,6 +42,7 @@ struct cf {
     bool is_waiting;
     struct sp_digest *roots; /* of the newest collection */
     uint32_t root_count, collections;
+    uint32_t evaluations; /* COORD_DO_EVALUATE that came out */
     bool retain;
     const char *class_name; /* of workers that say hello */
 };
