@@ -114,7 +114,10 @@ def main():
     fixtures.SHAPE["vocab_size"] = fixtures.VOCAB
     torch.manual_seed(0)
     good = True
-    for name in sys.argv[3:] or [*fixtures.MODELS, *fixtures.MORE]:
+    names = [*fixtures.MODELS, *fixtures.MORE]
+    # Its frequencies change at 96 positions, and llama.cpp has no context below 256.
+    names.remove("phi3-longrope")
+    for name in sys.argv[3:] or names:
         try:
             good &= check(tool, work, name, tokenizer)
         except ValueError as error:
