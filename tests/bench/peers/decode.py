@@ -222,7 +222,7 @@ def main():
                   for d in ("float32", "bfloat16") for c in ("dynamic", "static")]
     if o.only:
         peers = [p for p in peers if p.name in o.only.split(",")]
-    sides = [Ours(o.ours, o.model, o.threads, d) for d in ("f32", "bf16")] + peers
+    sides = [Ours(o.ours, o.model, o.threads, d) for d in ("f32", "bf16")]
     result = {"clock": "cpu" if o.cpu_time else "wall", "context": o.context,
               "threads": o.threads, "rows": []}
     for batch in map(int, o.batches.split(",")):
