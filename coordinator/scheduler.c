@@ -302,10 +302,11 @@ static struct coord_run *choose_run(struct coord_core *core, const struct coord_
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_run *run = core->runs[i];
         if (run_has_work(core, run) && is_better(run, best, mine) &&
-            core_may_touch(parked->runs, core_scope(run)) && core_claim_class(core, run, worker))
+            core_may_touch(parked->runs, core_scope(run)) && core_worker_may_fit(run, worker))
             best = run;
     }
-    return best;
+    /* While its class is being written nothing of a lower priority takes its place. */
+    return best && core_claim_class(core, best, worker) ? best : NULL;
 }
 
 static bool try_grant(struct coord_core *core, const struct coord_parked *parked)

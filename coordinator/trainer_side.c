@@ -119,10 +119,10 @@ bool core_try_grant_trainer(struct coord_core *core, struct coord_worker *worker
             return true;
         }
         if (wants_trainer(core, it, worker) && (!best || run->priority > best->priority) &&
-            core_claim_class(core, run, worker))
+            core_worker_may_fit(run, worker))
             best = run;
     }
-    if (!best)
+    if (!best || !core_claim_class(core, best, worker))
         return false;
     struct coord_iteration *it = best->iteration;
     it->granting = true;

@@ -22,6 +22,7 @@ START_TEST(test_upgrade)
         "/bin/sh", "-c",
         "sqlite3 state/control.db 'DROP TABLE holds; PRAGMA user_version=1' && "
         "sqlite3 state/runs/r.db 'ALTER TABLE checkpoints DROP COLUMN pinned; "
+        "ALTER TABLE prompts DROP COLUMN sample_ids; "
         "ALTER TABLE checkpoints DROP COLUMN dropped_ms; PRAGMA user_version=1'",
         NULL};
     struct cluster cluster;
