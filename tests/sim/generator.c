@@ -6,9 +6,9 @@
 #include "coordinator/core_internal.h"
 #include "tests/sim/sim.h"
 
-#define HELD 4      /* leases at once */
-#define SUBMIT 3    /* results of one submission */
-#define ITEMS 8     /* of one request */
+#define HELD 4   /* leases at once */
+#define SUBMIT 3 /* results of one submission */
+#define ITEMS 8  /* of one request */
 
 struct held {
     uint64_t id;
@@ -72,10 +72,14 @@ static void answer(struct sim *sim, const struct sim_node *node,
     if (item->kind == PROTO_WORK_SAMPLE) {
         uint32_t count = 1 + (uint32_t)(weights % 6);
         int32_t *ids = sim_alloc(sim, count * sizeof(*ids));
+        bool stops = weights % 4 != 0;
         for (uint32_t i = 0; i < count; i++)
-            ids[i] = (int32_t)(sim_hash(&i, sizeof(i), weights) % WORLD_VOCAB);
+            ids[i] = WORLD_END_ID + 1 +
+                     (int32_t)(sim_hash(&i, sizeof(i), weights) % (WORLD_VOCAB - WORLD_END_ID - 1));
+        if (stops)
+            ids[count - 1] = WORLD_END_ID;
         ret->ids = (struct proto_ids){.ids = ids, .count = count};
-        ret->finish = PROTO_FINISH_STOP;
+        ret->finish = stops ? PROTO_FINISH_STOP : PROTO_FINISH_LENGTH;
         ret->logprob_ids = -(float)(weights % 1000) / 64;
     }
     ret->logprob_a = -(float)(weights / 1000 % 1000) / 64;

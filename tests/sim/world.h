@@ -9,6 +9,7 @@
 #include "coordinator/load.h"
 
 #define WORLD_VOCAB 500
+#define WORLD_END_ID 2 /* as config.json says */
 #define WORLD_RUN "r"
 
 struct world_options {
