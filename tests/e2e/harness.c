@@ -234,9 +234,14 @@ void cluster_start_coordinator(struct cluster *cluster)
 {
     char scale[64];
     snprintf(scale, sizeof(scale), "coordinator.time_scale=%g", cluster->time_scale);
-    const char *const argv[] = {
-        "coordinator/spin-coordinator", "--state-dir", "state", "--set", scale, "--set",
-        cluster->set ? cluster->set : "http.listen=", NULL};
+    const char *const argv[] = {"coordinator/spin-coordinator",
+                                "--state-dir",
+                                "state",
+                                "--set",
+                                scale,
+                                "--set",
+                                cluster->set ? cluster->set : "http.listen=",
+                                NULL};
     ck_assert_int_eq(cluster->coordinator, 0);
     cluster->coordinator = spawn(cluster, "coordinator", -1, argv);
     int64_t end_ms = sp_now_ms() + COORDINATOR_WAIT_MS;

@@ -72,8 +72,7 @@ static void wait_for_activity(struct cluster *cluster, const char *words)
     for (int64_t end_ms = sp_now_ms() + 1000 * SECONDS;;) {
         json_t *json = cluster_ctl_ok(cluster, "status", "r", NULL);
         const json_t *run = json_array_get(json_object_get(json, "runs"), 0);
-        const json_t *training =
-            json_object_get(json_object_get(run, "iteration"), "training");
+        const json_t *training = json_object_get(json_object_get(run, "iteration"), "training");
         bool said = strstr(cluster_text(training, "activity"), words) != NULL;
         json_decref(json);
         if (said)
