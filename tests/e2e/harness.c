@@ -489,8 +489,8 @@ void cluster_wait_steps(struct cluster *cluster, const char *run, int64_t least,
     }
 }
 
-static void creep(struct cluster *cluster, pid_t pid, const char *run, int64_t least,
-                  int64_t (*done)(struct cluster *cluster, const char *run))
+void cluster_creep(struct cluster *cluster, pid_t pid, const char *run, int64_t least,
+                   int64_t (*done)(struct cluster *cluster, const char *run))
 {
     int64_t end_ms = sp_now_ms() + CREEP_WAIT_MS;
     for (;;) {
@@ -505,12 +505,12 @@ static void creep(struct cluster *cluster, pid_t pid, const char *run, int64_t l
 
 void cluster_creep_pairs(struct cluster *cluster, pid_t generator, const char *run, int64_t least)
 {
-    creep(cluster, generator, run, least, cluster_pairs_done);
+    cluster_creep(cluster, generator, run, least, cluster_pairs_done);
 }
 
 void cluster_creep_steps(struct cluster *cluster, pid_t trainer, const char *run, int64_t least)
 {
-    creep(cluster, trainer, run, least, cluster_steps_done);
+    cluster_creep(cluster, trainer, run, least, cluster_steps_done);
 }
 
 void cluster_start_iteration(struct cluster *cluster, const char *run)

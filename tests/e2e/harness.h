@@ -59,9 +59,11 @@ int64_t cluster_steps_done(struct cluster *cluster, const char *run);
 void cluster_wait_state(struct cluster *cluster, const char *run, const char *state, int seconds);
 void cluster_wait_pairs(struct cluster *cluster, const char *run, int64_t least, int seconds);
 void cluster_wait_steps(struct cluster *cluster, const char *run, int64_t least, int seconds);
-/* The same in small steps: the daemon runs for a moment at a time and is stopped (SIGSTOP) while
- * the harness looks, so that it is met in the middle of its work however slow the machine is. It is
- * left stopped. */
+/* Until done() says `least`, in small steps: the daemon runs for a moment at a time and is stopped
+ * (SIGSTOP) while the harness looks, so that it is met in the middle of its work however slow the
+ * machine is. It is left stopped. */
+void cluster_creep(struct cluster *cluster, pid_t pid, const char *run, int64_t least,
+                   int64_t (*done)(struct cluster *cluster, const char *run));
 void cluster_creep_pairs(struct cluster *cluster, pid_t generator, const char *run, int64_t least);
 void cluster_creep_steps(struct cluster *cluster, pid_t trainer, const char *run, int64_t least);
 void cluster_start_iteration(struct cluster *cluster, const char *run);

@@ -170,6 +170,8 @@ END_TEST
 
 /* ---- kills ---- */
 
+#define SUMS 200
+
 static void write_sums(struct cluster *cluster, int n)
 {
     struct sp_buf out = SP_BUF_INIT;
@@ -192,9 +194,9 @@ static json_t *evaluations(struct cluster *cluster, const char *run)
 }
 
 /* Items stored of the run's only evaluation. */
-static int64_t items_done(struct cluster *cluster)
+static int64_t items_done(struct cluster *cluster, const char *name)
 {
-    json_t *reply = cluster_ctl_ok(cluster, "status", "r", NULL);
+    json_t *reply = cluster_ctl_ok(cluster, "status", name, NULL);
     const json_t *run = json_array_get(json_object_get(reply, "runs"), 0);
     const json_t *row = json_array_get(json_object_get(run, "evaluations"), 0);
     int64_t done = json_integer_value(json_object_get(row, "items_done"));
@@ -202,20 +204,11 @@ static int64_t items_done(struct cluster *cluster)
     return done;
 }
 
-static void wait_items(struct cluster *cluster, int64_t least)
-{
-    int64_t end_ms = sp_now_ms() + 1000 * SECONDS;
-    while (items_done(cluster) < least) {
-        ck_assert_msg(sp_now_ms() < end_ms, "no %lld items within %d s", (long long)least, SECONDS);
-        sp_sleep_ms(10);
-    }
-}
-
 static char *results_of_sort(struct cluster *cluster)
 {
     json_t *row = cluster_ctl_ok(cluster, "evaluate", "r@base", "--task", "sort.conf", NULL);
     char *digest = sp_xstrdup(cluster_text(row, "results_sha256"));
-    ck_assert_double_eq(cluster_number(row, "problems"), 40);
+    ck_assert_double_eq(cluster_number(row, "problems"), SUMS);
     json_decref(row);
     return digest;
 }
@@ -224,27 +217,26 @@ START_TEST(test_kills_cost_only_time)
 {
     struct cluster calm, wild;
     open_with_run(&calm);
-    write_sums(&calm, 40);
+    write_sums(&calm, SUMS);
     cluster_start_generator(&calm, 0);
     cluster_start_generator(&calm, 1);
     char *expected = results_of_sort(&calm);
     cluster_close(&calm);
 
     open_with_run(&wild);
-    write_sums(&wild, 40);
+    write_sums(&wild, SUMS);
     wild.slots = 2;
     wild.lease_items = 3;
     json_decref(
         cluster_ctl_ok(&wild, "evaluate", "r@base", "--task", "sort.conf", "--no-wait", NULL));
     cluster_start_generator(&wild, 0);
-    wait_items(&wild, 4);
+    cluster_creep(&wild, wild.generators[0], "r", 4, items_done);
     cluster_end(&wild.generators[0], SIGKILL);
     cluster_end(&wild.coordinator, SIGKILL);
-    int64_t before = -1;
     cluster_start_coordinator(&wild);
-    before = items_done(&wild);
+    int64_t before = items_done(&wild, "r");
     ck_assert_int_ge(before, 4);
-    ck_assert_int_lt(before, 40);
+    ck_assert_int_lt(before, SUMS);
     cluster_start_generator(&wild, 0);
     char *found = results_of_sort(&wild);
     ck_assert_str_eq(found, expected);
