@@ -74,7 +74,7 @@ START_TEST(test_one_iteration)
     cluster_start_trainer(&cluster, 0);
     text =
         sp_xprintf("model.base=%s/smollm2 data.train=%s data.train_limit=%d data.holdout_limit=4 "
-                   "data.template=auto data.max_prompt_tokens=256 data.max_sequence_tokens=448 "
+                   "data.template=auto data.max_prompt_tokens=512 data.max_sequence_tokens=768 "
                    "generate.max_new_tokens=64 train.learning_rate=5e-7 train.epochs=1 "
                    "train.micro_batch_tokens=1024 verdict.min_pairs=2 verdict.trained_sample=4",
                    cluster.dir, data, PROMPTS);
