@@ -4,24 +4,9 @@
 
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/setting_rows.h"
 
 #define AT(field) offsetof(struct task_settings, field)
-#define I64(section, name, field, def, min, max, units, help)                                      \
-    {                                                                                              \
-        section, name, SP_SET_I64, AT(field), def, min, max, units, "", help                       \
-    }
-#define STR(section, name, field, def, help)                                                       \
-    {                                                                                              \
-        section, name, SP_SET_STR, AT(field), def, 0, 0, "", "", help                              \
-    }
-#define ENUM(section, name, field, def, choices, help)                                             \
-    {                                                                                              \
-        section, name, SP_SET_ENUM, AT(field), def, 0, 0, "", choices, help                        \
-    }
-#define BOOL(section, name, field, def, help)                                                      \
-    {                                                                                              \
-        section, name, SP_SET_BOOL, AT(field), def, 0, 1, "", "", help                             \
-    }
 
 static const struct sp_setting table[] = {
     STR("task", "name", name, "", "What the task is called in results."),

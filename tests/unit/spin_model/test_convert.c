@@ -1,46 +1,16 @@
 /* spin-model convert: against files made with llama.cpp's own package, with ids from llama.cpp. */
 #include <math.h>
-#include <sys/wait.h>
 
 #include "common/base/half.h"
 #include "common/base/json.h"
 #include "common/checkpoint/gguf.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/text/tokenizer.h"
-#include "tests/unit/checkpoint/scratch.h"
+#include "tests/unit/spin_model/tool.h"
 
 #define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/gguf/"
 
 static struct sp_error error;
-static char *dir;
-
-static void setup(void)
-{
-    dir = scratch_new();
-}
-
-static void teardown(void)
-{
-    scratch_free(dir);
-}
-
-/* `spin-model ARGUMENTS` in the scratch directory; its exit status. Output in .out and .err. */
-static int tool(const char *arguments)
-{
-    char *command = sp_xprintf("cd %s && " SPIN_MODEL " %s > .out 2> .err", dir, arguments);
-    int status = system(command);
-    free(command);
-    ck_assert(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static void works(const char *arguments)
-{
-    int status = tool(arguments);
-    char *errors = get_text(dir, ".err");
-    ck_assert_msg(status == 0, "%s: status %d: %s", arguments, status, errors);
-    free(errors);
-}
 
 static struct ckpt *open_dir(const char *name)
 {

@@ -2,18 +2,16 @@
  * and that the way back gives the checkpoint again. That llama.cpp computes the same from such
  * files is what tests/golden/gguf/check_families.py shows. */
 #include <math.h>
-#include <sys/wait.h>
 
 #include "common/base/json.h"
 #include "common/checkpoint/gguf.h"
 #include "common/checkpoint/hf_dir.h"
 #include "common/model/config.h"
-#include "tests/unit/checkpoint/scratch.h"
+#include "tests/unit/spin_model/tool.h"
 
 #define ARCH SPIN_SOURCE_ROOT "/tests/golden/model/arch/"
 
 static struct sp_error error;
-static char *dir;
 
 static const struct family {
     const char *fixture, *architecture;
@@ -35,33 +33,6 @@ static const struct family {
     {"gpt-neox", "gptneox", NULL, 0},
     {"gpt-neox-serial", "gptneox", NULL, 0},
 };
-
-static void setup(void)
-{
-    dir = scratch_new();
-}
-
-static void teardown(void)
-{
-    scratch_free(dir);
-}
-
-static int tool(const char *arguments)
-{
-    char *command = sp_xprintf("cd %s && " SPIN_MODEL " %s > .out 2> .err", dir, arguments);
-    int status = system(command);
-    free(command);
-    ck_assert(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static void works(const char *arguments)
-{
-    int status = tool(arguments);
-    char *errors = get_text(dir, ".err");
-    ck_assert_msg(status == 0, "%s: status %d: %s", arguments, status, errors);
-    free(errors);
-}
 
 static void shell(const char *format, const char *a, const char *b)
 {

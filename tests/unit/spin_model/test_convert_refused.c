@@ -1,41 +1,12 @@
 /* spin-model convert: what can't be converted exactly is refused with file, field and remedy, and
  * leaves nothing behind. */
-#include <sys/wait.h>
 
 #include "common/base/json.h"
-#include "tests/unit/checkpoint/scratch.h"
+#include "tests/unit/spin_model/tool.h"
 
 #define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/gguf/"
 
 static struct sp_error error;
-static char *dir;
-
-static void setup(void)
-{
-    dir = scratch_new();
-}
-
-static void teardown(void)
-{
-    scratch_free(dir);
-}
-
-static int tool(const char *arguments)
-{
-    char *command = sp_xprintf("cd %s && " SPIN_MODEL " %s > .out 2> .err", dir, arguments);
-    int status = system(command);
-    free(command);
-    ck_assert(WIFEXITED(status));
-    return WEXITSTATUS(status);
-}
-
-static void works(const char *arguments)
-{
-    int status = tool(arguments);
-    char *errors = get_text(dir, ".err");
-    ck_assert_msg(status == 0, "%s: status %d: %s", arguments, status, errors);
-    free(errors);
-}
 
 /* Ends with this status and a message with this part; out and out.* are not there. */
 static void refused(const char *arguments, int status, const char *part)
