@@ -254,6 +254,13 @@ void cluster_start_coordinator(struct cluster *cluster)
     }
 }
 
+void cluster_restart_with(struct cluster *cluster, const char *set)
+{
+    cluster_end(&cluster->coordinator, SIGTERM);
+    cluster->set = set;
+    cluster_start_coordinator(cluster);
+}
+
 static pid_t start_worker(struct cluster *cluster, const char *program, const char *role, int index,
                           const char *const *more)
 {

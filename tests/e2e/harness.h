@@ -29,6 +29,8 @@ void cluster_close(struct cluster *cluster); /* kills what runs */
 
 /* (Re)starts one daemon; waits for the coordinator to answer. */
 void cluster_start_coordinator(struct cluster *cluster);
+/* Stops it and starts it with a setting: "coordinator.verify_share=0". */
+void cluster_restart_with(struct cluster *cluster, const char *set);
 void cluster_start_generator(struct cluster *cluster, int index);
 void cluster_start_trainer(struct cluster *cluster, int index);
 /* Sends the signal and waits for the end; *pid becomes 0. Returns the wait status. */

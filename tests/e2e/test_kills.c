@@ -145,10 +145,8 @@ START_TEST(test_no_acknowledged_pair_is_lost_and_none_counts_twice)
     pthread_t threads[THREADS];
     int met = 0; /* kills that found a submission in flight */
     cluster_open(&cluster);
-    cluster_end(&cluster.coordinator, SIGTERM);
-    cluster.set =
-        "coordinator.verify_share=0"; /* these generators don't repeat each other's work */
-    cluster_start_coordinator(&cluster);
+    /* these generators don't repeat each other's work */
+    cluster_restart_with(&cluster, "coordinator.verify_share=0");
     cluster_write_rows(&cluster, "train.jsonl", 0, 400);
     cluster_create_run(&cluster, "r", 7, "generate.samples_per_prompt=64");
     cluster_start_iteration(&cluster, "r");

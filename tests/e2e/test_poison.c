@@ -83,9 +83,7 @@ START_TEST(test_a_lying_generator_is_found_out)
     struct cluster cluster;
     struct wire liar;
     cluster_open(&cluster);
-    cluster_end(&cluster.coordinator, SIGTERM);
-    cluster.set = "coordinator.verify_share=1";
-    cluster_start_coordinator(&cluster);
+    cluster_restart_with(&cluster, "coordinator.verify_share=1");
     cluster_write_rows(&cluster, "train.jsonl", 0, 60);
     cluster_create_run(&cluster, "calm", 7, "");
     cluster_create_run(&cluster, "poisoned", 7, "");
@@ -124,9 +122,7 @@ START_TEST(test_quarantine_after_training)
     struct cluster cluster;
     struct wire liar;
     cluster_open(&cluster);
-    cluster_end(&cluster.coordinator, SIGTERM);
-    cluster.set = "coordinator.verify_share=0";
-    cluster_start_coordinator(&cluster);
+    cluster_restart_with(&cluster, "coordinator.verify_share=0");
     cluster_write_rows(&cluster, "train.jsonl", 0, 40);
     cluster_create_run(&cluster, "calm", 7, "");
     cluster_create_run(&cluster, "poisoned", 7, "");
