@@ -18,9 +18,9 @@
 #include "proto/messages.h"
 
 struct proto_tls {
-    const char *ca_file;      /* signs the peers; NULL or "": no TLS files given */
-    const char *cert_file;    /* own certificate and key in one PEM file */
-    const char *server_name;  /* clients: DNS name that the server's certificate must have */
+    const char *ca_file;     /* signs the peers; NULL or "": no TLS files given */
+    const char *cert_file;   /* own certificate and key in one PEM file */
+    const char *server_name; /* clients: DNS name that the server's certificate must have */
 };
 
 /* ---- server ---- */
@@ -34,9 +34,9 @@ typedef void proto_on_request(struct proto_request *request, void *context);
 enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct proto_tls *tls,
                                uint32_t parallel, proto_on_request *on_request, void *context,
                                struct proto_server **ret, struct sp_error *err) SP_MUST_USE;
-/* Listens anew, with the certificate files as they are now; ipc is left alone. The connections are
- * cut: peers dial again with jitter and repeat what was not answered. When the files are no good
- * the old listener stays. */
+/* Takes the certificate files as they are now; ipc is left alone. Connections that were made under
+ * the old ones end with their next request: the peer dials again with jitter and repeats it. When
+ * the files are no good all stays as it was. */
 enum sp_err proto_server_reload(struct proto_server *server, const struct proto_tls *tls,
                                 struct sp_error *err) SP_MUST_USE;
 uint64_t proto_server_malformed(const struct proto_server *server); /* requests, so far */
@@ -56,15 +56,15 @@ void proto_reply_error(struct proto_request *request, enum sp_err status, uint32
 
 /* ---- client ---- */
 struct proto_client_options {
-    const char *url;          /* ipc:///… or tls+tcp://host:port */
+    const char *url; /* ipc:///… or tls+tcp://host:port */
     struct proto_tls tls;
-    const char *token;        /* "id.secret" */
-    int64_t connect_ms;       /* default 5,000 */
-    int64_t request_ms;       /* default 30,000; a held request adds its wait_ms */
-    int64_t backoff_min_ms;   /* default 200 */
-    int64_t backoff_max_ms;   /* default 10,000 */
-    int64_t unreachable_ms;   /* calls give up when no connection came about for so long; 0: only
-                                 their own give_up_ms counts */
+    const char *token;      /* "id.secret" */
+    int64_t connect_ms;     /* default 5,000 */
+    int64_t request_ms;     /* default 30,000; a held request adds its wait_ms */
+    int64_t backoff_min_ms; /* default 200 */
+    int64_t backoff_max_ms; /* default 10,000 */
+    int64_t unreachable_ms; /* calls give up when no connection came about for so long; 0: only
+                               their own give_up_ms counts */
     /* true: stop retrying (asked between attempts); NULL: never */
     bool (*cancelled)(void *context);
     void *context;
@@ -82,7 +82,7 @@ void proto_client_interrupt(struct proto_client *client);
  * SP_EUNAVAIL are retried with backoff until give_up_ms have passed (-1: for ever, 0: one try).
  * *ret_reply (struct proto_<type>_reply) lives in the client's arena until its next call. */
 enum sp_err proto_call(struct proto_client *client, enum proto_type type, const void *body,
-                       int64_t give_up_ms, const void **ret_reply, struct sp_error *err)
-    SP_MUST_USE;
+                       int64_t give_up_ms, const void **ret_reply,
+                       struct sp_error *err) SP_MUST_USE;
 
 #endif

@@ -9,10 +9,10 @@
 #include "common/base/log.h"
 #include "common/base/mailbox.h"
 #include "common/base/mem.h"
+#include "proto/listener.h"
 #include "proto/listener_watch.h"
 #include "proto/transport.h"
 
-#define IPC_MODE 0600
 #define ARENA_FIRST_CHUNK 4096
 /* nng has taken a reply when its send ends, the kernel not always: a closing server waits so long
  * after its last reply. */
@@ -40,10 +40,10 @@ struct proto_server {
     uv_timer_t flush_timer;
     uv_timer_t watch_timer;
     nng_socket socket;
-    nng_listener listener;
+    struct proto_listener listener;
     struct proto_watch *watch; /* of an ipc listener; else NULL */
-    char *url, *ca_file, *cert_file; /* owned */
-    bool listening; /* false: the listener is closed and could not be started again yet */
+    char *url;                 /* owned */
+    bool listening; /* false: an ipc listener is closed and could not be started again yet */
     struct sp_mailbox *box; /* slots whose aio has ended; each is in it at most once */
     struct proto_request *slots;
     uint32_t slot_count;
@@ -85,8 +85,6 @@ static void free_server(uv_handle_t *handle)
     void *context = server->closed_context;
     free(server->slots);
     free(server->url);
-    free(server->ca_file);
-    free(server->cert_file);
     free(server);
     if (on_closed != NULL)
         on_closed(context);
@@ -98,6 +96,7 @@ static void close_socket(struct proto_server *server)
     nng_close(server->socket);
     for (uint32_t i = 0; i < server->slot_count; i++)
         nng_aio_free(server->slots[i].aio); /* waits for a callback on its way out */
+    proto_listener_deinit(&server->listener);
     sp_mailbox_free(server->box);
     server->open_handles = 3;
     uv_close((uv_handle_t *)&server->async, free_server);
@@ -139,6 +138,13 @@ static void received(struct proto_request *slot)
         return;
     }
     nng_msg *message = nng_aio_get_msg(slot->aio);
+    nng_pipe connection = nng_msg_get_pipe(message);
+    if (proto_listener_is_outdated(&server->listener, connection, sp_now_ms())) {
+        nng_msg_free(message);
+        nng_pipe_close(connection);
+        start_receive(slot);
+        return;
+    }
     struct sp_error err = {.code = SP_OK, .text = ""};
     slot->arena = sp_arena_new(ARENA_FIRST_CHUNK, SP_MAX_DECODED_MESSAGE);
     slot->state = SLOT_WORKING;
@@ -190,39 +196,6 @@ static void drain(uv_async_t *async)
     }
 }
 
-static enum sp_err listen_on(struct proto_server *server, const char *url,
-                             const struct proto_tls *tls, struct sp_error *err)
-{
-    int code = nng_listener_create(&server->listener, server->socket, url);
-    if (code != 0)
-        return proto_fail_nng(err, code, "address %s", url);
-    if (strncmp(url, "ipc:", 4) == 0) {
-        code = nng_listener_set_int(server->listener, NNG_OPT_IPC_PERMISSIONS, IPC_MODE);
-        if (code != 0)
-            return proto_fail_nng(err, code, "address %s: permissions", url);
-    }
-    if (proto_url_is_tls(url)) {
-        nng_tls_config *config = NULL;
-        enum sp_err rc = proto_tls_config(tls, true, NULL, &config, err);
-        if (rc != SP_OK)
-            return rc;
-        code = nng_listener_set_ptr(server->listener, NNG_OPT_TLS_CONFIG, config);
-        nng_tls_config_free(config); /* the listener holds its own reference */
-        if (code != 0)
-            return proto_fail_nng(err, code, "address %s: TLS", url);
-    }
-    if (strncmp(url, "ipc:", 4) != 0) {
-        /* Machines that vanish without a word would keep their connections here for ever. */
-        code = nng_listener_set_bool(server->listener, NNG_OPT_TCP_KEEPALIVE, true);
-        if (code != 0)
-            return proto_fail_nng(err, code, "address %s: keep-alive", url);
-    }
-    code = nng_listener_start(server->listener, 0);
-    if (code != 0)
-        return proto_fail_nng(err, code, "listen on %s", url);
-    return SP_OK;
-}
-
 /* Closing a dead listener cuts the connections that it made: who waits on them asks again, those
  * who connected in vain included. */
 static void watch(uv_timer_t *timer)
@@ -231,33 +204,23 @@ static void watch(uv_timer_t *timer)
     int64_t start_ms = sp_now_ms();
     if (server->closing)
         return;
-    if (server->watch && server->listening &&
-        proto_watch_is_dead(server->watch, server->listener)) {
+    if (server->listening && proto_watch_is_dead(server->watch, server->listener.nng)) {
         sp_warn("%s: a peer broke off while it connected: listening anew",
                 proto_watch_url(server->watch));
-        nng_listener_close(server->listener);
+        nng_listener_close(server->listener.nng);
         server->listening = false;
     }
     struct sp_error err;
     if (!server->listening) {
-        struct proto_tls tls = {.ca_file = server->ca_file, .cert_file = server->cert_file};
-        server->listening = listen_on(server, server->url, &tls, &err) == SP_OK;
+        server->listening = proto_listener_open(&server->listener, server->socket, server->url,
+                                                NULL, &err) == SP_OK;
         if (!server->listening) {
             sp_warn("listening anew failed, trying again: %s", err.text);
-            nng_listener_close(server->listener);
+            nng_listener_close(server->listener.nng);
         }
     }
     int64_t took_ms = sp_now_ms() - start_ms;
-    if (server->watch || !server->listening)
-        uv_timer_start(timer, watch, (uint64_t)SP_MAX(WATCH_MS, took_ms * WATCH_SHARE), 0);
-}
-
-static void set_files(struct proto_server *server, const struct proto_tls *tls)
-{
-    free(server->ca_file);
-    free(server->cert_file);
-    server->ca_file = sp_xstrdup(tls && tls->ca_file ? tls->ca_file : "");
-    server->cert_file = sp_xstrdup(tls && tls->cert_file ? tls->cert_file : "");
+    uv_timer_start(timer, watch, (uint64_t)SP_MAX(WATCH_MS, took_ms * WATCH_SHARE), 0);
 }
 
 enum sp_err proto_server_reload(struct proto_server *server, const struct proto_tls *tls,
@@ -266,18 +229,7 @@ enum sp_err proto_server_reload(struct proto_server *server, const struct proto_
     if (!proto_url_is_tls(server->url) || server->closing)
         return SP_OK;
     enum sp_err rc = proto_check_url(server->url, tls, err);
-    nng_tls_config *config = NULL;
-    if (rc == SP_OK)
-        rc = proto_tls_config(tls, true, NULL, &config, err);
-    if (rc != SP_OK)
-        return rc;
-    nng_tls_config_free(config); /* they are good; the listener makes its own */
-    set_files(server, tls);
-    if (server->listening)
-        nng_listener_close(server->listener);
-    server->listening = false;
-    watch(&server->watch_timer);
-    return SP_OK;
+    return rc == SP_OK ? proto_listener_renew(&server->listener, tls, err) : rc;
 }
 
 static enum sp_err open_slots(struct proto_server *server, struct sp_error *err)
@@ -308,7 +260,6 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
     server->on_request = on_request;
     server->context = context;
     server->url = sp_xstrdup(url);
-    set_files(server, tls);
     server->box = sp_mailbox_new(parallel, wake_loop, &server->async);
     int code = nng_rep0_open(&server->socket);
     if (code != 0) {
@@ -318,7 +269,9 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
     code = nng_socket_set_size(server->socket, NNG_OPT_RECVMAXSZ, PROTO_WIRE_BYTES);
     rc = code == 0 ? open_slots(server, err) : proto_fail_nng(err, code, "limit message size");
     if (rc == SP_OK)
-        rc = listen_on(server, url, tls, err);
+        rc = proto_listener_init(&server->listener, server->socket, err);
+    if (rc == SP_OK)
+        rc = proto_listener_open(&server->listener, server->socket, url, tls, err);
     if (rc == SP_OK && (code = uv_async_init(loop, &server->async, drain)) != 0)
         rc = sp_fail(err, SP_EIO, "wake-up handle: %s", uv_strerror(code));
     if (rc != SP_OK) {
@@ -340,11 +293,10 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
 out:
     for (uint32_t i = 0; i < parallel; i++)
         nng_aio_free(server->slots[i].aio);
+    proto_listener_deinit(&server->listener);
     sp_mailbox_free(server->box);
     free(server->slots);
     free(server->url);
-    free(server->ca_file);
-    free(server->cert_file);
     free(server);
     return rc;
 }

@@ -9,6 +9,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/fs.h"
 #include "common/base/mem.h"
 
@@ -105,6 +106,12 @@ static void on_command(uv_async_t *async)
     struct fixture *f = async->data;
     if (atomic_exchange(&f->release, false))
         answer_parked(f);
+    if (atomic_load(&f->reload)) {
+        struct sp_error err = {0};
+        enum sp_err rc = proto_server_reload(f->server, &f->tls, &err);
+        ck_assert_msg(rc == SP_OK, "%s", err.text);
+        atomic_store(&f->reload, false);
+    }
     if (atomic_exchange(&f->stop, false)) {
         proto_server_close(f->server, on_closed, f);
         answer_parked(f);
@@ -152,6 +159,14 @@ void fixture_release(struct fixture *f)
 {
     atomic_store(&f->release, true);
     uv_async_send(&f->command);
+}
+
+void fixture_reload(struct fixture *f)
+{
+    atomic_store(&f->reload, true);
+    uv_async_send(&f->command);
+    while (atomic_load(&f->reload))
+        sp_sleep_ms(1);
 }
 
 void fixture_remove(struct fixture *f)

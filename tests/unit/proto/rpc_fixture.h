@@ -24,8 +24,8 @@ struct fixture {
     char url[160];
     uv_loop_t loop;
     uv_thread_t thread;
-    uv_async_t command; /* wakes the loop to obey `release` and `stop` */
-    atomic_bool release, stop;
+    uv_async_t command; /* wakes the loop to obey `release`, `reload` and `stop` */
+    atomic_bool release, reload, stop;
     atomic_int requests, busy;
     struct proto_server *server;
     struct proto_request *parked[FIXTURE_PARKED];
@@ -40,6 +40,7 @@ void fixture_dir(struct fixture *f);     /* makes dir; url = ipc in it */
 void fixture_start(struct fixture *f);   /* listens on url */
 void fixture_stop(struct fixture *f);    /* answers what is parked, closes, joins */
 void fixture_remove(struct fixture *f);  /* removes dir */
+void fixture_reload(struct fixture *f);  /* the server takes the files that f->tls names now */
 void fixture_release(struct fixture *f); /* answers what is parked */
 int fixture_free_port(void);
 /* In dir: ca.pem, node.pem (DNS name "localhost"), and other-ca.pem, stranger.pem (signed by it).

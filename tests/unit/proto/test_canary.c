@@ -9,7 +9,7 @@ START_TEST(test_silence)
     int64_t now = 1000000;
     ck_assert(!proto_canary_is_silent(&silence, 1, now));
     for (int i = 0; i < 280; i++)
-        ck_assert(!proto_canary_is_silent(&silence, 1, now += 50)); /* 14 s */
+        ck_assert(!proto_canary_is_silent(&silence, 1, now += 50));  /* 14 s */
     ck_assert(!proto_canary_is_silent(&silence, 1, now += 3600000)); /* stopped for an hour */
     ck_assert(!proto_canary_is_silent(&silence, 2, now += 50));
     bool silent = false;

@@ -1,6 +1,7 @@
 /* Mutual TLS on loopback, with certificates made here by openssl. */
 #include <netinet/in.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -8,6 +9,7 @@
 
 #include "common/base/clock.h"
 #include "common/base/fs.h"
+#include "common/base/hash.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "proto/rpc.h"
@@ -101,6 +103,97 @@ START_TEST(a_chunk_passes_and_a_restart_is_survived)
             fixture_start(&s.f);
         }
     }
+    proto_client_free(client);
+    teardown(&s, true);
+}
+END_TEST
+
+struct caller {
+    struct secure *s;
+    atomic_bool *stop;
+    atomic_int calls;
+};
+
+/* Whole chunks, so that one is coming in at most times. */
+static void *call_on(void *argument)
+{
+    struct caller *caller = argument;
+    struct proto_client *client = NULL;
+    struct sp_error err = {0};
+    const struct proto_client_options options = {
+        .url = caller->s->f.url,
+        .tls = {.ca_file = caller->s->ca, .cert_file = caller->s->node, .server_name = "localhost"},
+        .request_ms = 15000,
+        .backoff_min_ms = 10,
+        .backoff_max_ms = 100,
+    };
+    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    uint8_t *data = sp_xalloc(SP_MAX_CHUNK);
+    struct proto_blob_put put = {.data = {.data = data, .length = SP_MAX_CHUNK}};
+    sp_sha256_of(data, SP_MAX_CHUNK, &put.sha256);
+    while (!atomic_load(caller->stop)) {
+        const void *reply;
+        enum sp_err rc = proto_call(client, PROTO_BLOB_PUT, &put, 25000, &reply, &err);
+        ck_assert_msg(rc == SP_OK, "%s", err.text);
+        ck_assert(((const struct proto_blob_put_reply *)reply)->existed);
+        atomic_fetch_add(&caller->calls, 1);
+    }
+    free(data);
+    proto_client_free(client);
+    return NULL;
+}
+
+/* Closing connections in the middle of a message hangs the library below. */
+START_TEST(new_files_under_traffic_lose_no_call)
+{
+    struct secure s;
+    setup(&s, true);
+    atomic_bool stop = false;
+    struct caller callers[3];
+    pthread_t threads[SP_COUNT(callers)];
+    for (size_t i = 0; i < SP_COUNT(callers); i++) {
+        callers[i] = (struct caller){.s = &s, .stop = &stop};
+        ck_assert_int_eq(pthread_create(&threads[i], NULL, call_on, &callers[i]), 0);
+    }
+    for (int round = 0; round < 8; round++) {
+        int before[SP_COUNT(callers)];
+        for (size_t i = 0; i < SP_COUNT(callers); i++)
+            before[i] = atomic_load(&callers[i].calls);
+        fixture_reload(&s.f);
+        /* Two more calls each: one that was under way, and one on a new connection. */
+        for (size_t i = 0; i < SP_COUNT(callers); i++)
+            while (atomic_load(&callers[i].calls) < before[i] + 2)
+                sp_sleep_ms(1);
+    }
+    atomic_store(&stop, true);
+    for (size_t i = 0; i < SP_COUNT(callers); i++)
+        ck_assert_int_eq(pthread_join(threads[i], NULL), 0);
+    teardown(&s, true);
+}
+END_TEST
+
+START_TEST(a_new_authority_ends_old_connections)
+{
+    struct secure s;
+    setup(&s, true);
+    struct proto_client *client = NULL;
+    struct sp_error err = {0};
+    const struct proto_client_options options = {
+        .url = s.f.url,
+        .tls = {.ca_file = s.ca, .cert_file = s.node, .server_name = "localhost"},
+        .request_ms = 1500,
+    };
+    const struct proto_hello hello = {.instance = 1};
+    const void *reply;
+    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    ck_assert_int_eq(proto_call(client, PROTO_HELLO, &hello, 0, &reply, &err), SP_OK);
+    int requests = atomic_load(&s.f.requests);
+    s.f.tls = (struct proto_tls){.ca_file = s.other_ca, .cert_file = s.stranger};
+    fixture_reload(&s.f);
+    ck_assert_int_ne(proto_call(client, PROTO_HELLO, &hello, 0, &reply, &err), SP_OK);
+    ck_assert_int_eq(hello_with(&s, s.ca, s.node, "localhost", &err), SP_EDENIED);
+    ck_assert_int_eq(atomic_load(&s.f.requests), requests);
+    ck_assert_int_eq(hello_with(&s, s.other_ca, s.stranger, "localhost", &err), SP_OK);
     proto_client_free(client);
     teardown(&s, true);
 }
@@ -235,9 +328,11 @@ static Suite *suite(void)
 {
     Suite *s = suite_create("rpc_tls");
     TCase *t = tcase_create("tls");
-    tcase_set_timeout(t, 20);
+    tcase_set_timeout(t, 60);
     tcase_add_test(t, peers_of_one_ca_talk);
     tcase_add_test(t, a_chunk_passes_and_a_restart_is_survived);
+    tcase_add_test(t, new_files_under_traffic_lose_no_call);
+    tcase_add_test(t, a_new_authority_ends_old_connections);
     tcase_add_test(t, a_wrong_server_name_is_refused);
     tcase_add_test(t, a_server_of_another_ca_is_refused);
     tcase_add_test(t, a_client_of_another_ca_is_refused);
