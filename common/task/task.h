@@ -33,10 +33,10 @@ const struct task_settings *task_settings_of(const struct task *task);
 
 /* ---- problems ---- */
 
-/* The rows of a dataset in memory, as a JSON array of objects (new reference). `what` names the
- * file; by its name it is CSV or JSON. columns: a JSON array of names, or NULL: a CSV file's first
- * line. Rows of the layouts of LLM-Adapters and of AI2's ARC files become those of the published
- * ARC and Winogrande datasets. At most `limit` rows, 0: all. */
+/* The rows of a dataset in memory, as a JSON array of objects (new reference): JSON Lines, a JSON
+ * array or CSV, also compressed (common/text/rows.h). `what` names the file. columns: a JSON array
+ * of names, or NULL: a CSV file's first line. Rows of the layouts of LLM-Adapters and of AI2's ARC
+ * files become those of the published ARC and Winogrande datasets. At most `limit` rows, 0: all. */
 enum sp_err task_rows_read(const char *data, size_t length, const char *what, const json_t *columns,
                            int64_t limit, json_t **ret, struct sp_error *err) SP_MUST_USE;
 /* The same with the columns that the task names. */

@@ -1,11 +1,8 @@
 /* dataset: a streaming reader of training data, one row at a time.
  *
- * A file is JSON Lines (one object a line; blank lines are skipped), one JSON array of objects, or
- * CSV (RFC 4180 in UTF-8, the first row names the fields): the first of them unless the name ends
- * in .csv or the first bytes say otherwise. gzip and zstd are decompressed on the way. The format
- * is recognized by the fields of the first row, or named, or made by naming the fields; every row
- * must then be of it. Memory is bounded by SP_MAX_DATASET_LINE a row, whatever the size of the
- * file. One thread; blocks on the file. */
+ * Files are what common/text/rows.h reads. The format is recognized by the fields of the first row,
+ * or named, or made by naming the fields; every row must then be of it. One thread; blocks on the
+ * file. */
 #ifndef SPIN_TEXT_DATASET_H
 #define SPIN_TEXT_DATASET_H
 

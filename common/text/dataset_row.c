@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "common/base/mem.h"
-#include "common/text/dataset_internal.h"
 
 #define FORMAT_NAME(id, name, what) name,
 static const char *const format_names[] = {TOK_FORMAT_LIST(FORMAT_NAME)};

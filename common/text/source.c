@@ -24,8 +24,8 @@ struct source {
     FILE *file;             /* NULL: memory */
     const uint8_t *memory;  /* not yet read */
     size_t memory_left;
-    uint64_t raw_bytes, total_bytes;
-    char *what; /* owned */
+    uint64_t raw_bytes, total_bytes, text_bytes; /* text_bytes: given to the reader */
+    char *what;                                  /* owned */
     enum kind kind;
     z_stream gzip;
     ZSTD_DStream *zstd;
@@ -140,6 +140,7 @@ int tok_source_fill(struct tok_source *source)
     }
     source->at = s->out;
     source->end = s->out + got;
+    s->text_bytes += got;
     return got > 0 ? 0 : TOK_SOURCE_END;
 }
 
@@ -181,6 +182,7 @@ static enum sp_err start(struct source *s, struct sp_error *err)
     }
     s->head.at = s->out;
     s->head.end = s->out + got;
+    s->text_bytes = s->kind == PLAIN ? got : 0;
     if (s->kind == PLAIN)
         return tok_source_error(&s->head, err);
     s->head.at = s->head.end = s->out;
@@ -269,4 +271,9 @@ uint64_t tok_source_read_bytes(const struct tok_source *source)
 uint64_t tok_source_total_bytes(const struct tok_source *source)
 {
     return ((const struct source *)source)->total_bytes;
+}
+
+uint64_t tok_source_text_bytes(const struct tok_source *source)
+{
+    return ((const struct source *)source)->text_bytes - (uint64_t)(source->end - source->at);
 }

@@ -31,6 +31,7 @@ int tok_source_fill(struct tok_source *source);
 enum sp_err tok_source_error(const struct tok_source *source, struct sp_error *err) SP_MUST_USE;
 uint64_t tok_source_read_bytes(const struct tok_source *source); /* of the file, as it lies there */
 uint64_t tok_source_total_bytes(const struct tok_source *source); /* 0: unknown */
+uint64_t tok_source_text_bytes(const struct tok_source *source);  /* read so far, decompressed */
 
 static inline int tok_source_next(struct tok_source *source)
 {

@@ -1,7 +1,10 @@
 /* Task files, layouts of data, faults of both, means. */
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
+#include <zlib.h>
 
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/task/task.h"
 #include "tests/unit/check_main.h"
@@ -67,8 +70,12 @@ START_TEST(test_rows_of_every_format)
     json_t *columns = json_pack("[s,s]", "q", "a");
     rows = rows_of("one,A\ntwo,B", "x.csv", columns);
     ck_assert_str_eq(text_at(rows, 1, "a"), "B");
-    json_decref(columns);
     json_decref(rows);
+    struct sp_error err = {0};
+    ck_assert(task_rows_read("one", 3, "x.csv", columns, 0, &rows, &err) == SP_EFORMAT);
+    ck_assert_msg(strstr(err.text, "x.csv:1: row 1 has 1 fields, the columns are 2") != NULL, "%s",
+                  err.text);
+    json_decref(columns);
 }
 END_TEST
 
@@ -76,10 +83,60 @@ START_TEST(test_faults_of_rows_name_file_and_line)
 {
     expect_fault("", "x.jsonl", "x.jsonl: no rows");
     expect_fault("{\"a\":1}\n{", "x.jsonl", "x.jsonl:2");
-    expect_fault("[1]", "x.json", "not an object");
-    expect_fault("a,b\n1\n", "x.csv", "x.csv:2: 1 cells, expected 2");
-    expect_fault("a,b\n\"1,2\n", "x.csv", "does not end");
+    expect_fault("[1]", "x.json", "an object is expected");
+    expect_fault("a,b\n1\n", "x.csv", "x.csv:2: row 1 has 1 fields, the header 2");
+    expect_fault("a,b\n\"1,2\n", "x.csv", "the closing one is missing");
+    expect_fault("{\"a\":1}\n[]\n", "x.jsonl", "x.jsonl:2: not an object");
     expect_fault("a\n\xff\n", "x.csv", "not UTF-8");
+}
+END_TEST
+
+/* A gzip member: in one go, or of `repeats` times the same text. */
+static size_t gzip(const char *text, size_t repeats, uint8_t *to, size_t capacity)
+{
+    z_stream stream = {.next_out = to, .avail_out = (unsigned)capacity};
+    ck_assert_int_eq(deflateInit2(&stream, 1, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
+    for (size_t i = 0; i < repeats; i++) {
+        stream.next_in = (uint8_t *)text;
+        stream.avail_in = (unsigned)strlen(text);
+        int rc = deflate(&stream, i + 1 < repeats ? Z_NO_FLUSH : Z_FINISH);
+        ck_assert_int_eq(rc, i + 1 < repeats ? Z_OK : Z_STREAM_END);
+    }
+    deflateEnd(&stream);
+    return capacity - stream.avail_out;
+}
+
+START_TEST(test_compressed_rows)
+{
+    uint8_t packed[256];
+    struct sp_error err = {0};
+    json_t *rows = NULL;
+    size_t length = gzip("q,a\none,\"A,\nB\"\n", 1, packed, sizeof(packed));
+    ck_assert_msg(task_rows_read((char *)packed, length, "x.csv.gz", NULL, 0, &rows, &err) == SP_OK,
+                  "%s", err.text);
+    ck_assert_str_eq(text_at(rows, 0, "a"), "A,\nB");
+    json_decref(rows);
+}
+END_TEST
+
+/* What is small as it comes may not become large. */
+START_TEST(test_compressed_rows_have_a_limit)
+{
+    enum { ROW = 1 << 20, CAPACITY = 8 << 20 };
+    char *row = sp_xalloc(ROW + 1);
+    uint8_t *packed = sp_xalloc(CAPACITY);
+    struct sp_error err = {0};
+    json_t *rows = NULL;
+    memset(row, ' ', ROW);
+    memcpy(row, "{}", 2);
+    row[ROW - 1] = '\n';
+    row[ROW] = '\0';
+    size_t length = gzip(row, SP_MAX_TASK_DATA / ROW + 1, packed, CAPACITY);
+    ck_assert_int_eq(task_rows_read((char *)packed, length, "x.gz", NULL, 0, &rows, &err),
+                     SP_ELIMIT);
+    ck_assert_msg(strstr(err.text, "x.gz:257: more than") != NULL, "%s", err.text);
+    free(row);
+    free(packed);
 }
 END_TEST
 
@@ -221,6 +278,8 @@ static Suite *suite(void)
     TCase *t = tcase_create("task");
     tcase_add_test(t, test_rows_of_every_format);
     tcase_add_test(t, test_faults_of_rows_name_file_and_line);
+    tcase_add_test(t, test_compressed_rows);
+    tcase_add_test(t, test_compressed_rows_have_a_limit);
     tcase_add_test(t, test_other_layouts_become_the_published_one);
     tcase_add_test(t, test_faults_of_task_files);
     tcase_add_test(t, test_faults_of_problems);
