@@ -276,6 +276,8 @@ static void tick(struct coord_core *core)
             core_trainer_lost(core, run, "was not heard of in time");
         if (core->disk_low)
             pause_for_disk(core, run);
+        run->evaluate_due = run->evaluate_due || run->evaluate_again;
+        run->evaluate_again = false;
     }
     core_forget_workers(core);
     /* Stragglers, and grants that waited for a trainer to come back, become possible with time. */

@@ -127,6 +127,7 @@ struct coord_run {
     struct coord_iteration *iteration; /* newest, or NULL */
     bool evaluate_due;                /* an evaluation may be missing */
     bool evaluating;                  /* COORD_DO_EVALUATE is out */
+    bool evaluate_again;              /* ask again with the next tick */
     uint64_t last_grant;              /* sequence number, for turns between runs */
     int64_t median_ms;                /* 0: unknown */
     int64_t durations[COORD_DURATIONS];

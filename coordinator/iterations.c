@@ -418,7 +418,9 @@ void core_evaluated(struct coord_core *core, const struct coord_event *event)
     run->evaluate_due = run->evaluate_due || event->more;
     core->work_changed = true;
     core_changed(core);
-    if (event->status == SP_OK)
+    /* Somebody asked for the same one and has not got it yet. */
+    run->evaluate_again = event->status == SP_EUNAVAIL;
+    if (event->status == SP_OK || event->status == SP_EUNAVAIL)
         return;
     struct coord_write *write = core_write(COORD_W_EVENT, run);
     core_write_event(write, "coordinator", "warning", "no evaluation could be made: %s",

@@ -179,7 +179,8 @@ json_t *coord_status(const struct coord_core *core, const char *name, int64_t no
         json_t *row = run_json(core, run, now_ms);
         json_object_set_new(row, "evaluations", evaluations_json(core, run));
         json_object_set_new(row, "evaluations_due",
-                            json_boolean(run->evaluate_due || run->evaluating));
+                            json_boolean(run->evaluate_due || run->evaluating ||
+                                         run->evaluate_again));
         json_array_append_new(runs, row);
     }
     return json_pack("{s:I,s:s,s:o,s:o,s:{s:I,s:I,s:I,s:I}}", "version",

@@ -30,7 +30,7 @@ static enum sp_err create_empty(const char *path, const char *name, struct sp_er
         return SP_OK;
     }
     if (errno == EEXIST)
-        return sp_fail(err, SP_EEXIST, "run %s is being created by another request", name);
+        return sp_fail(err, SP_EUNAVAIL, "run %s is being created by another request", name);
     return sp_fail_errno(err, errno, "%s: create", path);
 }
 

@@ -174,6 +174,12 @@ void cf_collected(struct cf *fx)
     step(fx, &(struct coord_event){.kind = COORD_EV_COLLECTED});
 }
 
+void cf_evaluated(struct cf *fx, enum sp_err status)
+{
+    step(fx, &(struct coord_event){
+                 .kind = COORD_EV_EVALUATED, .run = WORLD_RUN, .status = status, .text = "a test"});
+}
+
 void cf_finish(struct cf *fx)
 {
     fx->hold_work = false;

@@ -64,6 +64,7 @@ const struct cf_reply *cf_ask(struct cf *fx, enum proto_role role, enum proto_ty
 const struct cf_reply *cf_reply(struct cf *fx, uint64_t handle);
 
 void cf_collected(struct cf *fx);        /* the collection is done */
+void cf_evaluated(struct cf *fx, enum sp_err status); /* the making of an evaluation ended so */
 
 /* Shorter. Verbs: args "" or JSON. */
 const struct cf_reply *cf_verb(struct cf *fx, const char *verb, const char *args);

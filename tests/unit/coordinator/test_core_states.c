@@ -452,6 +452,22 @@ START_TEST(transitions)
 }
 END_TEST
 
+/* Somebody has asked for the same evaluation and it is still being made: the run asks once more, not
+ * at once; after another failure it doesn't. */
+START_TEST(an_evaluation_that_somebody_makes_is_asked_for_again)
+{
+    cf_evaluated(&fx, SP_EUNAVAIL);
+    ck_assert_uint_eq(fx.evaluations, 0);
+    cf_tick(&fx, 50);
+    ck_assert_uint_eq(fx.evaluations, 1);
+    cf_tick(&fx, 100);
+    ck_assert_uint_eq(fx.evaluations, 1);
+    cf_evaluated(&fx, SP_EFORMAT);
+    cf_tick(&fx, 100);
+    ck_assert_uint_eq(fx.evaluations, 1);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("core_states");
@@ -480,6 +496,7 @@ static Suite *suite(void)
     tcase_add_test(tc, published_too_early);
     tcase_add_test(tc, roles);
     tcase_add_test(tc, a_full_disk_pauses);
+    tcase_add_test(tc, an_evaluation_that_somebody_makes_is_asked_for_again);
     tcase_add_test(tc, transitions);
     suite_add_tcase(s, tc);
     return s;
