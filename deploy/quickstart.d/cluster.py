@@ -31,10 +31,10 @@ class Daemon:
 
 
 class Cluster:
-    def __init__(self, build, out, generators, quiet=False):
+    def __init__(self, build, out, generators, quiet=False, slots=16):
         self.build, self.out = pathlib.Path(build), pathlib.Path(out)
         self.state = self.out / "state"
-        self.generators = generators
+        self.generators, self.slots = generators, slots
         self.quiet = quiet
         self.daemons = {}
         self.stopping = threading.Event()
@@ -118,7 +118,7 @@ class Cluster:
         for index in range(1, self.generators + 1):
             name = f"generator-{index}"
             text = common.format(url=url, token=token, name=name, out=out, threads=threads)
-            config = self.write_config(name, text + "\n[generate]\nslots = 16\n")
+            config = self.write_config(name, text + f"\n[generate]\nslots = {self.slots}\n")
             self.add(name, [self.program("generator/spin-generator"), "--config", config])
         token = self.token("trainer").resolve()
         text = common.format(url=url, token=token, name="trainer", out=out, threads=cores)
