@@ -452,8 +452,8 @@ START_TEST(transitions)
 }
 END_TEST
 
-/* Somebody has asked for the same evaluation and it is still being made: the run asks once more, not
- * at once; after another failure it doesn't. */
+/* Somebody has asked for the same evaluation and it is still being made: the run asks once more,
+ * not at once; after another failure it doesn't. */
 START_TEST(an_evaluation_that_somebody_makes_is_asked_for_again)
 {
     cf_evaluated(&fx, SP_EUNAVAIL);
