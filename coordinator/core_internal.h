@@ -148,6 +148,7 @@ struct coord_worker {
     uint32_t old_count;
     uint32_t slots;
     int64_t seen_ms, hello_ms;
+    bool spoke;                       /* asked for something since this instance's first hello */
     int64_t idle_since_ms;            /* since when it has no lease */
     uint32_t leases;
     uint64_t tokens_generated, tokens_scored, results;

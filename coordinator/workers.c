@@ -19,6 +19,7 @@ struct coord_worker *core_asker(struct coord_core *core, const struct coord_even
         return NULL;
     }
     worker->seen_ms = core->now_ms;
+    worker->spoke = true;
     return worker;
 }
 
@@ -115,6 +116,7 @@ static void take_over(struct coord_core *core, struct coord_worker *worker, uint
     worker->old_instances[worker->old_count++ % COORD_OLD_INSTANCES] = worker->instance;
     worker->instance = instance;
     worker->last_request = worker->last_lease = 0;
+    worker->spoke = false;
     coord_map_remove(&core->worker_by_id, worker->id);
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_iteration *it = core->runs[i]->iteration;
@@ -155,8 +157,8 @@ static bool hello_is_good(struct coord_core *core, const struct coord_event *eve
         core_reply_error(core, event->handle, SP_EDENIED, 0,
                          "hello: the token is for another role than the worker's");
     else if (name == 0 || name > SP_MAX_RUN_NAME)
-        core_reply_error(core, event->handle, SP_EINVAL, 0,
-                         "hello: name: give 1 to %d characters", SP_MAX_RUN_NAME);
+        core_reply_error(core, event->handle, SP_EINVAL, 0, "hello: name: give 1 to %d characters",
+                         SP_MAX_RUN_NAME);
     else if (strlen(hello->host) > 255 || strlen(hello->device) > 255 ||
              strlen(hello->version) > 255 || strlen(hello->numerics_class) > 1023)
         core_reply_error(core, event->handle, SP_ELIMIT, 0,
@@ -209,6 +211,26 @@ static void store_worker(struct coord_core *core, const struct coord_worker *wor
     core_send(core, write);
 }
 
+/* A process that was replaced comes back. The hello that replaced it may be one of a process before
+ * it, dead long since, that was late on the network: nothing follows it. */
+static bool may_return(struct coord_core *core, const struct coord_worker *worker,
+                       const struct coord_event *event)
+{
+    int64_t wait_ms = worker->hello_ms + core->options.times.reclaim_ms - core->now_ms;
+    if (worker->spoke)
+        core_reply_error(
+            core, event->handle, SP_EEXIST, 0,
+            "hello: another process has taken the name \"%s\": give each worker a name "
+            "of its own",
+            worker->name);
+    else if (wait_ms > 0)
+        core_reply_error(core, event->handle, SP_EUNAVAIL, (uint32_t)wait_ms,
+                         "hello: another process has taken the name \"%s\": waiting for its first "
+                         "request",
+                         worker->name);
+    return !worker->spoke && wait_ms <= 0;
+}
+
 void core_hello(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_hello *hello = event->body;
@@ -224,13 +246,8 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
         return;
     }
     if (worker && worker->instance != hello->instance) {
-        if (was_replaced(worker, hello->instance)) {
-            core_reply_error(core, event->handle, SP_EEXIST, 0,
-                             "hello: another process has taken the name \"%s\": give each worker a "
-                             "name of its own",
-                             hello->name);
+        if (was_replaced(worker, hello->instance) && !may_return(core, worker, event))
             return;
-        }
         take_over(core, worker, hello->instance);
     }
     if (!worker && core->worker_count >= SP_MAX_WORKERS) {

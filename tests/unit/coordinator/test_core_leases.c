@@ -170,8 +170,8 @@ START_TEST(lost_before_the_commit_is_not_there)
     fx.hold = true;
     cf_send(&fx, PROTO_ROLE_GENERATOR, PROTO_SUBMIT, cf_answers(&fx, a, lease, 0, 3));
     cf_restart(&fx);
-    CF_FAILS(SP_ESTALE, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_SUBMIT,
-                               cf_answers(&fx, a, lease, 0, 3)));
+    CF_FAILS(SP_ESTALE,
+             cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_SUBMIT, cf_answers(&fx, a, lease, 0, 3)));
     a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
     ck_assert_uint_eq(cf_submit(&fx, a, lease, 0, 3)->stored, 3);
 }
@@ -238,7 +238,9 @@ START_TEST(a_replaced_process_is_turned_away)
     new.instance = 8;
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old)); /* a reconnect */
-    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
+    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new);
+    CF_OK(reply);
+    cf_lease(&fx, ((const struct proto_hello_reply *)reply->body)->worker_id, 1);
     CF_FAILS(SP_EEXIST, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
     CF_FAILS(SP_EDENIED, cf_ask(&fx, PROTO_ROLE_TRAINER, PROTO_HELLO, &new));
     new.role = PROTO_ROLE_ADMIN;
@@ -246,6 +248,30 @@ START_TEST(a_replaced_process_is_turned_away)
     new.role = PROTO_ROLE_GENERATOR;
     new.name = "";
     CF_FAILS(SP_EINVAL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
+}
+END_TEST
+
+/* The hello of a process that died before is late on the network, and takes the name: nothing
+ * follows it, so the living one gets its name back. */
+START_TEST(a_late_hello_of_the_dead_takes_no_name_for_good)
+{
+    struct proto_hello alive = {.role = PROTO_ROLE_GENERATOR,
+                                .name = "x",
+                                .instance = 8,
+                                .host = "",
+                                .device = "",
+                                .version = "",
+                                .numerics_class = "cpu class"};
+    struct proto_hello dead = alive;
+    dead.instance = 7;
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
+    CF_FAILS(SP_EUNAVAIL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
+    cf_tick(&fx, fx.times.reclaim_ms);
+    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive);
+    CF_OK(reply);
+    cf_lease(&fx, ((const struct proto_hello_reply *)reply->body)->worker_id, 1);
+    CF_FAILS(SP_EEXIST, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
 }
 END_TEST
 
@@ -401,8 +427,8 @@ START_TEST(a_different_answer_raises_an_alarm)
     struct store_event *events;
     size_t count;
     ck_assert_int_eq(store_run_open(fx.world.store, WORLD_RUN, &run, NULL), SP_OK);
-    ck_assert_int_eq(
-        store_events_last(fx.world.store, run, 1, fx.arena, &events, &count, NULL), SP_OK);
+    ck_assert_int_eq(store_events_last(fx.world.store, run, 1, fx.arena, &events, &count, NULL),
+                     SP_OK);
     ck_assert_uint_eq(count, 1);
     ck_assert_str_eq(events[0].kind, "alarm");
     ck_assert_str_eq(events[0].actor, "b");
@@ -570,10 +596,10 @@ static Suite *suite(void)
     tcase_add_test(tc, sent_twice_before_the_commit);
     tcase_add_test(tc, lost_before_the_commit_is_not_there);
     tcase_add_test(tc, returned_lease_is_free_at_once);
-    tcase_add_test(
-        tc, leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds);
+    tcase_add_test(tc, leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds);
     tcase_add_test(tc, a_process_that_was_started_again_leaves_its_leases);
     tcase_add_test(tc, a_replaced_process_is_turned_away);
+    tcase_add_test(tc, a_late_hello_of_the_dead_takes_no_name_for_good);
     tcase_add_test(tc, wrong_results_are_refused);
     tcase_add_test(tc, another_iteration_is_not_wanted);
     tcase_add_test(tc, five_deaths_pause_and_name_the_prompt);
