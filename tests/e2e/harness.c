@@ -547,3 +547,26 @@ json_t *cluster_iteration(struct cluster *cluster, const char *run, int iteratio
     ck_abort_msg("run %s has no iteration %d", run, iteration);
     return NULL;
 }
+
+void cluster_new_token(struct cluster *cluster, const char *file, const char *role,
+                       const char *option, const char *value, char ret_id[32])
+{
+    json_t *json =
+        option ? cluster_ctl_ok(cluster, "token", "create", "--role", role, "--name", file, option,
+                                value, NULL)
+               : cluster_ctl_ok(cluster, "token", "create", "--role", role, "--name", file, NULL);
+    cluster_write(cluster, file, "%s\n", cluster_text(json, "token"));
+    snprintf(ret_id, 32, "%s", cluster_text(json, "id"));
+    json_decref(json);
+}
+
+char *cluster_read_token(struct cluster *cluster, const char *file)
+{
+    char *path = sp_path_join(cluster->dir, file), *token = NULL;
+    size_t length = 0;
+    struct sp_error err;
+    ck_assert_msg(sp_read_file(path, 4096, &token, &length, &err) == SP_OK, "%s", err.text);
+    token[strcspn(token, "\n")] = '\0';
+    free(path);
+    return token;
+}

@@ -75,5 +75,9 @@ void cluster_iterate(struct cluster *cluster, const char *run, int seconds);
 json_t *cluster_iteration(struct cluster *cluster, const char *run, int iteration);
 const char *cluster_text(const json_t *object, const char *key); /* fails the test when absent */
 double cluster_number(const json_t *object, const char *key);
+/* A new token in FILE; its id in ret_id. option, value: "--expires", "1 s", or NULL. */
+void cluster_new_token(struct cluster *cluster, const char *file, const char *role,
+                       const char *option, const char *value, char ret_id[32]);
+char *cluster_read_token(struct cluster *cluster, const char *file); /* malloc'd */
 
 #endif

@@ -1,6 +1,5 @@
 /* Mutual TLS between real processes: every program with a certificate and a token of its own makes
  * an iteration; whoever lacks something is told what. */
-#include <arpa/inet.h>
 #include <check.h>
 #include <signal.h>
 #include <stdio.h>
@@ -11,80 +10,12 @@
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
-#include "tests/e2e/harness.h"
-#include "tests/e2e/program.h"
+#include "tests/e2e/tls_cluster.h"
 #include "tests/unit/check_main.h"
 
 #define SECONDS 60
-#define MAKE SPIN_SOURCE_ROOT "/deploy/tls/make-certificates"
 /* Addresses don't match certificates, so the name is said. */
 #define NAMED "--tls-server-name coordinator.test "
-
-struct tls_cluster {
-    struct cluster cluster;
-    char url[64];
-};
-
-static void make_certificates(struct cluster *cluster)
-{
-    struct said said;
-    int code = program_run(cluster->dir, &said, 30, MAKE,
-                           "certs coordinator.test generator.test trainer.test admin.test");
-    ck_assert_msg(code == 0, "%s", said.err);
-    code = program_run(cluster->dir, &said, 30, MAKE, "others coordinator.test admin.test");
-    ck_assert_msg(code == 0, "%s", said.err);
-}
-
-static int free_port(void)
-{
-    struct sockaddr_in address = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
-    socklen_t length = sizeof(address);
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    ck_assert(bind(fd, (struct sockaddr *)&address, length) == 0);
-    ck_assert(getsockname(fd, (struct sockaddr *)&address, &length) == 0);
-    close(fd);
-    return ntohs(address.sin_port);
-}
-
-/* The coordinator again, with a TLS address beside its socket. */
-static void open_tls(struct tls_cluster *tls)
-{
-    struct cluster *cluster = &tls->cluster;
-    cluster_open(cluster);
-    make_certificates(cluster);
-    cluster_end(&cluster->coordinator, SIGTERM);
-    snprintf(tls->url, sizeof(tls->url), "tls+tcp://127.0.0.1:%d", free_port());
-    cluster_write(cluster, "coordinator.conf",
-                  "[coordinator]\nstate_dir = state\nlisten = %s\n[tls]\nca = certs/ca.pem\n"
-                  "cert = certs/coordinator.test.pem\n",
-                  tls->url);
-    const char *const argv[] = {COORDINATOR, "--config", "coordinator.conf", NULL};
-    cluster->coordinator = program_start(cluster->dir, "coordinator.log", argv);
-    json_decref(cluster_ctl_ok(cluster, "--timeout", "20", "status", NULL));
-}
-
-static pid_t start_worker(struct tls_cluster *tls, const char *program, const char *role)
-{
-    char file[64];
-    snprintf(file, sizeof(file), "%s.conf", role);
-    cluster_write(&tls->cluster, file,
-                  "[coordinator]\nurl = %s\ntoken_file = %s.token\ntls_ca = certs/ca.pem\n"
-                  "tls_cert = certs/%s.test.pem\ntls_server_name = coordinator.test\n"
-                  "[worker]\nname = %s\nstate_dir = %s-state\n[compute]\nthreads = 1\n",
-                  tls->url, role, role, role, role);
-    const char *const argv[] = {program, "--config", file, NULL};
-    char log[64];
-    snprintf(log, sizeof(log), "%s.log", role);
-    return program_start(tls->cluster.dir, log, argv);
-}
-
-static int spinctl(struct tls_cluster *tls, struct said *said, const char *options)
-{
-    char *arguments = sp_xprintf("--coordinator %s %s", tls->url, options);
-    int code = program_run(tls->cluster.dir, said, SECONDS, SPINCTL, arguments);
-    free(arguments);
-    return code;
-}
 
 #define CA "--tls-ca certs/ca.pem "
 #define CERT "--tls-cert certs/admin.test.pem "
@@ -94,17 +25,17 @@ START_TEST(test_an_iteration_over_tls)
 {
     struct tls_cluster tls = {0};
     struct said said;
-    open_tls(&tls);
+    tls_cluster_open(&tls);
     cluster_write_rows(&tls.cluster, "train.jsonl", 0, 40);
     cluster_create_run(&tls.cluster, "r", 1, "");
-    tls.cluster.generators[0] = start_worker(&tls, GENERATOR, "generator");
-    tls.cluster.trainers[0] = start_worker(&tls, TRAINER, "trainer");
-    int code = spinctl(&tls, &said, CA CERT NAMED TOKEN "run r --iterations 1");
+    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator");
+    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer");
+    int code = tls_cluster_spinctl(&tls, &said, CA CERT NAMED TOKEN "run r --iterations 1");
     ck_assert_msg(code == 0 && strstr(said.out, "iteration 0 closed"), "%s%s", said.out, said.err);
-    code = spinctl(&tls, &said, CA CERT NAMED TOKEN "workers");
+    code = tls_cluster_spinctl(&tls, &said, CA CERT NAMED TOKEN "workers");
     ck_assert_msg(code == 0 && strstr(said.out, "generator") && strstr(said.out, "trainer"), "%s",
                   said.out);
-    code = spinctl(&tls, &said, CA CERT NAMED TOKEN "export r exported");
+    code = tls_cluster_spinctl(&tls, &said, CA CERT NAMED TOKEN "export r exported");
     ck_assert_msg(code == 0, "%s", said.err);
     /* The environment and a file say the same as the options. */
     cluster_write(&tls.cluster, "spinctl.conf",
@@ -144,13 +75,13 @@ START_TEST(test_what_is_missing_is_named)
     };
     struct tls_cluster tls = {0};
     struct said said;
-    open_tls(&tls);
+    tls_cluster_open(&tls);
     cluster_write(&tls.cluster, "empty", "%s", "");
     const char *const alone[] = {"/bin/sh", "-c", "umask 077; cat certs/ca.pem >alone.pem", NULL};
     ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, alone), 0);
     cluster_write(&tls.cluster, "wrong", "0123456789abcdef.%s\n", "AAAAAAAAAAAAAAAAAAAAAAAAAAAA");
     for (size_t i = 0; i < SP_COUNT(list); i++) {
-        int code = spinctl(&tls, &said, list[i].options);
+        int code = tls_cluster_spinctl(&tls, &said, list[i].options);
         ck_assert_msg(code == list[i].code, "%s: ended with %d: %s", list[i].options, code,
                       said.err);
         for (int m = 0; m < 2 && list[i].mentions[m]; m++)
@@ -187,6 +118,74 @@ START_TEST(test_the_coordinator_refuses_to_listen_in_the_open)
 }
 END_TEST
 
+START_TEST(test_certificates_of_strangers)
+{
+    struct tls_cluster tls = {0};
+    struct said said;
+    char byte;
+    tls_cluster_open(&tls);
+    ck_assert_msg(tls_cluster_admin(&tls, &said, "certs/admin.test.pem", "status") == 0, "%s",
+                  said.err);
+    ck_assert_int_eq(tls_cluster_admin(&tls, &said, "others/admin.test.pem", "status"), 11);
+    /* Expired: signed by the right authority, valid until yesterday. */
+    tls_cluster_make(&tls, "--days -1 certs expired.test");
+    ck_assert_int_eq(tls_cluster_admin(&tls, &said, "certs/expired.test.pem", "status"), 11);
+    /* No TLS at all. */
+    int fd = dial(tls.port);
+    static const char greeting[] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
+    ck_assert_int_eq(send(fd, greeting, sizeof(greeting), MSG_NOSIGNAL), sizeof(greeting));
+    shutdown(fd, SHUT_WR);
+    ssize_t n = read(fd, &byte, 1); /* at most a TLS alert, never a greeting */
+    ck_assert(n <= 0 || byte == 0x15);
+    close(fd);
+    cluster_close(&tls.cluster);
+}
+END_TEST
+
+/* A new certificate without a restart; workers dial again and go on. A bad one changes nothing. */
+START_TEST(test_sighup)
+{
+    struct tls_cluster tls = {0};
+    struct said said;
+    tls_cluster_open(&tls);
+    cluster_write_rows(&tls.cluster, "train.jsonl", 0, 40);
+    cluster_create_run(&tls.cluster, "r", 1, "");
+    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator");
+    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer");
+    cluster_start_iteration(&tls.cluster, "r");
+    /* Damaged files: the old listener stays. */
+    const char *const keep[] = {"/bin/mv", "certs/coordinator.test.pem", "certs/old.pem", NULL};
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, keep), 0);
+    cluster_write(&tls.cluster, "certs/coordinator.test.pem", "%s", "nonsense\n");
+    kill(tls.cluster.coordinator, SIGHUP);
+    sp_sleep_ms(100);
+    ck_assert_msg(tls_cluster_admin(&tls, &said, "certs/admin.test.pem", "status") == 0, "%s",
+                  said.err);
+    /* A new certificate of the same authority: everyone goes on. */
+    const char *const gone[] = {"/bin/rm", "certs/coordinator.test.pem", NULL};
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, gone), 0);
+    tls_cluster_make(&tls, "certs coordinator.test");
+    for (int i = 0; i < 3; i++) {
+        kill(tls.cluster.coordinator, SIGHUP);
+        ck_assert_msg(tls_cluster_admin(&tls, &said, "certs/admin.test.pem", "status") == 0, "%s",
+                      said.err);
+    }
+    cluster_wait_state(&tls.cluster, "r", "closed", SECONDS);
+    /* Another authority: the old peers are strangers now, and the new ones are known. */
+    const char *const swap[] = {"/bin/sh", "-c", "cp others/*.pem certs/", NULL};
+    const char *const save[] = {"/bin/cp", "-r", "certs", "before", NULL};
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, save), 0);
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, swap), 0);
+    kill(tls.cluster.coordinator, SIGHUP);
+    int code = -1;
+    for (int i = 0; i < 50 && code != 0; i++)
+        code = tls_cluster_admin(&tls, &said, "certs/admin.test.pem", "status");
+    ck_assert_msg(code == 0, "%s", said.err);
+    ck_assert_int_eq(tls_cluster_admin(&tls, &said, "before/admin.test.pem", "status"), 11);
+    cluster_close(&tls.cluster);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/spinctl_tls");
@@ -195,6 +194,8 @@ static Suite *suite(void)
     tcase_add_test(c, test_an_iteration_over_tls);
     tcase_add_test(c, test_what_is_missing_is_named);
     tcase_add_test(c, test_the_coordinator_refuses_to_listen_in_the_open);
+    tcase_add_test(c, test_certificates_of_strangers);
+    tcase_add_test(c, test_sighup);
     suite_add_tcase(s, c);
     return s;
 }
