@@ -39,7 +39,7 @@ configure_and_build() {
 meson_suite() {
   local dir=$1 which=$2 name=${3:-$2} start=$SECONDS status=0
   meson test -C "$dir" --no-rebuild --suite "$which" --num-processes "$(nproc)" \
-    --timeout-multiplier 3 --print-errorlogs --logbase "$name" >"$logs/$name.log" 2>&1 || status=$?
+    --timeout-multiplier 6 --print-errorlogs --logbase "$name" >"$logs/$name.log" 2>&1 || status=$?
   local ok bad
   read -r ok bad < <(python3 - "$dir/meson-logs/$name.json" <<'EOF'
 import json
