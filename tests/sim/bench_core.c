@@ -174,8 +174,12 @@ int main(int argc, char **argv)
     for (uint32_t i = 0; i < b.generators; i++) {
         char name[32];
         snprintf(name, sizeof(name), "generator-%u", i);
-        struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR, .name = name, .instance = i + 1,
-                                    .host = "", .device = "", .version = "",
+        struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR,
+                                    .name = name,
+                                    .instance = i + 1,
+                                    .host = "",
+                                    .device = "",
+                                    .version = "",
                                     .numerics_class = "cpu class"};
         send(&b, ++b.handles * b.generators, PROTO_HELLO, &hello);
         b.workers[i] = b.reply_id;
@@ -185,8 +189,11 @@ int main(int argc, char **argv)
     b.longest_ns = b.total_ns = 0;
     b.steps = 0;
     for (uint32_t i = 0; i < b.generators; i++) {
-        struct proto_lease lease = {.worker_id = b.workers[i], .request_id = 1, .run = "r",
-                                    .max_items = b.items, .wait_ms = 20000};
+        struct proto_lease lease = {.worker_id = b.workers[i],
+                                    .request_id = 1,
+                                    .run = "r",
+                                    .max_items = b.items,
+                                    .wait_ms = 20000};
         send(&b, ++b.handles * b.generators + i, PROTO_LEASE, &lease);
     }
     for (uint64_t turn = 2; b.pairs < pairs; turn++) {
@@ -194,8 +201,11 @@ int main(int argc, char **argv)
             if (!b.has_grant[i])
                 continue;
             submit(&b, i);
-            struct proto_lease lease = {.worker_id = b.workers[i], .request_id = turn, .run = "r",
-                                        .max_items = b.items, .wait_ms = 20000};
+            struct proto_lease lease = {.worker_id = b.workers[i],
+                                        .request_id = turn,
+                                        .run = "r",
+                                        .max_items = b.items,
+                                        .wait_ms = 20000};
             send(&b, ++b.handles * b.generators + i, PROTO_LEASE, &lease);
         }
         b.now += 50;

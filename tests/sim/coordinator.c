@@ -1,17 +1,14 @@
-/* The coordinator of the simulation: what the daemon's threads do, in simulated time. */
+/* The coordinator of the simulation: its loop and its store thread, in simulated time. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/mem.h"
-#include "coordinator/collect.h"
 #include "coordinator/core_internal.h"
-#include "coordinator/judge.h"
 #include "coordinator/replies.h"
 #include "tests/sim/sim.h"
+#include "tests/sim/work.h"
 
 #define REQUESTS 4096
-#define GRACE_MS 20000 /* of a blob that nothing refers to */
-#define KEEP_LAST 1    /* checkpoints of retention */
 
 /* Requests in work, by handle modulo REQUESTS. */
 struct sim_request {
@@ -19,7 +16,7 @@ struct sim_request {
     struct sim_call *call;
 };
 
-static struct sim_call *take_call(struct sim *sim, uint64_t handle)
+struct sim_call *sim_take_call(struct sim *sim, uint64_t handle)
 {
     struct sim_request *request = &sim->requests[handle % REQUESTS];
     SP_ASSERT(request->handle == handle && handle != 0);
@@ -27,11 +24,7 @@ static struct sim_call *take_call(struct sim *sim, uint64_t handle)
     return request->call;
 }
 
-static void step(struct sim *sim, const struct coord_event *event);
-static void start_again(struct sim *sim, void *context, uint64_t value);
-
-/* true: the process stands still, and the timer fires when it goes on. */
-static bool is_stopped(struct sim *sim, sim_fire *fire, void *context, uint64_t life)
+bool sim_coordinator_waits(struct sim *sim, sim_fire *fire, void *context, uint64_t life)
 {
     if (sim->now >= sim->stopped_until_ms)
         return false;
@@ -76,9 +69,11 @@ static void trouble_ends(struct sim *sim, void *context, uint64_t value)
 void sim_disk_trouble(struct sim *sim, enum sim_vfs_trouble trouble, int64_t ms)
 {
     bool low = trouble == SIM_VFS_FULL && sim_draw(sim, 2) == 0;
-    sim_trace(sim, "the disk %s", trouble == SIM_VFS_WELL ? "is well"
-                                  : low                   ? "is nearly full"
-                                  : trouble == SIM_VFS_FULL ? "is full" : "does not sync");
+    sim_trace(sim, "the disk %s",
+              trouble == SIM_VFS_WELL   ? "is well"
+              : low                     ? "is nearly full"
+              : trouble == SIM_VFS_FULL ? "is full"
+                                        : "does not sync");
     sim->troubled = trouble != SIM_VFS_WELL;
     sim->trouble_until_ms = sim->now + ms;
     sim_vfs_set_trouble(sim->vfs, low ? SIM_VFS_WELL : trouble);
@@ -99,12 +94,12 @@ struct committed {
 static void commit_known(struct sim *sim, void *context, uint64_t life)
 {
     struct committed *done = context;
-    if (!sim->core || sim->life != life || is_stopped(sim, commit_known, context, life))
+    if (!sim->core || sim->life != life || sim_coordinator_waits(sim, commit_known, context, life))
         return;
     for (uint32_t i = 0; i < done->count && sim->core; i++) {
         struct coord_event event = {
             .kind = COORD_EV_WRITTEN, .write_id = done->ids[i], .result = done->results[i]};
-        step(sim, &event);
+        sim_step(sim, &event);
     }
 }
 
@@ -122,7 +117,7 @@ static enum sp_err write_all(struct sim *sim, struct committed *done, struct sp_
 
 static void commit(struct sim *sim, void *context, uint64_t life)
 {
-    if (!sim->core || sim->life != life || is_stopped(sim, commit, context, life))
+    if (!sim->core || sim->life != life || sim_coordinator_waits(sim, commit, context, life))
         return;
     sim->commit_planned = false;
     struct committed *done = sim_alloc(sim, sizeof(*done));
@@ -138,217 +133,12 @@ static void commit(struct sim *sim, void *context, uint64_t life)
         if (!sim->troubled)
             sim_fail(sim, "a well disk: %s", sim->world.err.text);
         sim_coordinator_kill(sim);
-        sim_after(sim, 1000, start_again, NULL, 0);
+        sim_after(sim, 1000, sim_start_again, NULL, 0);
         return;
     }
     sim->write_count = 0;
     sim->result.commits++;
     sim_after(sim, (int64_t)sim_draw(sim, 10), commit_known, done, life);
-}
-
-/* ---- what the other threads do ---- */
-
-struct work {
-    struct coord_action action;
-    struct sim_call *call;
-};
-
-static void read_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    if (!sim->core || sim->life != life || is_stopped(sim, read_work, context, life))
-        return;
-    enum sp_err rc;
-    const void *reply;
-    if (work->action.kind == COORD_DO_GRANT) {
-        struct proto_lease_reply *lease = sim_alloc(sim, sizeof(*lease));
-        rc = coord_build_grant(sim->world.store, &work->action, sim->arena, lease, &sim->world.err);
-        reply = lease;
-    } else {
-        struct proto_pairs_fetch_reply *pairs = sim_alloc(sim, sizeof(*pairs));
-        rc = coord_build_pairs(sim->world.store, &work->action, sim->arena, pairs, &sim->world.err);
-        reply = pairs;
-    }
-    /* What was cleared after the decision is not there any more; the worker is told so. */
-    sim_answer(sim, work->call, rc, 0, sim->world.err.text, rc ? NULL : reply);
-}
-
-static void missing_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    if (sim->core && sim->life == life && !is_stopped(sim, missing_work, context, life))
-        sim_answer(sim, work->call, SP_OK, 0, NULL,
-                   sim_alloc(sim, sizeof(struct proto_publish_begin_reply)));
-}
-
-/* ---- blobs: manifests of checkpoints stand for all of them ---- */
-
-static void put_blob(struct sim *sim, const struct sp_digest *manifest)
-{
-    struct sim_blob *blob = NULL;
-    for (uint32_t i = 0; i < sim->blob_count; i++) {
-        if (sp_digest_equal(&sim->blobs[i].manifest, manifest))
-            blob = &sim->blobs[i];
-    }
-    if (!blob) {
-        SP_ASSERT(sim->blob_count < SP_COUNT(sim->blobs));
-        blob = &sim->blobs[sim->blob_count++];
-    }
-    *blob = (struct sim_blob){.manifest = *manifest, .there = true};
-}
-
-static void delete_blob(struct sim *sim, struct sim_blob *blob)
-{
-    char hex[SP_DIGEST_HEX];
-    sp_digest_hex(&blob->manifest, hex);
-    sim_trace(sim, "blob %.12s is deleted", hex);
-    blob->there = false;
-    for (int i = 0; i < SIM_GENERATORS; i++)
-        sim_generator_check_blob(sim, &sim->generators[i], &blob->manifest);
-    for (int i = 0; i < SIM_TRAINERS; i++)
-        sim_trainer_check_blob(sim, &sim->trainers[i], &blob->manifest);
-    const struct coord_iteration *it = sim->core->run_count ? sim->core->runs[0]->iteration : NULL;
-    if (it && (sp_digest_equal(&it->opponent_manifest, &blob->manifest) ||
-               sp_digest_equal(&it->checkpoint_manifest, &blob->manifest)))
-        sim_fail(sim, "iteration %u refers to a blob that was deleted", it->number);
-}
-
-static bool is_root(const struct work *work, const struct sp_digest *manifest)
-{
-    for (uint32_t i = 0; i < work->action.root_count; i++) {
-        if (sp_digest_equal(&work->action.roots[i], manifest))
-            return true;
-    }
-    return false;
-}
-
-static bool is_referred_to(const struct coord_refs *refs, const struct sp_digest *manifest)
-{
-    for (size_t i = 0; i < refs->count; i++) {
-        if (sp_digest_equal(&refs->list[i], manifest))
-            return true;
-    }
-    return false;
-}
-
-static enum sp_err retain(struct sim *sim, const struct work *work, struct coord_refs **refs)
-{
-    struct store *store = sim->world.store;
-    uint32_t dropped = 0;
-    store_begin(store);
-    enum sp_err rc = coord_retain(store, KEEP_LAST, work->action.roots, work->action.root_count,
-                                  sim->now, false, &dropped, &sim->world.err);
-    if (rc == SP_OK)
-        rc = store_commit(store, &sim->world.err);
-    return rc == SP_OK ? coord_refs_load(store, refs, &sim->world.err) : rc;
-}
-
-/* Marks what nothing refers to, deletes what was marked for long. */
-static void collect_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    struct coord_refs *refs = NULL;
-    if (!sim->core || sim->life != life || is_stopped(sim, collect_work, context, life))
-        return;
-    if (retain(sim, work, &refs) != SP_OK) {
-        if (!sim->troubled)
-            sim_fail(sim, "retention: %s", sim->world.err.text);
-        sim_coordinator_kill(sim);
-        sim_after(sim, 1000, start_again, NULL, 0);
-        return;
-    }
-    for (uint32_t i = 0; i < sim->blob_count; i++) {
-        struct sim_blob *blob = &sim->blobs[i];
-        bool needed = is_root(work, &blob->manifest) || is_referred_to(refs, &blob->manifest);
-        if (needed || !blob->marked)
-            blob->marked_ms = sim->now;
-        else if (blob->there && sim->now - blob->marked_ms >= GRACE_MS)
-            delete_blob(sim, blob);
-        blob->marked = !needed;
-    }
-    coord_refs_free(refs);
-    sim->result.collections++;
-    struct coord_event event = {.kind = COORD_EV_COLLECTED};
-    step(sim, &event);
-}
-
-static void verify_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    if (!sim->core || sim->life != life || is_stopped(sim, verify_work, context, life))
-        return;
-    struct coord_event event = {.kind = COORD_EV_VERIFIED,
-                                .run = WORLD_RUN,
-                                .iteration = work->action.iteration,
-                                .attempt = work->action.attempt,
-                                .bytes = 100,
-                                .blobs = &work->action.manifest,
-                                .blob_count = 1};
-    put_blob(sim, &work->action.manifest);
-    step(sim, &event);
-}
-
-static void judge_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    if (!sim->core || sim->life != life || is_stopped(sim, judge_work, context, life))
-        return;
-    struct coord_judgement judgement = {0};
-    struct coord_event event = {.kind = COORD_EV_JUDGED,
-                                .run = WORLD_RUN,
-                                .iteration = work->action.iteration,
-                                .attempt = work->action.attempt};
-    event.status = coord_judge(sim->world.store, NULL, work->action.run, work->action.iteration,
-                               &judgement, &sim->world.err);
-    event.text = event.status ? sim->world.err.text : judgement.text;
-    event.verdict = judgement.verdict;
-    /* The simulation goes on whatever the verdict: the numbers of its model mean nothing. */
-    event.accepted = true;
-    event.pairs_sha256 = judgement.pairs_sha256;
-    step(sim, &event);
-    free(judgement.text);
-    free(judgement.verdict);
-}
-
-static void order_work(struct sim *sim, void *context, uint64_t life)
-{
-    struct work *work = context;
-    if (!sim->core || sim->life != life || is_stopped(sim, order_work, context, life))
-        return;
-    uint32_t *order = NULL;
-    struct coord_event event = {.kind = COORD_EV_ORDERED,
-                                .run = WORLD_RUN,
-                                .iteration = work->action.iteration,
-                                .attempt = work->action.attempt};
-    event.gap = work->action.gap;
-    event.pass = work->action.pass;
-    if (event.gap)
-        event.status = coord_gap_order(sim->world.store, work->action.run, work->action.iteration,
-                                       &order, &sim->world.err);
-    else
-        order = coord_pass_order(work->action.run, work->action.iteration, event.pass);
-    event.text = sim->world.err.text;
-    event.order = order;
-    step(sim, &event);
-    free(order);
-}
-
-static void start_work(struct sim *sim, struct coord_action *action, sim_fire *fire,
-                       int64_t longest)
-{
-    struct work *work = sim_alloc(sim, sizeof(*work));
-    work->action = *action;
-    if (action->positions) {
-        work->action.positions = sim_alloc(sim, action->count * sizeof(uint32_t));
-        memcpy(work->action.positions, action->positions, action->count * sizeof(uint32_t));
-    }
-    if (action->roots) {
-        work->action.roots = sim_alloc(sim, action->root_count * sizeof(*action->roots));
-        memcpy(work->action.roots, action->roots, action->root_count * sizeof(*action->roots));
-    }
-    if (action->handle)
-        work->call = take_call(sim, action->handle);
-    sim_after(sim, (int64_t)sim_draw(sim, (uint64_t)longest), fire, work, sim->life);
 }
 
 /* ---- replies ---- */
@@ -374,12 +164,12 @@ static void acknowledge_early(struct sim *sim, const struct coord_write *write)
 
 static void reply(struct sim *sim, struct coord_action *action)
 {
-    struct sim_call *call = take_call(sim, action->handle);
+    struct sim_call *call = sim_take_call(sim, action->handle);
     union coord_reply_body *body = sim_alloc(sim, sizeof(*body));
     *body = action->body;
     if (action->type == PROTO_HELLO_REPLY || action->type == PROTO_RENEW_REPLY) {
-        struct proto_u64s *list = action->type == PROTO_HELLO_REPLY ? &body->hello.leases_lost
-                                                                    : &body->renew.lost;
+        struct proto_u64s *list =
+            action->type == PROTO_HELLO_REPLY ? &body->hello.leases_lost : &body->renew.lost;
         uint64_t *copy = sim_alloc(sim, list->count * sizeof(*copy));
         memcpy(copy, list->values, list->count * sizeof(*copy));
         list->values = copy;
@@ -410,7 +200,7 @@ static void execute(struct sim *sim, struct coord_action *action)
         reply(sim, action);
         break;
     case COORD_DO_REPLY_ERROR:
-        sim_answer(sim, take_call(sim, action->handle), action->status, action->retry_after_ms,
+        sim_answer(sim, sim_take_call(sim, action->handle), action->status, action->retry_after_ms,
                    action->text, NULL);
         break;
     case COORD_DO_WRITE:
@@ -424,28 +214,28 @@ static void execute(struct sim *sim, struct coord_action *action)
         }
         break;
     case COORD_DO_GRANT:
-        start_work(sim, action, read_work, 10);
+        sim_start_work(sim, action, sim_read_work, 10);
         break;
     case COORD_DO_PAIRS:
         check_epoch(sim, sim->requests[action->handle % REQUESTS].call);
-        start_work(sim, action, read_work, 10);
+        sim_start_work(sim, action, sim_read_work, 10);
         break;
     case COORD_DO_MISSING:
-        start_work(sim, action, missing_work, 50);
+        sim_start_work(sim, action, sim_missing_work, 50);
         break;
     case COORD_DO_VERIFY:
-        start_work(sim, action, verify_work, 2000);
+        sim_start_work(sim, action, sim_verify_work, 2000);
         break;
     case COORD_DO_JUDGE:
-        start_work(sim, action, judge_work, 2000);
+        sim_start_work(sim, action, sim_judge_work, 2000);
         break;
     case COORD_DO_ORDER:
-        start_work(sim, action, order_work, 500);
+        sim_start_work(sim, action, sim_order_work, 500);
         break;
     case COORD_DO_EVALUATE:
         break; /* no run of the simulation names tasks */
     case COORD_DO_COLLECT:
-        start_work(sim, action, collect_work, 500);
+        sim_start_work(sim, action, sim_collect_work, 500);
         break;
     case COORD_DO_LOG:
         sim_trace(sim, "  %s", action->text);
@@ -453,7 +243,7 @@ static void execute(struct sim *sim, struct coord_action *action)
     }
 }
 
-static void step(struct sim *sim, const struct coord_event *event)
+void sim_step(struct sim *sim, const struct coord_event *event)
 {
     stepping = sim;
     coord_step(sim->core, event, sim->now, &sim->actions);
@@ -491,7 +281,7 @@ static void tick(struct sim *sim, void *context, uint64_t life)
         return;
     }
     struct coord_event event = {.kind = COORD_EV_TICK};
-    step(sim, &event);
+    sim_step(sim, &event);
     check_renewed(sim);
     sim_after(sim, sim->times.tick_ms * 4, tick, NULL, life);
 }
@@ -520,7 +310,7 @@ static void unqueue(struct sim *sim, struct sim_call *call)
 static void take(struct sim *sim, void *context, uint64_t life)
 {
     struct sim_call *call = context;
-    if (sim->core && sim->life == life && is_stopped(sim, take, call, life))
+    if (sim->core && sim->life == life && sim_coordinator_waits(sim, take, call, life))
         return; /* it has stopped again */
     unqueue(sim, call);
     if (!sim->core || sim->life != life)
@@ -532,7 +322,7 @@ static void take(struct sim *sim, void *context, uint64_t life)
                                 .type = call->type,
                                 .body = call->body,
                                 .who = {.role = call->from->role, .token_id = call->from->name}};
-    step(sim, &event);
+    sim_step(sim, &event);
 }
 
 void sim_coordinator_receive(struct sim *sim, struct sim_call *call)
@@ -552,7 +342,7 @@ void sim_coordinator_receive(struct sim *sim, struct sim_call *call)
     sim_after(sim, sim->stopped_until_ms - sim->now, take, call, sim->life);
 }
 
-static void start_again(struct sim *sim, void *context, uint64_t value)
+void sim_start_again(struct sim *sim, void *context, uint64_t value)
 {
     (void)context;
     (void)value;
@@ -568,8 +358,7 @@ void sim_coordinator_start(struct sim *sim)
     sim->life++;
     enum sp_err rc = world_try_open(&sim->world);
     if (rc == SP_OK) {
-        sim->core =
-            world_try_core(&sim->world, &sim->times, sim_draw(sim, UINT64_MAX), sim->now);
+        sim->core = world_try_core(&sim->world, &sim->times, sim_draw(sim, UINT64_MAX), sim->now);
         rc = sim->core ? SP_OK : sim->world.err.code;
         if (!sim->core)
             world_close(&sim->world);
@@ -579,7 +368,7 @@ void sim_coordinator_start(struct sim *sim)
         if (!sim->troubled)
             sim_fail(sim, "the coordinator does not start: %s", sim->world.err.text);
         sim_vfs_revive(sim->vfs);
-        sim_after(sim, 1000, start_again, NULL, 0);
+        sim_after(sim, 1000, sim_start_again, NULL, 0);
         return;
     }
     sim_check_acks(sim, 0);
@@ -590,8 +379,8 @@ void sim_coordinator_start(struct sim *sim)
 void sim_coordinator_kill(struct sim *sim)
 {
     bool power = sim_draw(sim, 3) == 0;
-    sim_trace(sim, "coordinator is killed%s: %u writes are lost",
-              power ? ", with its machine" : "", sim->write_count);
+    sim_trace(sim, "coordinator is killed%s: %u writes are lost", power ? ", with its machine" : "",
+              sim->write_count);
     coord_core_free(sim->core);
     sim->core = NULL;
     sim->life++;
@@ -647,8 +436,8 @@ static void check_rows(struct sim *sim, uint32_t number, const struct store_resu
     const struct coord_iteration *it = sim->core->runs[0]->iteration;
     for (size_t i = 0; i < count; i++) {
         const struct sim_expected *expected = &sim->expected[number][rows[i].position];
-        if (expected->known && (expected->real != rows[i].ref_real ||
-                                expected->generated != rows[i].ref_generated))
+        if (expected->known &&
+            (expected->real != rows[i].ref_real || expected->generated != rows[i].ref_generated))
             sim_fail(sim, "iteration %u, position %llu: other scores than were worked out", number,
                      (unsigned long long)rows[i].position);
     }
@@ -667,10 +456,10 @@ void sim_check_closed(struct sim *sim, uint32_t number)
     for (uint32_t set = 0; set < COORD_SET_COUNT; set++) {
         struct store_result *rows;
         size_t count;
-        world_check(&sim->world,
-                    store_results_range(run, number, set, 0, 10000, arena, &rows, &count,
-                                        &sim->world.err),
-                    "rows");
+        world_check(
+            &sim->world,
+            store_results_range(run, number, set, 0, 10000, arena, &rows, &count, &sim->world.err),
+            "rows");
         stored += count;
         if (set == PROTO_SET_TRAIN)
             check_rows(sim, number, rows, count);

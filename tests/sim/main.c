@@ -39,8 +39,8 @@ static const struct argp_option options[] = {
     {"seed", 's', "SEED", 0, "The first one (default 1)", 0},
     {"jobs", 'j', "J", 0, "Processes (default 1)", 0},
     {"trace", 't', NULL, 0, "Print what happens", 0},
-    {"plant", 'p', "BUG", 0,
-     "Put in a bug, early-ack, bias, cursor or expiry, which must be found", 0},
+    {"plant", 'p', "BUG", 0, "Put in a bug, early-ack, bias, cursor or expiry, which must be found",
+     0},
     {0},
 };
 
@@ -88,8 +88,8 @@ static bool same(const struct sim_result *calm, const struct sim_result *result)
             equal = false;
         }
         if (strcmp(calm->verdicts[i], result->verdicts[i]) != 0) {
-            printf("iteration %u: verdict %s, %s in the undisturbed run\n", i,
-                   result->verdicts[i], calm->verdicts[i]);
+            printf("iteration %u: verdict %s, %s in the undisturbed run\n", i, result->verdicts[i],
+                   calm->verdicts[i]);
             equal = false;
         }
     }
@@ -165,7 +165,8 @@ static void work(const struct arguments *args, uint32_t job, int to)
 int main(int argc, char **argv)
 {
     struct arguments args = {.first = 0, .seeds = 0, .jobs = 1};
-    struct argp argp = {.options = options, .parser = parse_option,
+    struct argp argp = {.options = options,
+                        .parser = parse_option,
                         .doc = "Simulates a cluster whose processes die, whose network fails and "
                                "whose disk loses power."};
     if (argp_parse(&argp, argc, argv, 0, NULL, &args) != 0)

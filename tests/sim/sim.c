@@ -69,8 +69,11 @@ void sim_after(struct sim *sim, int64_t ms, sim_fire *fire, void *context, uint6
         sim->heap_capacity = sim->heap_capacity ? sim->heap_capacity * 2 : 256;
         sim->heap = sp_xgrow(sim->heap, sim->heap_capacity, sizeof(*sim->heap));
     }
-    struct sim_timer timer = {.at = sim->now + ms, .order = ++sim->timers, .fire = fire,
-                              .context = context, .value = value};
+    struct sim_timer timer = {.at = sim->now + ms,
+                              .order = ++sim->timers,
+                              .fire = fire,
+                              .context = context,
+                              .value = value};
     size_t i = sim->heap_count++;
     for (; i > 0 && before(&timer, &sim->heap[(i - 1) / 2]); i = (i - 1) / 2)
         sim->heap[i] = sim->heap[(i - 1) / 2];
@@ -150,7 +153,9 @@ static void cut(struct sim *sim, struct sim_node *node)
     else
         node->cut_until_ms = until;
     sim_trace(sim, "%s %s until %lld", node->name,
-              way == 0 ? "is not heard" : way == 1 ? "hears nothing" : "is cut off",
+              way == 0   ? "is not heard"
+              : way == 1 ? "hears nothing"
+                         : "is cut off",
               (long long)until);
 }
 
@@ -243,9 +248,11 @@ static void set_up(struct sim *sim, bool calm)
     }
     coord_times_init(1, &sim->times);
     sim->times.collect_ms = 15000; /* often: what it must not touch changes fast */
-    struct world_options options = {
-        .train = SIM_TRAIN, .holdout = 4, .eval = 2, .settings = sim->settings,
-        .vfs = sim_vfs_name(sim->vfs)};
+    struct world_options options = {.train = SIM_TRAIN,
+                                    .holdout = 4,
+                                    .eval = 2,
+                                    .settings = sim->settings,
+                                    .vfs = sim_vfs_name(sim->vfs)};
     world_make(&sim->world, &options);
     world_close(&sim->world);
     sim_coordinator_start(sim);

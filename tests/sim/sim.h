@@ -35,11 +35,11 @@ struct sim_timer {
 /* One request of a worker, with all of its retries. */
 struct sim_call {
     struct sim_node *from;
-    uint64_t life;     /* of the sender: answers to the dead are dropped */
+    uint64_t life; /* of the sender: answers to the dead are dropped */
     enum proto_type type;
     void *body;
     uint64_t *worker_id; /* where the body has it, to be renewed after another hello; or NULL */
-    uint64_t epoch;    /* of a trainer's request, for the check */
+    uint64_t epoch;      /* of a trainer's request, for the check */
     int64_t timeout_ms;
     bool finished;
     uint32_t tries;
@@ -53,17 +53,17 @@ struct sim_call {
 struct sim_node {
     const char *name;
     enum proto_role role;
-    uint64_t life;          /* changes at each death and start */
+    uint64_t life; /* changes at each death and start */
     bool up;
     uint64_t instance;
-    uint64_t worker_id;     /* 0: hello is to be said */
+    uint64_t worker_id; /* 0: hello is to be said */
     bool greeting;
-    int64_t cut_until_ms;   /* its network is gone until then */
-    int64_t mute_until_ms;  /* what it sends is lost */
-    int64_t deaf_until_ms;  /* what is sent to it is lost */
+    int64_t cut_until_ms;     /* its network is gone until then */
+    int64_t mute_until_ms;    /* what it sends is lost */
+    int64_t deaf_until_ms;    /* what is sent to it is lost */
     int64_t stopped_until_ms; /* the process stands still */
-    void *state;            /* of this life; in the arena */
-    void *disk;             /* survives deaths; in the arena */
+    void *state;              /* of this life; in the arena */
+    void *disk;               /* survives deaths; in the arena */
 };
 
 /* Bugs that are put into the simulation's own parts, to show that its checks can fail. */
@@ -109,13 +109,13 @@ struct sim {
     uint64_t seed;
     uint32_t draws;
     int64_t now;
-    const char *settings;    /* of the run, beside the world's */
+    const char *settings; /* of the run, beside the world's */
     struct sim_faults faults;
     struct sp_arena *arena;
     struct sim_timer *heap;
     size_t heap_count, heap_capacity;
     uint64_t timers;
-    uint32_t iterations;     /* to be made */
+    uint32_t iterations; /* to be made */
     /* the coordinator */
     struct sim_vfs *vfs;
     struct world world;
@@ -136,12 +136,12 @@ struct sim {
     struct sim_blob blobs[SIM_MAX_ITERATIONS * 4];
     uint32_t blob_count;
     struct sim_expected expected[SIM_MAX_ITERATIONS][SIM_POSITIONS];
-    uint64_t said_stored[SIM_MAX_ITERATIONS];   /* results that replies called newly stored */
+    uint64_t said_stored[SIM_MAX_ITERATIONS]; /* results that replies called newly stored */
     /* the others */
     struct sim_node generators[SIM_GENERATORS], trainers[SIM_TRAINERS], admin;
-    struct sim_ack *acks;    /* results that were acknowledged */
+    struct sim_ack *acks; /* results that were acknowledged */
     size_t ack_count, ack_capacity;
-    uint32_t iteration;      /* that the administrator follows */
+    uint32_t iteration; /* that the administrator follows */
     bool ended;
     struct sim_result result;
     bool failed;

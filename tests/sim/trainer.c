@@ -22,8 +22,8 @@ struct trainer {
     uint64_t grant;                                /* number of the grant: old calls are dropped */
     uint64_t step, steps;
     struct sp_digest chain;
-    uint32_t in_batch;                             /* pairs of the next step that are here */
-    bool busy;                                     /* with a request or a step */
+    uint32_t in_batch; /* pairs of the next step that are here */
+    bool busy;         /* with a request or a step */
 };
 
 static void ask(struct sim *sim, struct sim_node *node);
@@ -231,8 +231,11 @@ static void stepped(struct sim *sim, void *context, uint64_t life)
 static void consume(struct trainer *t, const struct proto_train_pair *pair)
 {
     struct sp_sha256 *hash = sp_sha256_new();
-    uint32_t numbers[6] = {(uint32_t)pair->position, pair->prompt, pair->source_iteration,
-                           pair->finish, pairs_digest_bits(pair->ref_real),
+    uint32_t numbers[6] = {(uint32_t)pair->position,
+                           pair->prompt,
+                           pair->source_iteration,
+                           pair->finish,
+                           pairs_digest_bits(pair->ref_real),
                            pairs_digest_bits(pair->ref_generated)};
     sp_sha256_update(hash, t->chain.bytes, SP_DIGEST_BYTES);
     sp_sha256_update(hash, numbers, sizeof(numbers));
@@ -310,8 +313,8 @@ static void fetch(struct sim *sim, struct sim_node *node)
         .count = batch_size(t) - t->in_batch,
         .wait_ms = (uint32_t)sim->times.poll_ms,
     };
-    call_with(sim, node, PROTO_PAIRS_FETCH, ask_for, &ask_for->worker_id,
-              sim->times.poll_ms + 3000, fetched);
+    call_with(sim, node, PROTO_PAIRS_FETCH, ask_for, &ask_for->worker_id, sim->times.poll_ms + 3000,
+              fetched);
 }
 
 /* ---- the lease ---- */

@@ -39,15 +39,15 @@ static void put_base(struct world *world, struct store_run_info *info)
     world_check(world,
                 sp_write_file_durable(path, CONFIG_JSON, strlen(CONFIG_JSON), 0600, &world->err),
                 "config");
-    world_check(world,
-                ckpt_blobs_put_file(world->blobs, path, "config.json", NULL, NULL, &manifest,
-                                    &world->err),
-                "base");
+    world_check(
+        world,
+        ckpt_blobs_put_file(world->blobs, path, "config.json", NULL, NULL, &manifest, &world->err),
+        "base");
     ckpt_manifest_format(&manifest, &text);
-    world_check(world,
-                ckpt_blobs_put_new(world->blobs, text.data, text.length, &info->base_manifest,
-                                   &world->err),
-                "manifest");
+    world_check(
+        world,
+        ckpt_blobs_put_new(world->blobs, text.data, text.length, &info->base_manifest, &world->err),
+        "manifest");
     info->base = manifest.digest;
     sp_buf_deinit(&text);
     ckpt_manifest_deinit(&manifest);
@@ -100,10 +100,10 @@ static void make_run(struct world *world, const struct world_options *options)
     put_base(world, &info);
     char *settings = settings_json(world, options->settings);
     info.settings = settings;
-    world_check(world,
-                store_builder_open(world->dir, WORLD_RUN, &world->store_options, &builder,
-                                   &world->err),
-                "builder");
+    world_check(
+        world,
+        store_builder_open(world->dir, WORLD_RUN, &world->store_options, &builder, &world->err),
+        "builder");
     add_prompts(world, builder, STORE_SPLIT_TRAIN, options->train);
     add_prompts(world, builder, STORE_SPLIT_HOLDOUT, options->holdout);
     add_prompts(world, builder, STORE_SPLIT_EVAL, options->eval);
