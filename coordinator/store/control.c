@@ -151,8 +151,7 @@ static void read_hold(struct sdb_row *row, void *ret)
 {
     struct store_hold *hold = ret;
     hold->worker = sdb_text(row);
-    hold->kind =
-        (enum store_hold_kind)sdb_i64(row, STORE_HOLD_CORDONED, STORE_HOLD_QUARANTINED);
+    hold->kind = (enum store_hold_kind)sdb_i64(row, STORE_HOLD_CORDONED, STORE_HOLD_QUARANTINED);
     hold->reason = sdb_text(row);
     hold->at_ms = sdb_i64(row, INT64_MIN, INT64_MAX);
 }

@@ -208,12 +208,14 @@ enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint
                                  uint64_t positions, bool with_refs, uint8_t *bitmap,
                                  uint64_t *ret_count, struct sp_error *err)
 {
+    /* Without references the index of keys is all that is read. */
+    static const char any[] = "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2";
+    static const char scored[] =
+        "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
+        " AND trainer_real IS NOT NULL";
     sqlite3_stmt *statement = NULL;
-    enum sp_err rc =
-        sdb_query(run->db,
-                  "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
-                  " AND (?3 = 0 OR trainer_real IS NOT NULL)",
-                  &statement, err, "iii", (int64_t)iteration, (int64_t)set, (int64_t)with_refs);
+    enum sp_err rc = sdb_query(run->db, with_refs ? scored : any, &statement, err, "ii",
+                               (int64_t)iteration, (int64_t)set);
     return rc == SP_OK ? read_bitmap(run, statement, positions, bitmap, ret_count, err) : rc;
 }
 
@@ -246,8 +248,7 @@ enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32
 }
 
 enum sp_err store_results_owners(struct store_run *run, uint32_t iteration, uint32_t set,
-                                 void (*each)(void *context, uint64_t position,
-                                              const char *worker),
+                                 void (*each)(void *context, uint64_t position, const char *worker),
                                  void *context, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;

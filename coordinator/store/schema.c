@@ -83,6 +83,21 @@ static const char *const run_migrations[] = {
      "ALTER TABLE checkpoints ADD COLUMN dropped_ms INTEGER NOT NULL DEFAULT 0;"),
     /* 3: the prompt that answers are sampled behind, where that is another one than training's. */
     "ALTER TABLE prompts ADD COLUMN sample_ids BLOB NOT NULL DEFAULT x'';",
+    /* 4: results in the order in which they come, with an index of their keys: a thousand workers
+     * write in a thousand places of the plan at once, and every page of a table in the order of
+     * keys would be written again for each. What is long stands last. */
+    "CREATE TABLE arrived("
+    " iteration INTEGER NOT NULL, work_set INTEGER NOT NULL, position INTEGER NOT NULL,"
+    " prompt INTEGER NOT NULL, sample INTEGER NOT NULL, source_iteration INTEGER NOT NULL,"
+    " finish INTEGER NOT NULL, ref_real INTEGER NOT NULL, ref_generated INTEGER NOT NULL,"
+    " trainer_real INTEGER, trainer_generated INTEGER, worker TEXT NOT NULL,"
+    " at_ms INTEGER NOT NULL, ids BLOB NOT NULL,"
+    " PRIMARY KEY (iteration, work_set, position)) STRICT;"
+    "INSERT INTO arrived(iteration, work_set, position, prompt, sample, source_iteration, finish,"
+    " ref_real, ref_generated, trainer_real, trainer_generated, worker, at_ms, ids)"
+    " SELECT iteration, work_set, position, prompt, sample, source_iteration, finish,"
+    " ref_real, ref_generated, trainer_real, trainer_generated, worker, at_ms, ids FROM results;"
+    "DROP TABLE results; ALTER TABLE arrived RENAME TO results;",
 };
 
 const struct sdb_schema sdb_control_schema = {

@@ -432,6 +432,43 @@ START_TEST(test_migration)
 }
 END_TEST
 
+/* A run's file from before results stood in the order of arrival: the same rows, and still one of a
+ * key. */
+START_TEST(test_results_of_an_older_file)
+{
+    struct fx fx = fx_new(NULL);
+    char *path = path_of(&fx, "old.db");
+    struct sdb_schema old = sdb_run_schema;
+    struct sdb_options create = {.create = true}, open = {.check = true};
+    struct sdb *db = NULL;
+    static const char insert[] =
+        "INSERT INTO results(iteration, work_set, position, prompt, sample, source_iteration, ids,"
+        " finish, ref_real, ref_generated, trainer_real, trainer_generated, worker, at_ms)"
+        " VALUES (?1, 0, ?2, 4, 5, 6, x'0102', 1, 7, 8, 9, 10, 'w', 11) ON CONFLICT DO NOTHING";
+    int changes = 0;
+    old.count = 3;
+    OK(sdb_open(path, &old, &create, &db, &fx.err));
+    OK(sdb_write(db, &fx.err));
+    for (int64_t position = 9; position >= 0; position--)
+        OK(sdb_run(db, insert, NULL, &fx.err, "ii", (int64_t)2, position));
+    OK(sdb_commit(db, &fx.err));
+    sdb_close(db);
+    OK(sdb_open(path, &sdb_run_schema, &open, &db, &fx.err));
+    ck_assert_int_eq(ask(db, "SELECT count(*) FROM results WHERE iteration = 2 AND work_set = 0"
+                             " AND prompt = 4 AND sample = 5 AND source_iteration = 6"
+                             " AND ids = x'0102' AND finish = 1 AND ref_real = 7"
+                             " AND ref_generated = 8 AND trainer_real = 9"
+                             " AND trainer_generated = 10 AND worker = 'w' AND at_ms = 11"),
+                     10);
+    OK(sdb_write(db, &fx.err));
+    OK(sdb_run(db, insert, &changes, &fx.err, "ii", (int64_t)2, (int64_t)3));
+    ck_assert_int_eq(changes, 0);
+    sdb_close(db);
+    free(path);
+    fx_free(&fx);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("store_malformed");
@@ -450,6 +487,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_tables_changed);
     tcase_add_test(t, test_values_that_cannot_be);
     tcase_add_test(t, test_migration);
+    tcase_add_test(t, test_results_of_an_older_file);
     suite_add_tcase(s, t);
     return s;
 }
