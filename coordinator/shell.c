@@ -75,8 +75,7 @@ static struct proto_request *take_request(struct shell *shell, uint64_t handle)
 
 static void send_action(struct shell *shell, struct coord_action *action, enum job_kind kind)
 {
-    struct proto_request *request =
-        action->handle ? take_request(shell, action->handle) : NULL;
+    struct proto_request *request = action->handle ? take_request(shell, action->handle) : NULL;
     struct job *job = job_new(shell, kind, request);
     job->action = *action;
     action->positions = NULL;
@@ -349,10 +348,13 @@ static void on_reload(uv_async_t *async)
     sp_info("settings and certificates are read again");
 }
 
-static void start_thread(struct shell *shell, struct job_thread *thread, void *(*run)(void *))
+/* name: what `top -H` shows */
+static void start_thread(struct shell *shell, struct job_thread *thread, const char *name,
+                         void *(*run)(void *))
 {
     thread->box = sp_mailbox_new(MAILBOX_JOBS, NULL, NULL);
     SP_ASSERT(pthread_create(&thread->thread, NULL, run, shell) == 0);
+    pthread_setname_np(thread->thread, name);
     thread->started = true;
 }
 
@@ -398,10 +400,10 @@ void shell_close_loop(struct shell *shell)
 enum sp_err shell_run(struct shell *shell, struct sp_error *err)
 {
     shell->done = sp_mailbox_new(MAILBOX_JOBS, wake_loop, shell);
-    start_thread(shell, &shell->store_thread, shell_store_thread);
-    start_thread(shell, &shell->read_thread, shell_read_thread);
-    start_thread(shell, &shell->blob_thread, shell_blob_thread);
-    start_thread(shell, &shell->work_thread, shell_work_thread);
+    start_thread(shell, &shell->store_thread, "store", shell_store_thread);
+    start_thread(shell, &shell->read_thread, "read", shell_read_thread);
+    start_thread(shell, &shell->blob_thread, "blob", shell_blob_thread);
+    start_thread(shell, &shell->work_thread, "work", shell_work_thread);
     proto_canary_start();
     shell->started_ms = sp_now_ms();
     enum sp_err rc = listen_on_all(shell, err);
