@@ -7,10 +7,15 @@ import pathlib
 import random
 import signal
 import subprocess
+import sys
 import threading
 import time
 
 SOURCE = pathlib.Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(SOURCE / "tests"))
+# pylint: disable=wrong-import-position
+from tiny_model import make_model
+
 SCALE = 0.03  # of the coordinator's time-outs
 LEASE_S, TRAINER_LEASE_S = 60 * SCALE, 120 * SCALE
 RESERVE = 8 << 20
@@ -177,7 +182,7 @@ class Cluster:
 
     # ---- life ----
 
-    def open(self, run_settings, rows, make_base):
+    def open(self, run_settings, rows):
         if self.faults:
             self.isolate()
         self.addresses()
@@ -188,7 +193,7 @@ class Cluster:
             path = self.dir / f"{role}.token"
             path.touch(mode=0o600)
             path.write_text(token + "\n", encoding="ascii")
-        make_base(self)
+        make_model(self.dir, self.build)
         (self.dir / "train.jsonl").write_text(rows, encoding="utf-8")
         (self.dir / "r.ini").write_text(run_settings, encoding="utf-8")
         self.ctl("create-run", "r.ini")
