@@ -60,16 +60,46 @@ static enum sp_err ask(struct ctl *ctl, const struct subject *subject, const jso
     return rc;
 }
 
-static const json_t *find_row(const json_t *reply, const char *name)
+/* How far evaluations of a run are: the one of that name, or (NULL) all. */
+struct tally {
+    uint64_t done, total; /* items */
+    bool over;            /* closed; of all: and no further one is due */
+    const json_t *row;    /* the one asked for, or the first that will not go on; NULL: none */
+    bool stuck;           /* row is neither closed nor evaluating */
+};
+
+static struct tally tally_of(const json_t *reply, const char *name)
 {
     const json_t *run = json_array_get(json_object_get(reply, "runs"), 0);
     const json_t *rows = json_object_get(run, "evaluations");
+    struct tally tally = {.over = !name && !json_is_true(json_object_get(run, "evaluations_due"))};
     for (size_t i = 0; i < json_array_size(rows); i++) {
         const json_t *row = json_array_get(rows, i);
-        if (strcmp(ctl_string(row, "evaluation", ""), name) == 0)
-            return row;
+        const char *state = ctl_string(row, "state", "");
+        bool closed = strcmp(state, "closed") == 0;
+        bool stuck = !closed && strcmp(state, "evaluating") != 0;
+        if (name && strcmp(ctl_string(row, "evaluation", ""), name) != 0)
+            continue;
+        tally.done += (uint64_t)ctl_integer(row, "items_done", 0);
+        tally.total += (uint64_t)ctl_integer(row, "items_total", 0);
+        tally.over = closed && (name || tally.over);
+        if ((name || stuck) && !tally.stuck) {
+            tally.row = row;
+            tally.stuck = stuck;
+        }
     }
-    return NULL;
+    return tally;
+}
+
+static enum sp_err check_tally(const struct tally *tally, const char *name, struct sp_error *err)
+{
+    if (name && !tally->row)
+        return sp_fail(err, SP_ESTATE, "evaluation %s is gone", name);
+    if (!tally->stuck)
+        return SP_OK;
+    return sp_fail(err, SP_ESTATE, "evaluation %s is %s: %s",
+                   ctl_string(tally->row, "evaluation", "?"), ctl_string(tally->row, "state", "?"),
+                   ctl_string(tally->row, "reason", ""));
 }
 
 static void hint(const struct ctl *ctl, const char *name, bool *hinted)
@@ -81,35 +111,32 @@ static void hint(const struct ctl *ctl, const char *name, bool *hinted)
     *hinted = true;
 }
 
-/* Until it is closed. A coordinator that is started again meanwhile goes on with it. */
-static enum sp_err wait_for(struct ctl *ctl, const struct subject *subject, const char *name,
-                            const char *label, struct sp_error *err)
+enum sp_err ctl_await_evaluations(struct ctl *ctl, const char *run, const char *name,
+                                  const char *label, struct sp_error *err)
 {
     struct sp_progress *progress = sp_progress_new(label, 0, "items");
-    int64_t since = 0, done = -1, changed_ms = sp_now_ms();
+    int64_t since = 0, changed_ms = sp_now_ms();
+    uint64_t done = 0;
     bool over = false, hinted = false;
     enum sp_err rc = SP_OK;
     while (!over && rc == SP_OK) {
         json_t *reply = NULL;
         json_t *args =
             json_pack("{s:I,s:I}", "since", (json_int_t)since, "wait_ms", (json_int_t)WAIT_MS);
-        rc = ctl_admin(ctl, "status", run_of(subject), args, &reply, err);
+        rc = ctl_admin(ctl, "status", run, args, &reply, err);
         if (rc != SP_OK)
             break;
-        const json_t *row = find_row(reply, name);
-        const char *state = ctl_string(row, "state", "gone");
         since = ctl_integer(reply, "version", 0);
-        over = strcmp(state, "closed") == 0;
-        if (!over && strcmp(state, "evaluating") != 0)
-            rc = sp_fail(err, SP_ESTATE, "evaluation %s is %s: %s", name, state,
-                         ctl_string(row, "reason", ""));
-        sp_progress_set_total(progress, (uint64_t)ctl_integer(row, "items_total", 0));
-        sp_progress_set(progress, (uint64_t)ctl_integer(row, "items_done", 0));
-        if (ctl_integer(row, "items_done", 0) != done)
+        struct tally tally = tally_of(reply, name);
+        rc = check_tally(&tally, name, err);
+        over = tally.over;
+        sp_progress_set_total(progress, tally.total);
+        sp_progress_set(progress, tally.done);
+        if (tally.done != done)
             changed_ms = sp_now_ms();
-        done = ctl_integer(row, "items_done", 0);
-        if (sp_now_ms() - changed_ms > HINT_MS)
-            hint(ctl, name, &hinted);
+        done = tally.done;
+        if (!over && sp_now_ms() - changed_ms > HINT_MS)
+            hint(ctl, name ? name : run, &hinted);
         json_decref(reply);
         if (!over)
             sp_sleep_ms(50);
@@ -165,7 +192,7 @@ static enum sp_err evaluate_one(struct ctl *ctl, const struct subject *subject, 
 {
     enum sp_err rc = ask(ctl, subject, task, NULL, ret_name, err);
     if (rc == SP_OK)
-        rc = wait_for(ctl, subject, *ret_name, subject->name, err);
+        rc = ctl_await_evaluations(ctl, run_of(subject), *ret_name, subject->name, err);
     if (rc == SP_OK)
         rc = ctl_admin(ctl, "evaluation", run_of(subject),
                        json_pack("{s:s}", "evaluation", *ret_name), ret_row, err);
@@ -274,7 +301,7 @@ static enum sp_err converse(struct ctl *ctl, const struct subject *subject, cons
         json_t *items = NULL;
         rc = ask(ctl, subject, task, previous, &name, err);
         if (rc == SP_OK)
-            rc = wait_for(ctl, subject, name, subject->name, err);
+            rc = ctl_await_evaluations(ctl, run_of(subject), name, subject->name, err);
         if (rc == SP_OK)
             rc = fetch_items(ctl, subject, name, &items, err);
         for (size_t i = 0; i < json_array_size(items); i++) {

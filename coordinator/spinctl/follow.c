@@ -355,6 +355,8 @@ static enum sp_err run_all(struct ctl *ctl, const char *run, struct sp_error *er
     json_decref(past);
     while (rc == SP_OK && next < total && !stop)
         rc = one_iteration(ctl, run, next++, stops, &plateaus, &stop, err);
+    if (rc == SP_OK)
+        rc = ctl_await_evaluations(ctl, run, NULL, "evaluations", err);
     return rc;
 }
 

@@ -390,8 +390,9 @@ static const char report_details[] = "One page that opens without a network: plo
                                      "and provenance. --json prints its data instead.";
 static const char run_details[] =
     "Starts an iteration, follows it until its verdict, and goes on until the number of iterations "
-    "is reached or the verdict is plateau (twice), converged or degraded. Exit code 10: an "
-    "iteration failed or was paused; `spinctl why RUN` tells more.";
+    "is reached or the verdict is plateau (twice), converged or degraded; then waits for the "
+    "evaluations of its checkpoints. Exit code 10: an iteration or an evaluation failed or was "
+    "paused; `spinctl why RUN` tells more.";
 
 static const struct sp_cli_command commands[] = {
     {"create-run", "FILE", "make a run from settings, base model and data", create_details,

@@ -153,6 +153,10 @@ int ctl_backup(void *context);  /* local.c */
 int ctl_restore(void *context); /* local.c */
 int ctl_doctor(void *context);  /* doctor.c */
 int ctl_evaluate(void *context); /* evaluate.c */
+/* Until the evaluation of that name is closed; NULL: all of the run's, and none is due any more. A
+ * coordinator that is started again meanwhile goes on with them. SP_ESTATE when one is stuck. */
+enum sp_err ctl_await_evaluations(struct ctl *ctl, const char *run, const char *name,
+                                  const char *label, struct sp_error *err) SP_MUST_USE;
 int ctl_evaluations(void *context);
 
 int ctl_failed(const struct sp_error *err); /* prints "spinctl: …", returns the exit code */
