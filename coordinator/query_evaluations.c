@@ -181,10 +181,10 @@ static json_t *rows_of(const struct found *list, size_t count)
     json_t *rows = json_array();
     for (size_t i = 0; i < count; i++) {
         json_t *row = row_of(&list[i]), *change = NULL;
-        for (size_t b = 0; b < count && i != b && change == NULL; b++) {
+        for (size_t b = 0; b < count && change == NULL; b++) {
             bool base = json_integer_value(json_object_get(list[b].record, "iteration")) < 0;
-            if (base && json_is_object(list[b].summary) && json_is_object(list[i].summary) &&
-                same_questions(list[b].record, list[i].record))
+            if (i != b && base && json_is_object(list[b].summary) &&
+                json_is_object(list[i].summary) && same_questions(list[b].record, list[i].record))
                 change = differences(list[b].summary, list[i].summary, false);
         }
         json_object_set_new(row, "change_from_base", change ? change : json_null());

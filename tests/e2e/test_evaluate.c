@@ -296,6 +296,19 @@ START_TEST(test_every_checkpoint_of_a_run_is_evaluated)
     rows = evaluations(&cluster, "r");
     ck_assert_uint_eq(json_array_size(rows), 2);
     json_decref(rows);
+    /* Whichever of two names comes first: each stands beside the base on the same questions. */
+    static const char *const limits[] = {"8", "9", "10", "11"};
+    for (size_t i = 0; i < SP_COUNT(limits); i++)
+        json_decref(cluster_ctl_ok(&cluster, "evaluate", "r@0", "--against", "r@base", "--task",
+                                   "sort.conf", "--limit", limits[i], NULL));
+    rows = evaluations(&cluster, "r");
+    ck_assert_uint_eq(json_array_size(rows), 10);
+    for (size_t i = 0; i < json_array_size(rows); i++) {
+        row = json_array_get(rows, i);
+        const json_t *change = json_object_get(row, "change_from_base");
+        ck_assert_int_eq(json_is_object(change), cluster_number(row, "iteration") == 0);
+    }
+    json_decref(rows);
     cluster_close(&cluster);
 }
 END_TEST
