@@ -155,12 +155,17 @@ static int compare_rows(const void *a, const void *b)
 {
     const json_t *x = *(json_t *const *)a, *y = *(json_t *const *)b;
     int by_task = strcmp(text_at(x, "task"), text_at(y, "task"));
-    json_int_t i = json_integer_value(json_object_get(x, "iteration"));
-    json_int_t j = json_integer_value(json_object_get(y, "iteration"));
-    return by_task ? by_task : (i > j) - (i < j);
+    static const char *const keys[] = {"problems", "iteration"};
+    int order = by_task;
+    for (size_t k = 0; k < SP_COUNT(keys) && order == 0; k++) {
+        json_int_t i = json_integer_value(json_object_get(x, keys[k]));
+        json_int_t j = json_integer_value(json_object_get(y, keys[k]));
+        order = (i > j) - (i < j);
+    }
+    return order;
 }
 
-/* By task, then by iteration. Takes rows. */
+/* By task, number of problems, iteration. Takes rows. */
 static json_t *sorted(json_t *rows)
 {
     size_t n = json_array_size(rows);

@@ -31,7 +31,7 @@ static const char style[] =
     ".plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,480px),1fr));"
     "gap:1rem}\n"
     "figure{margin:0 0 1rem;background:var(--soft);border-radius:8px;padding:.9rem}"
-    ".plots figure{margin:0}\n"
+    ".plots figure{margin:0}.wide+.plots{margin-top:1rem}\n"
     "figcaption{font-weight:600}"
     ".legend{min-height:1.6rem;font-size:.85rem;color:var(--dim)}"
     ".legend span{margin-right:1.1rem;white-space:nowrap}\n"
@@ -209,6 +209,37 @@ static void iterations_table(const json_t *report, struct sp_buf *out)
     end_table(out);
 }
 
+static void evaluations_table(const json_t *report, struct sp_buf *out)
+{
+    const json_t *list = json_object_get(report, "evaluations");
+    if (json_array_size(list) == 0)
+        return;
+    sp_buf_puts(out, "<h2>Evaluation on tasks</h2>\n");
+    headers(out, "",
+            "task|checkpoint|state|problems|metric|value|standard error|change from the base, 95 % "
+            "interval");
+    for (size_t i = 0; i < json_array_size(list); i++) {
+        const json_t *row = json_array_get(list, i);
+        const char *metric = ctl_string(row, "headline", "");
+        char *change = sp_xprintf("change_from_base.%s", metric);
+        sp_buf_puts(out, "<tr>");
+        cell_text(out, "", ctl_string(row, "task", "?"));
+        if (ctl_integer(row, "iteration", -1) < 0)
+            cell_text(out, "", "base");
+        else
+            cell_number(out, row, "iteration", "iteration %.0f", 1);
+        cell_text(out, "", ctl_string(row, "state", "?"));
+        cell_number(out, row, "problems", "%.0f", 1);
+        cell_text(out, "", metric);
+        cell_number(out, row, "value", "%.4f", 1);
+        cell_number(out, row, "stderr", "%.4f", 1);
+        cell_interval(out, row, change, false);
+        sp_buf_puts(out, "</tr>\n");
+        free(change);
+    }
+    end_table(out);
+}
+
 static void pairs_tables(const json_t *report, struct sp_buf *out)
 {
     const json_t *list = json_object_get(report, "iterations");
@@ -330,6 +361,7 @@ void report_html(const json_t *report, struct sp_buf *out)
     opening(report, out);
     warnings(report, out);
     iterations_table(report, out);
+    evaluations_table(report, out);
     report_plots(report, out);
     report_timeline(report, out);
     pairs_tables(report, out);

@@ -99,7 +99,7 @@ static void step_plot(const struct steps *steps, const char *title, const char *
 static void step_plots(const json_t *report, struct sp_buf *out)
 {
     static const struct line loss[] = {{"loss", "loss", 0, false},
-                                       {"sft_loss", "SFT term", 2, true}};
+                                       {"sft_loss", "NLL of a human answer's token", 2, true}};
     static const struct line margin[] = {{"margin", "mean of the batch", 0, false},
                                          {"margin_abs_max", "largest, either sign", 4, true}};
     static const struct line rewards[] = {{"reward_real", "human answer", 2, false},
@@ -120,7 +120,7 @@ static void step_plots(const json_t *report, struct sp_buf *out)
         STEP_PLOT("Margin", "margin", false, margin);
         STEP_PLOT("Rewards of both sides", "β × change of log-probability", false, rewards);
         STEP_PLOT("Log-probabilities", "log-probability of the answer, nats", false, logp);
-        STEP_PLOT("Human answers since the start", "change of log-probability a token, nats", false,
+        STEP_PLOT("Human answers since the start", "change of log-probability of the answer", false,
                   change);
         STEP_PLOT("Pairs told apart", "share", true, accuracy);
         STEP_PLOT("Learning rate", "rate", false, rate);
@@ -208,7 +208,7 @@ static void match_plot(const json_t *report, const char *key, const char *title,
         y[i] = other;
     char *name = sp_xprintf("run %s, its last", ctl_string(report, "beside.run", ""));
     char *low = sp_xprintf("%s_interval#0", key), *high = sp_xprintf("%s_interval#1", key);
-    struct column column = {key, low, high, "exact match, 95 % interval (-1: the base)", 0, false};
+    struct column column = {key, low, high, "exact match, 95 % interval", 0, false};
     struct plot_series level = {
         .name = name, .colour = 1, .dashed = true, .x = x, .y = y, .count = n};
     iteration_plot(rows, x, n, title, "share of problems", true, &column, 1,
@@ -292,7 +292,7 @@ static void iteration_plots(const json_t *report, struct sp_buf *out)
 
 #define NORMAL_95 1.959964 /* standard errors on either side of a 95 % interval */
 
-/* The rows [first, end) of one task, sorted by iteration; -1 is the base. */
+/* The rows [first, end), of the same problems, sorted by iteration; -1 is the base. */
 static void task_plot(const json_t *rows, size_t first, size_t end, struct sp_buf *out)
 {
     size_t n = 0;
@@ -309,9 +309,9 @@ static void task_plot(const json_t *rows, size_t first, size_t end, struct sp_bu
         n += isfinite(y[n]);
     }
     const json_t *row = json_array_get(rows, first);
-    char *name = sp_xprintf("%s of %lld problems, 95 %% interval (-1: the base)",
-                            ctl_string(row, "headline", "value"),
-                            (long long)ctl_integer(row, "problems", 0));
+    char *name =
+        sp_xprintf("%s of %lld problems, 95 %% interval", ctl_string(row, "headline", "value"),
+                   (long long)ctl_integer(row, "problems", 0));
     struct plot plot = {.title = ctl_string(row, "task", "task"),
                         .x_label = "iteration",
                         .y_label = ctl_string(row, "headline", "value"),
@@ -325,17 +325,22 @@ static void task_plot(const json_t *rows, size_t first, size_t end, struct sp_bu
     free(all);
 }
 
+static bool same_problems(const json_t *a, const json_t *b)
+{
+    return strcmp(ctl_string(a, "task", ""), ctl_string(b, "task", "")) == 0 &&
+           ctl_integer(a, "problems", 0) == ctl_integer(b, "problems", 0);
+}
+
 static void task_plots(const json_t *report, struct sp_buf *out)
 {
     const json_t *rows = json_object_get(report, "evaluations");
     size_t n = json_array_size(rows);
     if (n > 0)
-        sp_buf_puts(out, "<h2>Evaluation on tasks</h2><div class=\"plots\">\n");
+        sp_buf_puts(out, "<div class=\"plots\">\n");
     for (size_t first = 0, end; first < n; first = end) {
-        const char *task = ctl_string(json_array_get(rows, first), "task", "");
-        for (end = first + 1; end < n; end++)
-            if (strcmp(ctl_string(json_array_get(rows, end), "task", ""), task) != 0)
-                break;
+        const json_t *row = json_array_get(rows, first);
+        for (end = first + 1; end < n && same_problems(row, json_array_get(rows, end)); end++)
+            ;
         task_plot(rows, first, end, out);
     }
     if (n > 0)

@@ -170,6 +170,8 @@ static void axes(const struct plot *plot, const struct axis *x, const struct axi
         if (v > x->high + step * 1e-9)
             break;
         tick_label(v, label_step(step), false, text, sizeof(text));
+        if (plot->whole_x && v < -0.5)
+            snprintf(text, sizeof(text), "base");
         sp_buf_printf(out,
                       "<line class=\"a\" x1=\"%.1f\" x2=\"%.1f\" y1=\"%.0f\" y2=\"%.0f\"/>"
                       "<text x=\"%.1f\" y=\"%.0f\" text-anchor=\"middle\">%s</text>",

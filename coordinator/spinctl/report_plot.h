@@ -25,7 +25,7 @@ struct plot {
     const char *title, *x_label, *y_label;
     bool percent;        /* y is a share */
     bool from_zero;      /* the y axis has 0 */
-    bool whole_x;        /* ticks of x at whole numbers only */
+    bool whole_x;        /* x counts iterations: whole ticks, and -1 is the base */
     const double *rules; /* [rule_count] x of vertical lines: where iterations begin */
     size_t rule_count;
     struct plot_series series[PLOT_SERIES];

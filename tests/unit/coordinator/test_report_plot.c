@@ -53,6 +53,24 @@ START_TEST(test_numbers)
 }
 END_TEST
 
+START_TEST(test_the_base_is_named)
+{
+    static const double x[] = {-1, 0, 1};
+    struct sp_buf out = SP_BUF_INIT;
+    struct plot plot = {.title = "t", .x_label = "iteration", .y_label = "y", .whole_x = true};
+    plot_add(&plot, "a", 0, x, x, 3);
+    plot_svg(&plot, &out);
+    ck_assert_ptr_nonnull(strstr(out.data, ">base</text>"));
+    ck_assert_ptr_nonnull(strstr(out.data, "text-anchor=\"middle\">0</text>"));
+    sp_buf_deinit(&out);
+    plot = (struct plot){.title = "t", .x_label = "x", .y_label = "y"};
+    plot_add(&plot, "a", 0, x, x, 3);
+    plot_svg(&plot, &out);
+    ck_assert_ptr_null(strstr(out.data, ">base</text>"));
+    sp_buf_deinit(&out);
+}
+END_TEST
+
 START_TEST(test_nothing_to_draw)
 {
     static const double none[] = {NAN, INFINITY};
@@ -121,6 +139,7 @@ static Suite *suite(void)
     Suite *s = suite_create("report_plot");
     TCase *c = tcase_create("plot");
     tcase_add_test(c, test_numbers);
+    tcase_add_test(c, test_the_base_is_named);
     tcase_add_test(c, test_nothing_to_draw);
     tcase_add_test(c, test_text_is_escaped);
     tcase_add_test(c, test_gaps);
