@@ -57,6 +57,9 @@ static enum sp_err fill_options(const struct model_config *c, struct model_decod
                        o->rows_per_step, o->slots, 1 << 16);
     if (o->weights == TN_F16 || o->cache == TN_F16)
         return sp_fail(err, SP_EUNSUPPORTED, "decoder: weights and cache are f32 or bf16");
+    if (o->activations == TN_F16 || (o->activations == TN_BF16 && o->weights != TN_BF16))
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "decoder: activations are f32, or bf16 with weights in bf16");
     return SP_OK;
 }
 
@@ -177,7 +180,7 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
     const struct model_config *c = &d->config;
     struct tn_backend *be = d->backend;
     const struct tn_ops *ops = be->ops;
-    enum tn_dtype dtype = d->options.weights;
+    enum tn_dtype dtype = d->options.weights, rows = d->options.activations;
     size_t width = (size_t)c->hidden;
     int32_t hc = c->heads * c->head_size, qkv = hc + 2 * c->kv_heads * c->head_size;
     d->embed = ops->alloc(be, (size_t)c->vocab * width, sizeof(float));
@@ -198,18 +201,18 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
         take_layer_vectors(&v, from, to);
         if (v.failed)
             return false;
-        to->qkv = ops->weights_new(be, m->params + from->qkv, qkv, c->hidden, dtype);
-        to->out = ops->weights_new(be, m->params + from->out, c->hidden, hc, dtype);
+        to->qkv = ops->weights_new(be, m->params + from->qkv, qkv, c->hidden, dtype, rows);
+        to->out = ops->weights_new(be, m->params + from->out, c->hidden, hc, dtype, rows);
         to->gate_up = ops->weights_new(be, m->params + from->gate_up, model_config_ffn_width(c),
-                                       c->hidden, dtype);
-        to->down = ops->weights_new(be, m->params + from->down, c->hidden, c->ffn, dtype);
+                                       c->hidden, dtype, rows);
+        to->down = ops->weights_new(be, m->params + from->down, c->hidden, c->ffn, dtype, rows);
         if (!to->qkv || !to->out || !to->gate_up || !to->down)
             return false;
     }
     d->final_norm = take_norm(&v, m->layout.final_norm, c->hidden);
     d->final_bias = take_vector(&v, m->layout.final_bias, c->hidden);
     SP_ASSERT((size_t)(v.next - d->vectors) <= vector_floats(c));
-    d->head = ops->weights_new(be, m->params + m->layout.head, c->vocab, c->hidden, dtype);
+    d->head = ops->weights_new(be, m->params + m->layout.head, c->vocab, c->hidden, dtype, rows);
     return d->head && !v.failed;
 }
 

@@ -34,6 +34,8 @@ struct model_decoder_options {
     int32_t rows_per_step; /* at least slots; 0: a default */
     enum tn_dtype weights; /* TN_F32 or TN_BF16 */
     enum tn_dtype cache;   /* TN_F32 or TN_BF16 */
+    /* TN_F32, or TN_BF16 with such weights: rows are rounded before each product with weights. */
+    enum tn_dtype activations;
 };
 
 #define MODEL_DECODER_ANSWERS 2

@@ -31,7 +31,7 @@ enum bench_kind { BENCH_FORWARD, BENCH_TRAIN, BENCH_PACKED };
 struct bench_shape {
     enum bench_kind kind;
     int32_t rows, head_rows; /* of a batch; of those, rows that get logits */
-    enum tn_dtype weights;   /* BENCH_PACKED: storage */
+    enum tn_dtype weights, activations; /* BENCH_PACKED */
 };
 
 /* One figure: fill in the first part, call bench_measure, then bench_report. */

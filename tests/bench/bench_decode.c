@@ -4,7 +4,7 @@
  *     bench_decode DIR [--threads N] [--isa NAME] [--profile]
  *
  * A line is "BATCH DTYPE CONTEXT STEPS": BATCH sequences of CONTEXT tokens each in cache, weights
- * and cache f32 or bf16; STEPS steps that sample one token of every sequence are timed, the prompts
+ * and cache f32 or bf16, or "pairs": bf16, and activations rounded to it as well; STEPS steps that sample one token of every sequence are timed, the prompts
  * before them are not. The answer is one line of JSON. After "shared" the prompts differ in their
  * last token only, which makes long contexts quick to fill. "arrivals BATCH DTYPE CONTEXT STEPS"
  * times one running sequence's tokens while BATCH - 1 other slots take new prompts of CONTEXT
@@ -148,7 +148,7 @@ struct bench {
     bool profile;
     struct model_decoder *decoder; /* of the shape below */
     int32_t batch, positions;
-    enum tn_dtype dtype;
+    enum tn_dtype dtype, activations;
 };
 
 static void must(enum sp_err rc, const struct sp_error *err)
@@ -174,12 +174,13 @@ static void open_model(struct bench *bench, const char *dir)
     vocab = model_get_config(bench->model)->vocab;
 }
 
-static void shape_decoder(struct bench *bench, int32_t batch, enum tn_dtype dtype,
-                          int32_t positions)
+static void shape_decoder(struct bench *bench, int32_t batch, const char *type, int32_t positions)
 {
     struct sp_error err = {0};
+    enum tn_dtype dtype = strcmp(type, "f32") == 0 ? TN_F32 : TN_BF16;
+    enum tn_dtype activations = strcmp(type, "pairs") == 0 ? TN_BF16 : TN_F32;
     if (bench->decoder != NULL && bench->batch == batch && bench->dtype == dtype &&
-        bench->positions == positions) {
+        bench->activations == activations && bench->positions == positions) {
         model_decoder_reset(bench->decoder);
         return;
     }
@@ -189,10 +190,12 @@ static void shape_decoder(struct bench *bench, int32_t batch, enum tn_dtype dtyp
                                             .queue = batch,
                                             .max_positions = positions,
                                             .weights = dtype,
-                                            .cache = dtype};
+                                            .cache = dtype,
+                                            .activations = activations};
     must(model_decoder_new(bench->model, &options, &bench->decoder, &err), &err);
     bench->batch = batch;
     bench->dtype = dtype;
+    bench->activations = activations;
     bench->positions = positions;
 }
 
@@ -263,7 +266,11 @@ static void steady(struct bench *bench, int32_t batch, int32_t context, int32_t 
     tokens = sampled(bench) - tokens;
     printf("{\"batch\": %d, \"dtype\": \"%s\", \"context\": %d, \"tokens_per_s\": %.1f, "
            "\"tokens_per_cpu_s\": %.1f, \"ms_per_step\": %.3f, \"prefill_ms\": %.1f",
-           batch, bench->dtype == TN_BF16 ? "bf16" : "f32", context,
+           batch,
+           bench->activations == TN_BF16 ? "pairs"
+           : bench->dtype == TN_BF16     ? "bf16"
+                                         : "f32",
+           context,
            (double)tokens * 1e9 / (double)ns, (double)tokens * 1e9 / (double)cpu,
            (double)ns * 1e-6 / steps, (double)prefill_ns * 1e-6);
     if (bench->profile)
@@ -334,8 +341,7 @@ int main(int argc, char **argv)
             fprintf(stderr, "bench_decode: not a measurement: %s", line);
             return 64;
         }
-        shape_decoder(&bench, batch, strcmp(type, "bf16") == 0 ? TN_BF16 : TN_F32,
-                      context + 2 * steps + 16 + batch * context / 256);
+        shape_decoder(&bench, batch, type, context + 2 * steps + 16 + batch * context / 256);
         if (arriving)
             arrivals(&bench, batch, context, steps);
         else

@@ -55,8 +55,9 @@ static int by_value(const void *a, const void *b)
 
 /* --- lines --- */
 
-enum kind { LINEAR, BWD_X, BWD_W, PACKED, PACKED_BF16, KINDS };
-static const char *const kind_names[KINDS] = {"linear", "bwd_x", "bwd_w", "packed", "packed bf16"};
+enum kind { LINEAR, BWD_X, BWD_W, PACKED, PACKED_BF16, PACKED_PAIRS, KINDS };
+static const char *const kind_names[KINDS] = {"linear", "bwd_x", "bwd_w", "packed", "packed bf16",
+                                              "both bf16"};
 
 struct bench {
     struct tn_backend *cpu, *blas;
@@ -73,9 +74,10 @@ static void product(struct bench *bench, enum kind kind, int32_t M, int32_t N, i
     float *x = noise(m * k), *dy = noise(m * n), *w = noise(copies * n * k);
     float *out = noise(SP_MAX(m * n, SP_MAX(m * k, n * k)));
     struct tn_weights **packed = sp_xarray(copies, sizeof(*packed));
-    enum tn_dtype dtype = kind == PACKED_BF16 ? TN_BF16 : TN_F32;
+    enum tn_dtype dtype = kind >= PACKED_BF16 ? TN_BF16 : TN_F32;
     for (size_t i = 0; kind >= PACKED && i < copies; i++)
-        packed[i] = bench->cpu->ops->weights_new(bench->cpu, w + i * n * k, N, K, dtype);
+        packed[i] = bench->cpu->ops->weights_new(bench->cpu, w + i * n * k, N, K, dtype,
+                                                 kind == PACKED_PAIRS ? TN_BF16 : TN_F32);
     for (int repeat = 0; repeat < bench->repeats; repeat++)
         for (int which = 0; which < 2; which++) {
             struct tn_backend *b = which == 0 ? bench->cpu : bench->blas;
@@ -269,7 +271,7 @@ int main(int argc, char **argv)
         for (int kind = LINEAR; kind <= BWD_W; kind++)
             product(&bench, (enum kind)kind, 512, train[i][0], train[i][1]);
     for (size_t i = 0; wanted(&bench, "decode") && i < SP_COUNT(decode_rows); i++)
-        for (int kind = PACKED; kind <= PACKED_BF16; kind++) {
+        for (int kind = PACKED; kind <= PACKED_PAIRS; kind++) {
             product(&bench, (enum kind)kind, decode_rows[i], 576, 576);
             product(&bench, (enum kind)kind, decode_rows[i], 3072, 576);
             product(&bench, (enum kind)kind, decode_rows[i], 49152, 576);

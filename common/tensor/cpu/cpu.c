@@ -124,7 +124,17 @@ static const struct tn_ops cpu_ops = {
     .adamw = tn_cpu_adamw,
 };
 
+static bool has_generic(void)
+{
+    return true;
+}
+
 #if defined(__x86_64__)
+static bool has_avx2(void)
+{
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+}
+
 static bool has_avx512(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512vl") &&
@@ -132,34 +142,46 @@ static bool has_avx512(void)
            __builtin_cpu_supports("fma");
 }
 
-static bool has_avx2(void)
+static bool has_avx512bf16(void)
 {
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return has_avx512() && __builtin_cpu_supports("avx512bf16");
 }
 #endif
 
-static const struct tn_kern *choose(const char *isa)
+/* The best first. */
+static const struct isa {
+    const char *name;
+    const struct tn_kern *kern;
+    const struct tn_pairs *pairs;
+    bool (*has)(void);
+} isas[] = {
+#if defined(__x86_64__)
+    {"avx512bf16", &tn_kern_avx512, &tn_pairs_avx512bf16, has_avx512bf16},
+    {"avx512", &tn_kern_avx512, &tn_pairs_avx512, has_avx512},
+    {"avx2", &tn_kern_avx2, &tn_pairs_avx2, has_avx2},
+#endif
+    {"generic", &tn_kern_generic, &tn_pairs_generic, has_generic},
+};
+
+static const struct isa *choose(const char *name)
 {
 #if defined(__x86_64__)
     __builtin_cpu_init();
-    if ((!isa || strcmp(isa, "avx512") == 0) && has_avx512())
-        return &tn_kern_avx512;
-    if ((!isa || strcmp(isa, "avx2") == 0) && has_avx2())
-        return &tn_kern_avx2;
 #endif
-    if (!isa || strcmp(isa, "generic") == 0)
-        return &tn_kern_generic;
+    for (size_t i = 0; i < SP_COUNT(isas); i++)
+        if ((!name || strcmp(name, isas[i].name) == 0) && isas[i].has())
+            return &isas[i];
     return NULL;
 }
 
 enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_backend **ret,
                         struct sp_error *err)
 {
-    const struct tn_kern *kern = choose(options ? options->isa : NULL);
-    if (!kern)
+    const struct isa *isa = choose(options ? options->isa : NULL);
+    if (!isa)
         return sp_fail(err, SP_EUNSUPPORTED,
-                       "instruction set %s: not known, or not of this CPU; known are generic, avx2 "
-                       "and avx512",
+                       "instruction set %s: not known, or not of this CPU; known are generic, avx2, "
+                       "avx512 and avx512bf16",
                        options->isa);
     int32_t threads = options ? options->threads : 0;
     if (threads <= 0)
@@ -170,7 +192,8 @@ enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_back
     backend->ops = &cpu_ops;
     backend->state = cpu;
     backend->threads = cpu->threads = threads;
-    cpu->kern = kern;
+    cpu->kern = isa->kern;
+    cpu->pairs = isa->pairs;
     cpu->own = sp_xarray((size_t)threads, sizeof(*cpu->own));
     enum sp_err rc = tn_pool_new(threads, &cpu->pool, err);
     if (rc != SP_OK) {
@@ -181,7 +204,7 @@ enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_back
     snprintf(backend->numerics_class, sizeof(backend->numerics_class), "cpu r%d",
              TN_NUMERICS_REVISION);
     snprintf(backend->device, sizeof(backend->device), "%d thread%s, %s", threads,
-             threads == 1 ? "" : "s", kern->isa);
+             threads == 1 ? "" : "s", isa->name);
     *ret = backend;
     return SP_OK;
 }

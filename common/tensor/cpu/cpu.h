@@ -7,6 +7,7 @@
 
 #include "common/tensor/backend.h"
 #include "common/tensor/cpu/kern.h"
+#include "common/tensor/cpu/pairs.h"
 #include "common/tensor/cpu/pool.h"
 
 #define TN_NUMERICS_REVISION 1
@@ -18,6 +19,7 @@ struct tn_scratch {
 
 struct tn_cpu {
     const struct tn_kern *kern;
+    const struct tn_pairs *pairs;
     struct tn_pool *pool;
     int32_t threads;
     struct tn_scratch shared;
@@ -62,10 +64,11 @@ struct tn_gemm {
 };
 void tn_gemm_run(struct tn_cpu *cpu, const struct tn_gemm *gemm);
 
-/* B packed once: panels of nr columns, [N/nr][K][nr] (fp32) or [N/nr][K][nr/2 words] (bf16). */
+/* B packed once: panels of nr columns, [N/nr][K][nr] (fp32), [N/nr][K][nr/2 words] (bf16), or for
+ * rows that are rounded too [N/nr][K/2][nr words] (see pairs.h). */
 struct tn_weights {
     int32_t N, K, nr;
-    enum tn_dtype dtype;
+    enum tn_dtype dtype, rows;
     void *panels;
 };
 
@@ -94,7 +97,7 @@ void tn_cpu_linear_bwd_x(struct tn_backend *, float *dx, const float *dy, const 
 void tn_cpu_linear_bwd_w(struct tn_backend *, float *dw, const float *dy, const float *x, int32_t T,
                          int32_t N, int32_t K);
 struct tn_weights *tn_cpu_weights_new(struct tn_backend *, const float *w, int32_t N, int32_t K,
-                                      enum tn_dtype dtype);
+                                      enum tn_dtype dtype, enum tn_dtype rows);
 void tn_cpu_weights_free(struct tn_backend *, struct tn_weights *);
 void tn_cpu_linear_packed(struct tn_backend *, float *y, const float *x, const struct tn_weights *w,
                           int32_t T);

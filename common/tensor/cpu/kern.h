@@ -15,8 +15,7 @@
 #define TN_MAX_NR 32
 
 struct tn_kern {
-    const char *isa; /* "generic", "avx2", "avx512" */
-    int32_t mr, nr;  /* microkernel: at most mr rows, nr columns (a multiple of TN_LANES) */
+    int32_t mr, nr; /* microkernel: at most mr rows, nr columns (a multiple of TN_LANES) */
 
     /* C(m × nr) = A·B or, with load, C + A·B: for each output the chain of fused multiply-adds over
      * k = 0 … depth-1, begun at 0 or at C. A[k][i] is a[k·lda + i], B[k][j] is b[k·ldb + j]. */

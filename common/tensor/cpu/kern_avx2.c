@@ -1,20 +1,13 @@
 /* kern_avx2: kernels for AVX2 with FMA. Microkernel of 6 × 16: 12 accumulators, two vectors of B
- * and a broadcast of A. Accumulators have names: as arrays gcc 12 keeps them in memory and falls to
- * a third of the speed. */
+ * and a broadcast of A. */
 #include "common/tensor/cpu/kern.h"
+#include "common/tensor/cpu/kern_unroll.h"
 #include "common/tensor/cpu/vec_avx2.h"
 #include "common/tensor/cpu/vmath.h"
 
 #define K_ISA avx2
 #define K_MR 6
 #define K_NR 16
-
-#define ROWS_1(X) X(0)
-#define ROWS_2(X) ROWS_1(X) X(1)
-#define ROWS_3(X) ROWS_2(X) X(2)
-#define ROWS_4(X) ROWS_3(X) X(3)
-#define ROWS_5(X) ROWS_4(X) X(4)
-#define ROWS_6(X) ROWS_5(X) X(5)
 
 #define ZERO(i) __m256 c##i##_0 = _mm256_setzero_ps(), c##i##_1 = _mm256_setzero_ps();
 #define LOAD(i)                                                                                    \
@@ -71,6 +64,7 @@ static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const f
 
 /* --- products with packed weights: see kern_panels.h --- */
 
+#define K_ELEMENT float
 #define K_VEC __m256
 #define K_ZERO _mm256_setzero_ps()
 #define K_SET1(x) _mm256_broadcast_ss(&(x))

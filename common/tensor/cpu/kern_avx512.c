@@ -1,28 +1,13 @@
 /* kern_avx512: kernels for AVX-512 (F, VL, DQ, BW). Microkernel of 14 × 32: 28 accumulators, two
- * vectors of B, and broadcasts of A as memory operands. Accumulators have names: as arrays gcc 12
- * keeps them in memory and falls to a third of the speed. */
+ * vectors of B, and broadcasts of A as memory operands. */
 #include "common/tensor/cpu/kern.h"
+#include "common/tensor/cpu/kern_unroll.h"
 #include "common/tensor/cpu/vec_avx512.h"
 #include "common/tensor/cpu/vmath.h"
 
 #define K_ISA avx512
 #define K_MR 14
 #define K_NR 32
-
-#define ROWS_1(X) X(0)
-#define ROWS_2(X) ROWS_1(X) X(1)
-#define ROWS_3(X) ROWS_2(X) X(2)
-#define ROWS_4(X) ROWS_3(X) X(3)
-#define ROWS_5(X) ROWS_4(X) X(4)
-#define ROWS_6(X) ROWS_5(X) X(5)
-#define ROWS_7(X) ROWS_6(X) X(6)
-#define ROWS_8(X) ROWS_7(X) X(7)
-#define ROWS_9(X) ROWS_8(X) X(8)
-#define ROWS_10(X) ROWS_9(X) X(9)
-#define ROWS_11(X) ROWS_10(X) X(10)
-#define ROWS_12(X) ROWS_11(X) X(11)
-#define ROWS_13(X) ROWS_12(X) X(12)
-#define ROWS_14(X) ROWS_13(X) X(13)
 
 #define ZERO(i) __m512 c##i##_0 = _mm512_setzero_ps(), c##i##_1 = _mm512_setzero_ps();
 #define LOAD(i)                                                                                    \
@@ -90,6 +75,7 @@ static void k_micro(int32_t m, size_t depth, const float *a, size_t lda, const f
 
 /* --- products with packed weights: see kern_panels.h --- */
 
+#define K_ELEMENT float
 #define K_VEC __m512
 #define K_ZERO _mm512_setzero_ps()
 #define K_SET1(x) _mm512_set1_ps(x)

@@ -8,11 +8,8 @@
 
 #define K_JOIN2(a, b) a##b
 #define K_JOIN(a, b) K_JOIN2(a, b)
-#define K_TEXT2(a) #a
-#define K_TEXT(a) K_TEXT2(a)
 
 const struct tn_kern K_JOIN(tn_kern_, K_ISA) = {
-    .isa = K_TEXT(K_ISA),
     .mr = K_MR,
     .nr = K_NR,
     .micro = k_micro,

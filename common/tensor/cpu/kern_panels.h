@@ -1,7 +1,7 @@
-/* kern_panels: the products of decoding, C(m × panels·nr) = X·B with X as it lies (rows a_row
- * floats apart) and B packed in panels. Included by kern_avx2.c and kern_avx512.c, which say how B
- * is read and what a lane is; the sequence of operations of an output is that of the other
- * products.
+/* kern_panels: the products of decoding, C(m × panels·nr) = X·B with X as it lies (rows `s`
+ * elements apart) and B packed in panels. Included by kern_avx2.c, kern_avx512.c and the files
+ * pairs_*.c, which say how B is read, what an element of X (K_ELEMENT) and what a lane is; the
+ * sequence of operations of an output is that of the other products.
  *
  * Rows of X are reached from a base pointer for every four of them: one pointer a row would need
  * more registers than there are. Two panels at a time fill the multiply-add units where rows are
@@ -46,11 +46,15 @@
     K_STOREU(c + i * ldc + K_NR, d##i##_0);                                                        \
     K_STOREU(c + i * ldc + K_NR + K_NR / 2, d##i##_1);
 
+#ifndef K_INNER /* one element of each row */
+#define K_INNER(m, READ, STEP_) READ() ROWS_##m(STEP_)
+#endif
 #define PANELS(name, m, READ, ZERO_, LOAD_, STEP_, STORE_)                                         \
-    static void name##_##m(size_t depth, const float *x0, size_t s, const uint8_t *b, size_t step, \
-                           size_t panel, size_t ahead, float *c, size_t ldc, bool load)            \
+    static void name##_##m(size_t depth, const K_ELEMENT *x0, size_t s, const uint8_t *b,          \
+                           size_t step, size_t panel, size_t ahead, float *c, size_t ldc,          \
+                           bool load)                                                              \
     {                                                                                              \
-        const float *x4 = x0 + 4 * s, *x8 = x4 + 4 * s, *x12 = x8 + 4 * s;                         \
+        const K_ELEMENT *x4 = x0 + 4 * s, *x8 = x4 + 4 * s, *x12 = x8 + 4 * s;                     \
         size_t s3 = 3 * s;                                                                         \
         (void)x4, (void)x8, (void)x12, (void)s3, (void)panel;                                      \
         ROWS_##m(ZERO_) if (load)                                                                  \
@@ -58,13 +62,12 @@
             ROWS_##m(LOAD_)                                                                        \
         }                                                                                          \
         for (size_t k = 0; k < depth; k++, x0++, x4++, x8++, x12++, b += step) {                   \
-            READ()                                                                                 \
-            ROWS_##m(STEP_)                                                                        \
+            K_INNER(m, READ, STEP_)                                                                \
         }                                                                                          \
         ROWS_##m(STORE_)                                                                           \
     }
 #define ONE(name, m, READ) PANELS(name, m, READ, ZERO, LOAD, PANEL_STEP, STORE)
 #define TWO(name, m, READ) PANELS(name, m, READ, PAIR_ZERO, PAIR_LOAD, PAIR_STEP, PAIR_STORE)
 
-typedef void panels_fn(size_t, const float *, size_t, const uint8_t *, size_t, size_t, size_t,
+typedef void panels_fn(size_t, const K_ELEMENT *, size_t, const uint8_t *, size_t, size_t, size_t,
                        float *, size_t, bool);

@@ -16,41 +16,57 @@
 #define AHEAD 4096         /* bytes of weights fetched ahead where they are read once */
 #define TASK_WORK 800000   /* multiply-adds of a task, at least: taking one costs */
 #define SMALL_WORK 60000   /* multiply-adds below which waking the workers costs more */
+#define ROUND_WORK 4       /* rounding an element costs like so many */
 #define SET_FLOATS 512     /* rows a multiple of this apart share few sets of the first cache: */
 #define PADDING 16         /* such rows are copied, so many floats further apart */
 
 struct packed {
     struct tn_cpu *cpu;
     const struct tn_weights *w;
+    const struct tn_pairs *pairs; /* where rows are rounded, else NULL */
     const float *x;
-    float *y, *spread; /* rows of x further apart, or NULL */
-    size_t x_row;
+    const uint8_t *rows_at; /* the rows as the kernel reads them: x, or `made` */
+    uint8_t *made;
+    float *y;
+    size_t row; /* bytes between rows */
     int32_t rows, blocks; /* blocks of at most mr rows, as even as possible */
     int32_t panels, groups, row_groups, k_blocks;
-    size_t step, panel; /* bytes */
+    int32_t depth;            /* steps of the kernel: K, or pairs of it */
+    size_t step, panel, unit; /* bytes of B in a step and in a panel, of a row in a step */
 };
+
+/* Steps [k0, k1) of some rows and whole panels. */
+static void panels(const struct packed *p, int32_t rows, int32_t count, int32_t k0, int32_t k1,
+                   const uint8_t *x, const uint8_t *b, size_t ahead, float *c, size_t ldc)
+{
+    size_t depth = (size_t)(k1 - k0);
+    bool load = k0 > 0;
+    if (p->pairs)
+        p->pairs->panels(rows, count, depth, x, p->row, b, p->step, p->panel, ahead, c, ldc, load);
+    else
+        p->cpu->kern->panels(rows, count, depth, (const float *)(const void *)x,
+                             p->row / sizeof(float), b, p->step, p->panel,
+                             p->w->dtype == TN_BF16, ahead, c, ldc, load);
+}
 
 /* All rows of one block, panels [first, last): narrow the last one may be. */
 static void tile(const struct packed *p, int32_t row, int32_t rows, int32_t first, int32_t last,
                  int32_t k0, int32_t k1, size_t ahead)
 {
-    const struct tn_kern *kern = p->cpu->kern;
-    size_t nr = (size_t)kern->nr, ldc = (size_t)p->w->N, depth = (size_t)(k1 - k0);
-    int32_t full = SP_MIN(last, p->w->N / kern->nr) - first, rest = p->w->N % kern->nr;
-    const float *x = p->x + (size_t)row * p->x_row + (size_t)k0;
+    size_t nr = (size_t)p->w->nr, ldc = (size_t)p->w->N;
+    int32_t full = SP_MIN(last, p->w->N / p->w->nr) - first, rest = p->w->N % p->w->nr;
+    const uint8_t *x = p->rows_at + (size_t)row * p->row + (size_t)k0 * p->unit;
     const uint8_t *b = (const uint8_t *)p->w->panels + (size_t)first * p->panel;
     float *c = p->y + (size_t)row * ldc + (size_t)first * nr;
-    bool bf16 = p->w->dtype == TN_BF16, load = k0 > 0;
     b += (size_t)k0 * p->step;
-    kern->panels(rows, full, depth, x, p->x_row, b, p->step, p->panel, bf16, ahead, c, ldc, load);
+    panels(p, rows, full, k0, k1, x, b, ahead, c, ldc);
     if (rest == 0 || last < p->panels)
         return;
     float wide[TN_MAX_MR * TN_MAX_NR] = {0};
     c += (size_t)full * nr;
-    for (int32_t i = 0; load && i < rows; i++)
+    for (int32_t i = 0; k0 > 0 && i < rows; i++)
         memcpy(wide + (size_t)i * nr, c + (size_t)i * ldc, (size_t)rest * sizeof(float));
-    kern->panels(rows, 1, depth, x, p->x_row, b + (size_t)full * p->panel, p->step, p->panel, bf16,
-                 0, wide, nr, load);
+    panels(p, rows, 1, k0, k1, x, b + (size_t)full * p->panel, 0, wide, nr);
     for (int32_t i = 0; i < rows; i++)
         memcpy(c + (size_t)i * ldc, wide + (size_t)i * nr, (size_t)rest * sizeof(float));
 }
@@ -65,13 +81,13 @@ static void product_task(void *context, int32_t task, int32_t worker)
     int32_t block1 = tn_split(p->blocks, p->row_groups, row_group + 1);
     (void)worker;
     if (p->blocks == 1) {
-        tile(p, 0, p->rows, panel0, panel1, 0, p->w->K, AHEAD);
+        tile(p, 0, p->rows, panel0, panel1, 0, p->depth, AHEAD);
         return;
     }
     for (int32_t panel = panel0; panel < panel1; panel++)
         for (int32_t kb = 0; kb < p->k_blocks; kb++) {
-            int32_t k0 = tn_split(p->w->K, p->k_blocks, kb);
-            int32_t k1 = tn_split(p->w->K, p->k_blocks, kb + 1);
+            int32_t k0 = tn_split(p->depth, p->k_blocks, kb);
+            int32_t k1 = tn_split(p->depth, p->k_blocks, kb + 1);
             for (int32_t block = block0; block < block1; block++) {
                 int32_t row = tn_split(p->rows, p->blocks, block);
                 int32_t rows = tn_split(p->rows, p->blocks, block + 1) - row;
@@ -82,14 +98,20 @@ static void product_task(void *context, int32_t task, int32_t worker)
         }
 }
 
-static void spread_task(void *context, int32_t task, int32_t worker)
+/* Rows of a block: rounded, or as they are but further apart. */
+static void make_task(void *context, int32_t task, int32_t worker)
 {
     const struct packed *p = context;
     size_t k = (size_t)p->w->K;
+    int32_t end = tn_split(p->rows, p->blocks, task + 1);
     (void)worker;
-    for (int32_t i = tn_split(p->rows, p->blocks, task); i < tn_split(p->rows, p->blocks, task + 1);
-         i++)
-        memcpy(p->spread + (size_t)i * (k + PADDING), p->x + (size_t)i * k, k * sizeof(float));
+    for (int32_t i = tn_split(p->rows, p->blocks, task); i < end; i++) {
+        uint8_t *to = p->made + (size_t)i * p->row;
+        if (p->pairs)
+            p->pairs->round(to, p->x + (size_t)i * k, k);
+        else
+            memcpy(to, p->x + (size_t)i * k, k * sizeof(float));
+    }
 }
 
 /* Groups of neighbouring panels, a multiple of the workers where there are enough, so that all end
@@ -101,15 +123,16 @@ static void plan(struct packed *p)
     int32_t together = (int32_t)SP_MIN((double)p->panels, TASK_WORK / panel_work + 1);
     p->blocks = tn_ceil_div(p->rows, p->cpu->kern->mr);
     p->row_groups = tn_ceil_div(p->rows, ROWS_GROUP);
-    p->k_blocks = tn_ceil_div(p->w->K, SP_MAX(1, (int32_t)(KC_BYTES / p->step)));
+    p->k_blocks = tn_ceil_div(p->depth, SP_MAX(1, (int32_t)(KC_BYTES / p->step)));
     together = SP_MAX(together, p->panels / (64 * threads));
     p->groups = tn_ceil_div(tn_ceil_div(p->panels, together), threads) * threads;
     p->groups = SP_MIN(p->groups, p->panels);
 }
 
-static void run(struct packed *p, int32_t tasks, tn_task_fn *task)
+/* `work`: multiply-adds, or what costs as much. */
+static void run(struct packed *p, double work, int32_t tasks, tn_task_fn *task)
 {
-    if ((double)p->rows * p->w->N * p->w->K < SMALL_WORK)
+    if (work < SMALL_WORK)
         for (int32_t i = 0; i < tasks; i++)
             task(p, i, 0);
     else
@@ -124,9 +147,22 @@ static int32_t pass_rows(int32_t K)
 
 size_t tn_packed_scratch(int32_t max_rows, int32_t max_width)
 {
-    size_t wide = (size_t)SP_MIN(max_rows, TN_MAX_MR) * ((size_t)max_width + PADDING);
-    size_t all = (size_t)SP_MIN(max_rows, ROWS_MAX) * ((size_t)max_width + PADDING);
-    return SP_MAX(wide, SP_MIN(all, (size_t)SPREAD_MAX + ROWS_MAX * PADDING));
+    size_t wide = (size_t)SP_MIN(max_rows, TN_MAX_MR) * ((size_t)max_width + 2 * PADDING);
+    size_t all = (size_t)SP_MIN(max_rows, ROWS_MAX) * ((size_t)max_width + 2 * PADDING);
+    return SP_MAX(wide, SP_MIN(all, (size_t)SPREAD_MAX + ROWS_MAX * 2 * PADDING));
+}
+
+/* The rows of x in the form that the kernel reads. */
+static void make_rows(struct packed *p)
+{
+    size_t k = (size_t)p->w->K, line = PADDING * sizeof(float);
+    p->rows_at = (const uint8_t *)p->x;
+    p->row = k * sizeof(float);
+    if (!p->pairs && (k % SET_FLOATS != 0 || p->rows == 1))
+        return;
+    p->row = tn_round_up((size_t)p->depth * p->unit, line) + line;
+    p->rows_at = p->made = (uint8_t *)tn_shared_scratch(p->cpu, (size_t)p->rows * p->row / 4);
+    run(p, (double)p->rows * p->w->K * ROUND_WORK, p->blocks, make_task);
 }
 
 void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
@@ -137,19 +173,22 @@ void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
     int32_t parts = tn_ceil_div(T, pass_rows(w->K));
     for (int32_t part = 0; part < parts; part++) {
         size_t first = (size_t)tn_split(T, parts, part);
-        struct packed p = {.cpu = cpu, .w = w, .x = x + first * k, .y = y + first * n, .x_row = k};
+        struct packed p = {.cpu = cpu, .w = w, .x = x + first * k, .y = y + first * n};
         p.rows = tn_split(T, parts, part + 1) - (int32_t)first;
         p.panels = tn_ceil_div(w->N, w->nr);
+        p.depth = w->K;
         p.step = (size_t)w->nr * (w->dtype == TN_BF16 ? 2 : 4);
-        p.panel = p.step * k;
-        plan(&p);
-        if (k % SET_FLOATS == 0 && p.rows > 1) {
-            p.spread = tn_shared_scratch(cpu, (size_t)p.rows * (k + PADDING));
-            run(&p, p.blocks, spread_task);
-            p.x = p.spread;
-            p.x_row = k + PADDING;
+        p.unit = sizeof(float);
+        if (w->rows == TN_BF16) {
+            p.pairs = cpu->pairs;
+            p.depth = tn_ceil_div(w->K, 2);
+            p.step *= 2;
+            p.unit = 2 * p.pairs->unit;
         }
-        run(&p, p.groups * p.row_groups, product_task);
+        p.panel = p.step * (size_t)p.depth;
+        plan(&p);
+        make_rows(&p);
+        run(&p, (double)p.rows * w->N * w->K, p.groups * p.row_groups, product_task);
     }
 }
 
@@ -161,12 +200,46 @@ struct packing {
     struct tn_weights *to;
 };
 
+/* Rows of a panel: K, even where they go in pairs. */
+static size_t packed_depth(const struct tn_weights *w)
+{
+    return w->rows == TN_BF16 ? tn_round_up((size_t)w->K, 2) : (size_t)w->K;
+}
+
 /* bf16: columns j and j + nr/2 share a word, the first in its low half (and first byte). */
 static void narrow_row(uint16_t *to, const float *from, size_t nr)
 {
     for (size_t j = 0; j < nr / 2; j++) {
         to[2 * j] = sp_f32_to_bf16(from[j]);
         to[2 * j + 1] = sp_f32_to_bf16(from[j + nr / 2]);
+    }
+}
+
+/* Word j: column j of two rows. */
+static void narrow_pair(uint16_t *to, const float *even, const float *odd, size_t nr)
+{
+    for (size_t j = 0; j < nr; j++) {
+        to[2 * j] = sp_f32_to_bf16(even[j]);
+        to[2 * j + 1] = sp_f32_to_bf16(odd[j]);
+    }
+}
+
+static void narrow_panel(const struct packing *p, uint16_t *to, const float *from, int32_t cols)
+{
+    const struct tn_kern *kern = p->cpu->kern;
+    size_t nr = (size_t)kern->nr, k = (size_t)p->to->K;
+    float block[64 * TN_MAX_NR];
+    for (size_t k0 = 0; k0 < k; k0 += 64) {
+        size_t depth = SP_MIN((size_t)64, k - k0);
+        memset(block, 0, sizeof(block));
+        kern->transpose(block, nr, from + k0, k, cols, (int32_t)depth);
+        for (size_t i = 0; i < depth; i++) {
+            const float *row = block + i * nr;
+            if (p->to->rows == TN_F32)
+                narrow_row(to + (k0 + i) * nr, row, nr);
+            else if (i % 2 == 0)
+                narrow_pair(to + (k0 + i) * nr, row, row + nr, nr);
+        }
     }
 }
 
@@ -177,31 +250,25 @@ static void pack_task(void *context, int32_t panel, int32_t worker)
     size_t nr = (size_t)kern->nr, k = (size_t)p->to->K;
     int32_t cols = SP_MIN(kern->nr, p->to->N - panel * kern->nr);
     const float *from = p->from + (size_t)panel * nr * k;
-    if (p->to->dtype == TN_F32) {
-        float *to = (float *)p->to->panels + (size_t)panel * nr * k;
-        kern->transpose(to, nr, from, k, cols, p->to->K);
-        return;
-    }
-    uint16_t *to = (uint16_t *)p->to->panels + (size_t)panel * nr * k;
-    float block[64 * TN_MAX_NR] = {0};
     (void)worker;
-    for (size_t k0 = 0; k0 < k; k0 += 64) {
-        size_t depth = SP_MIN((size_t)64, k - k0);
-        kern->transpose(block, nr, from + k0, k, cols, (int32_t)depth);
-        for (size_t i = 0; i < depth; i++)
-            narrow_row(to + (k0 + i) * nr, block + i * nr, nr);
-    }
+    if (p->to->dtype == TN_F32)
+        kern->transpose((float *)p->to->panels + (size_t)panel * nr * k, nr, from, k, cols,
+                        p->to->K);
+    else
+        narrow_panel(p, (uint16_t *)p->to->panels + (size_t)panel * nr * packed_depth(p->to), from,
+                     cols);
 }
 
 struct tn_weights *tn_cpu_weights_new(struct tn_backend *backend, const float *w, int32_t N,
-                                      int32_t K, enum tn_dtype dtype)
+                                      int32_t K, enum tn_dtype dtype, enum tn_dtype rows)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     int32_t nr = cpu->kern->nr, panels = tn_ceil_div(N, nr);
     size_t unit = (size_t)nr * (dtype == TN_BF16 ? 2 : 4);
     struct tn_weights *weights = sp_xalloc(sizeof(*weights));
-    *weights = (struct tn_weights){.N = N, .K = K, .nr = nr, .dtype = dtype};
-    weights->panels = sp_alloc_block((size_t)panels * (size_t)K, unit);
+    SP_ASSERT(rows == TN_F32 || dtype == TN_BF16);
+    *weights = (struct tn_weights){.N = N, .K = K, .nr = nr, .dtype = dtype, .rows = rows};
+    weights->panels = sp_alloc_block((size_t)panels * packed_depth(weights), unit);
     if (!weights->panels) {
         tn_cpu_weights_free(backend, weights);
         return NULL;

@@ -115,11 +115,12 @@ static void blas_linear_bwd_w(struct tn_backend *backend, float *dw, const float
 
 /* Nothing is prepared: the matrix as it came, rounded where its storage says so. */
 static struct tn_weights *blas_weights_new(struct tn_backend *backend, const float *w, int32_t N,
-                                           int32_t K, enum tn_dtype dtype)
+                                           int32_t K, enum tn_dtype dtype,
+                                           enum tn_dtype rows)
 {
     struct tn_weights *weights = sp_xalloc(sizeof(*weights));
     size_t n = (size_t)N * (size_t)K;
-    *weights = (struct tn_weights){.N = N, .K = K, .dtype = dtype};
+    *weights = (struct tn_weights){.N = N, .K = K, .dtype = dtype, .rows = rows};
     float *copy = weights->panels = sp_alloc_block(n, sizeof(float));
     if (!copy) {
         free(weights);
@@ -133,14 +134,26 @@ static struct tn_weights *blas_weights_new(struct tn_backend *backend, const flo
 static void blas_linear_packed(struct tn_backend *backend, float *y, const float *x,
                                const struct tn_weights *w, int32_t T)
 {
-    blas_linear(backend, y, x, w->panels, T, w->N, w->K, false);
+    size_t k = (size_t)w->K, n = (size_t)w->N;
+    if (w->rows == TN_F32) {
+        blas_linear(backend, y, x, w->panels, T, w->N, w->K, false);
+        return;
+    }
+    float *rounded = tn_shared_scratch(tn_cpu_of(backend), MAX_ROWS * k);
+    for (int32_t row = 0; row < T; row += MAX_ROWS) {
+        int32_t rows = SP_MIN(MAX_ROWS, T - row);
+        for (size_t i = 0; i < (size_t)rows * k; i++)
+            rounded[i] = sp_bf16_to_f32(sp_f32_to_bf16(x[(size_t)row * k + i]));
+        blas_linear(backend, y + (size_t)row * n, rounded, w->panels, rows, w->N, w->K, false);
+    }
 }
 
 static bool blas_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longest,
                          int32_t heads, int32_t head_size, int32_t max_width)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
-    bool ok = tn_cpu_reserve(backend, max_rows, longest, heads, head_size, max_width);
+    bool ok = tn_cpu_reserve(backend, max_rows, longest, heads, head_size, max_width) &&
+              tn_scratch_grow(&cpu->shared, MAX_ROWS * (size_t)max_width * sizeof(float));
     for (int32_t i = 0; ok && i < cpu->threads; i++)
         ok = tn_scratch_grow(&cpu->own[i], fill_floats((size_t)max_width) * sizeof(float));
     return ok;

@@ -335,7 +335,7 @@ START_TEST(reserve_is_enough)
     b->ops->linear(b, y, x, wide, ROWS_, WIDE, 100, false);
     b->ops->linear_bwd_x(b, y, x, wide, ROWS_, WIDE, 100, false);
     b->ops->linear_bwd_w(b, wide, x, y, ROWS_, WIDE, 100);
-    struct tn_weights *packed = b->ops->weights_new(b, wide, 100, WIDE, TN_F32);
+    struct tn_weights *packed = b->ops->weights_new(b, wide, 100, WIDE, TN_F32, TN_F32);
     b->ops->linear_packed(b, y, x, packed, ROWS_);
     b->ops->weights_free(b, packed);
     struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 2, LONGEST, s.G, s.C, TN_F32);

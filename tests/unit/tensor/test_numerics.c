@@ -12,6 +12,7 @@
 
 #define REVISION 1
 #define DIGEST "5d5358b9342b308a3150d6734a115fd52be46935af0b615248491754e547a68d"
+#define ROUNDED_DIGEST "33b247033f24581befd6d577d04dc49af1e125b3f67c3ff7b1494e60f280614b"
 
 enum { T = 70, H = 6, G = 2, C = 24, D = H * C, W = (H + 2 * G) * C, F = 200, V = 613 };
 
@@ -41,7 +42,7 @@ static void products(struct tn_backend *b, struct log *log)
     put_floats(log, dx, T * D);
     put_floats(log, dw, V * D);
     for (int dtype = TN_F32; dtype <= TN_BF16; dtype++) {
-        struct tn_weights *packed = b->ops->weights_new(b, w, V, D, (enum tn_dtype)dtype);
+        struct tn_weights *packed = b->ops->weights_new(b, w, V, D, (enum tn_dtype)dtype, TN_F32);
         b->ops->linear_packed(b, y, x, packed, T);
         put_floats(log, y, T * V);
         b->ops->weights_free(b, packed);
@@ -147,9 +148,21 @@ static void optimizers(struct tn_backend *b, struct log *log)
     put(log, &squares, sizeof(squares));
 }
 
+static void check_digest(struct log *log, const char *expected)
+{
+    struct sp_digest digest;
+    char hex[SP_DIGEST_HEX];
+    sp_sha256_final(log->hash, &digest);
+    sp_sha256_free(log->hash);
+    sp_digest_hex(&digest, hex);
+    ck_assert_int_eq(TN_NUMERICS_REVISION, REVISION);
+    ck_assert_str_eq(hex, expected);
+}
+
+static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+
 START_TEST(the_digest_is_the_revision_s)
 {
-    static const char *const isas[] = {"generic", "avx2", "avx512"};
     struct tn_backend *b = open_backend("cpu", isas[_i], 2);
     if (!b)
         return;
@@ -159,14 +172,27 @@ START_TEST(the_digest_is_the_revision_s)
     attention(b, &log);
     logits(b, &log);
     optimizers(b, &log);
-    struct sp_digest digest;
-    char hex[SP_DIGEST_HEX];
-    sp_sha256_final(log.hash, &digest);
-    sp_sha256_free(log.hash);
-    sp_digest_hex(&digest, hex);
     tn_close(b);
-    ck_assert_int_eq(TN_NUMERICS_REVISION, REVISION);
-    ck_assert_str_eq(hex, DIGEST);
+    check_digest(&log, DIGEST);
+}
+END_TEST
+
+/* Products whose rows are rounded: a class beside the others, so a digest beside theirs. */
+START_TEST(the_digest_of_rounded_rows)
+{
+    struct tn_backend *b = open_backend("cpu", isas[_i], 2);
+    if (!b)
+        return;
+    struct log log = {.hash = sp_sha256_new()};
+    float *x = filled(T * D, 1, 1.0f), *w = filled(V * D, 2, 0.3f), *y = zeros(T * V);
+    for (int32_t k = D - 1; k <= D; k++) {
+        struct tn_weights *packed = b->ops->weights_new(b, w, V, k, TN_BF16, TN_BF16);
+        b->ops->linear_packed(b, y, x, packed, T);
+        put_floats(&log, y, T * V);
+        b->ops->weights_free(b, packed);
+    }
+    tn_close(b);
+    check_digest(&log, ROUNDED_DIGEST);
 }
 END_TEST
 
@@ -176,7 +202,8 @@ static Suite *suite(void)
     TCase *tcase = tcase_create("numerics");
     tcase_set_timeout(tcase, 30);
     tcase_add_checked_fixture(tcase, NULL, free_arrays);
-    tcase_add_loop_test(tcase, the_digest_is_the_revision_s, 0, 3);
+    tcase_add_loop_test(tcase, the_digest_is_the_revision_s, 0, 4);
+    tcase_add_loop_test(tcase, the_digest_of_rounded_rows, 0, 4);
     suite_add_tcase(suite, tcase);
     return suite;
 }
