@@ -121,7 +121,7 @@ void tn_cpu_cache_put(struct tn_backend *backend, struct tn_kv_cache *cache, int
     struct put p = {.cache = cache, .qkv = qkv, .rows = rows, .layer = layer, .T = T, .H = H};
     int32_t tasks = tn_ceil_div(T, PUT_ROWS);
     /* Rows at neighbouring positions write neighbouring numbers, never the same one. */
-    tn_pool_run(tn_cpu_of(backend)->pool, tasks, put_task, &p);
+    tn_pool_run_near(tn_cpu_of(backend)->pool, tasks, put_task, &p);
 }
 
 /* --- attention --- */
@@ -260,7 +260,7 @@ void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float 
         longest = SP_MAX(longest, rows[i].position + 1);
     a.own_floats = cached_floats(a.cpu->kern, longest, cache->C);
     a.per_task = SP_MAX(1, a.cpu->kern->mr * cache->G / H);
-    tn_pool_run(a.cpu->pool, tn_ceil_div(T, a.per_task) * cache->G, cached_task, &a);
+    tn_pool_run_near(a.cpu->pool, tn_ceil_div(T, a.per_task) * cache->G, cached_task, &a);
 }
 
 /* Lanes [0, count) of a block of K; whole words otherwise belong to `to`'s own later positions. */

@@ -28,7 +28,7 @@ static void run(struct tn_cpu *cpu, struct work *w, int32_t items, size_t elemen
     w->items = items;
     w->tasks = elements < SMALL ? 1 : SP_MIN(items, 4 * cpu->threads);
     if (items > 0)
-        tn_pool_run(cpu->pool, w->tasks, task, w);
+        tn_pool_run_near(cpu->pool, w->tasks, task, w);
 }
 
 static int32_t first(const struct work *w, int32_t task)

@@ -23,7 +23,7 @@ static void run_rows(struct tn_cpu *cpu, struct logits *l, tn_task_fn *task)
     l->tasks = SP_MIN(l->R, 4 * cpu->threads);
     if ((size_t)l->R * (size_t)l->V < 4096)
         l->tasks = SP_MIN(l->R, 1);
-    tn_pool_run(cpu->pool, l->tasks, task, l);
+    tn_pool_run_near(cpu->pool, l->tasks, task, l);
 }
 
 static void lse_task(void *context, int32_t task, int32_t worker)

@@ -12,6 +12,8 @@
 #define ROWS_MAX 1008      /* rows of one pass over the weights, */
 #define SPREAD_MAX 1048576 /* and floats of rows that are spread */
 #define ROWS_GROUP 112     /* rows of one task: they stay in the second cache */
+#define OWN_ROWS 16        /* rows from which on they are split between workers, not panels */
+#define MADE_ROWS 8        /* rows of a task that rounds or copies them */
 #define KC_BYTES 49152     /* of a panel that rows of several blocks read one after the other */
 #define AHEAD 4096         /* bytes of weights fetched ahead where they are read once */
 #define TASK_WORK 800000   /* multiply-adds of a task, at least: taking one costs */
@@ -29,8 +31,7 @@ struct packed {
     uint8_t *made;
     float *y;
     size_t row; /* bytes between rows */
-    int32_t rows, blocks; /* blocks of at most mr rows, as even as possible */
-    int32_t panels, groups, row_groups, k_blocks;
+    int32_t rows, panels, groups, row_groups, k_blocks;
     int32_t depth;            /* steps of the kernel: K, or pairs of it */
     size_t step, panel, unit; /* bytes of B in a step and in a panel, of a row in a step */
 };
@@ -71,41 +72,43 @@ static void tile(const struct packed *p, int32_t row, int32_t rows, int32_t firs
         memcpy(c + (size_t)i * ldc, wide + (size_t)i * nr, (size_t)rest * sizeof(float));
 }
 
+/* A group of rows, a group of panels. */
 static void product_task(void *context, int32_t task, int32_t worker)
 {
     const struct packed *p = context;
-    int32_t group = task / p->row_groups, row_group = task % p->row_groups;
+    int32_t row_group = task / p->groups, group = task % p->groups;
     int32_t panel0 = tn_split(p->panels, p->groups, group);
     int32_t panel1 = tn_split(p->panels, p->groups, group + 1);
-    int32_t block0 = tn_split(p->blocks, p->row_groups, row_group);
-    int32_t block1 = tn_split(p->blocks, p->row_groups, row_group + 1);
+    int32_t row0 = tn_split(p->rows, p->row_groups, row_group);
+    int32_t rows = tn_split(p->rows, p->row_groups, row_group + 1) - row0;
+    int32_t blocks = tn_ceil_div(rows, p->cpu->kern->mr); /* as even as possible */
     (void)worker;
-    if (p->blocks == 1) {
-        tile(p, 0, p->rows, panel0, panel1, 0, p->depth, AHEAD);
+    if (blocks == 1) {
+        tile(p, row0, rows, panel0, panel1, 0, p->depth, AHEAD);
         return;
     }
     for (int32_t panel = panel0; panel < panel1; panel++)
         for (int32_t kb = 0; kb < p->k_blocks; kb++) {
             int32_t k0 = tn_split(p->depth, p->k_blocks, kb);
             int32_t k1 = tn_split(p->depth, p->k_blocks, kb + 1);
-            for (int32_t block = block0; block < block1; block++) {
-                int32_t row = tn_split(p->rows, p->blocks, block);
-                int32_t rows = tn_split(p->rows, p->blocks, block + 1) - row;
+            for (int32_t block = 0; block < blocks; block++) {
+                int32_t row = tn_split(rows, blocks, block);
                 /* the first rows fetch what all rows read next */
-                size_t ahead = block == block0 ? (size_t)(k1 - k0) * p->step : 0;
-                tile(p, row, rows, panel, panel + 1, k0, k1, ahead);
+                size_t ahead = block == 0 ? (size_t)(k1 - k0) * p->step : 0;
+                tile(p, row0 + row, tn_split(rows, blocks, block + 1) - row, panel, panel + 1, k0,
+                     k1, ahead);
             }
         }
 }
 
-/* Rows of a block: rounded, or as they are but further apart. */
+/* Some rows: rounded, or as they are but further apart. */
 static void make_task(void *context, int32_t task, int32_t worker)
 {
     const struct packed *p = context;
     size_t k = (size_t)p->w->K;
-    int32_t end = tn_split(p->rows, p->blocks, task + 1);
+    int32_t end = SP_MIN(p->rows, (task + 1) * MADE_ROWS);
     (void)worker;
-    for (int32_t i = tn_split(p->rows, p->blocks, task); i < end; i++) {
+    for (int32_t i = task * MADE_ROWS; i < end; i++) {
         uint8_t *to = p->made + (size_t)i * p->row;
         if (p->pairs)
             p->pairs->round(to, p->x + (size_t)i * k, k);
@@ -114,18 +117,20 @@ static void make_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-/* Groups of neighbouring panels, a multiple of the workers where there are enough, so that all end
- * together. */
+/* Where there are rows enough, each worker has its own, as in all other operations: a line of the
+ * cache that another core has written costs more than weights that another core has just read.
+ * Panels in groups of neighbours, so many that all workers end together. */
 static void plan(struct packed *p)
 {
     int32_t threads = p->cpu->threads;
-    double panel_work = (double)p->rows * p->cpu->kern->nr * p->w->K;
+    p->row_groups = SP_MAX(tn_ceil_div(p->rows, ROWS_GROUP), SP_MIN(threads, p->rows / OWN_ROWS));
+    p->row_groups = SP_MAX(p->row_groups, 1);
+    double panel_work = (double)p->rows / p->row_groups * p->w->nr * p->w->K;
     int32_t together = (int32_t)SP_MIN((double)p->panels, TASK_WORK / panel_work + 1);
-    p->blocks = tn_ceil_div(p->rows, p->cpu->kern->mr);
-    p->row_groups = tn_ceil_div(p->rows, ROWS_GROUP);
+    int32_t workers = tn_ceil_div(threads, p->row_groups); /* of one group of rows */
     p->k_blocks = tn_ceil_div(p->depth, SP_MAX(1, (int32_t)(KC_BYTES / p->step)));
-    together = SP_MAX(together, p->panels / (64 * threads));
-    p->groups = tn_ceil_div(tn_ceil_div(p->panels, together), threads) * threads;
+    together = SP_MAX(together, p->panels / (64 * workers));
+    p->groups = tn_ceil_div(tn_ceil_div(p->panels, together), workers) * workers;
     p->groups = SP_MIN(p->groups, p->panels);
 }
 
@@ -136,7 +141,7 @@ static void run(struct packed *p, double work, int32_t tasks, tn_task_fn *task)
         for (int32_t i = 0; i < tasks; i++)
             task(p, i, 0);
     else
-        tn_pool_run(p->cpu->pool, tasks, task, p);
+        tn_pool_run_near(p->cpu->pool, tasks, task, p);
 }
 
 /* Rows of one pass. */
@@ -162,7 +167,8 @@ static void make_rows(struct packed *p)
         return;
     p->row = tn_round_up((size_t)p->depth * p->unit, line) + line;
     p->rows_at = p->made = (uint8_t *)tn_shared_scratch(p->cpu, (size_t)p->rows * p->row / 4);
-    run(p, (double)p->rows * p->w->K * ROUND_WORK, p->blocks, make_task);
+    run(p, (double)p->rows * p->w->K * ROUND_WORK,
+        tn_ceil_div(p->rows, MADE_ROWS), make_task);
 }
 
 void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,

@@ -12,6 +12,7 @@
 struct rows { /* the arguments of an operation over rows, and how it is split */
     struct tn_cpu *cpu;
     int32_t T, D, tasks;
+    size_t n; /* elements, where T counts groups of 16 */
     float *y, *y2;
     const float *a, *b, *c, *d;
     const int32_t *ids;
@@ -37,7 +38,7 @@ static void run_rows(struct tn_cpu *cpu, struct rows *r, int32_t T, int32_t D, t
     r->D = D;
     r->tasks = elements < SMALL ? 1 : SP_MIN(T, 4 * cpu->threads);
     if (T > 0)
-        tn_pool_run(cpu->pool, r->tasks, task, r);
+        tn_pool_run_near(cpu->pool, r->tasks, task, r);
 }
 
 static void embed_task(void *context, int32_t task, int32_t worker)
@@ -201,17 +202,19 @@ static void run_flat(struct tn_cpu *cpu, struct flat *f, tn_task_fn *task)
     tn_pool_run(cpu->pool, (int32_t)((f->n + CHUNK - 1) / CHUNK), task, f);
 }
 
+/* In parts that lie as those of the rows do. */
 static void add_task(void *context, int32_t task, int32_t worker)
 {
-    const struct flat *f = context;
-    size_t count, at = chunk(f, task, &count);
-    f->kern->add(f->w + at, f->x + at, count);
+    const struct rows *r = context;
+    struct span s = part(r, task);
+    size_t at = (size_t)s.from * 16, end = SP_MIN((size_t)s.to * 16, r->n);
+    r->cpu->kern->add(r->y + at, r->a + at, end - at);
 }
 
 void tn_cpu_add(struct tn_backend *backend, float *y, const float *x, size_t n)
 {
-    struct flat f = {.n = n, .w = y, .x = x};
-    run_flat(tn_cpu_of(backend), &f, add_task);
+    struct rows r = {.y = y, .a = x, .n = n};
+    run_rows(tn_cpu_of(backend), &r, (int32_t)((n + 15) / 16), 16, add_task);
 }
 
 static void sum_squares_task(void *context, int32_t task, int32_t worker)

@@ -11,6 +11,11 @@
 
 #define SPIN_NS 40000 /* longer than the gaps between the products of a layer */
 
+struct range { /* of a worker's tasks */
+    _Alignas(64) atomic_int next;
+    int32_t end;
+};
+
 struct tn_pool {
     int32_t threads;
     bool spins;         /* no: more threads than cores */
@@ -21,6 +26,8 @@ struct tn_pool {
     tn_task_fn *run;
     void *context;
     int32_t tasks;
+    bool near;            /* by ranges, not from next_task */
+    struct range *ranges; /* (threads) */
 
     _Alignas(64) atomic_uint job; /* raised for every job */
     _Alignas(64) atomic_int next_task;
@@ -77,8 +84,24 @@ int32_t tn_pool_cores(void)
     return count < 1 ? 1 : count;
 }
 
+static void work_near(struct tn_pool *pool, int32_t worker)
+{
+    for (int32_t i = 0; i < pool->threads; i++) {
+        struct range *range = &pool->ranges[(worker + i) % pool->threads];
+        while (atomic_load_explicit(&range->next, memory_order_relaxed) < range->end) {
+            int32_t task = atomic_fetch_add_explicit(&range->next, 1, memory_order_relaxed);
+            if (task < range->end)
+                pool->run(pool->context, task, worker);
+        }
+    }
+}
+
 static void work(struct tn_pool *pool, int32_t worker)
 {
+    if (pool->near) {
+        work_near(pool, worker);
+        return;
+    }
     for (;;) {
         int32_t task = atomic_fetch_add_explicit(&pool->next_task, 1, memory_order_relaxed);
         if (task >= pool->tasks)
@@ -136,13 +159,19 @@ static void raise_job(struct tn_pool *pool)
         pthread_cond_broadcast(&pool->wake);
 }
 
-void tn_pool_run(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context)
+static void run_job(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context, bool near)
 {
     if (pool->threads == 1 || tasks <= 1) {
         for (int32_t task = 0; task < tasks; task++)
             run(context, task, 0);
         return;
     }
+    for (int32_t w = 0; near && w < pool->threads; w++) {
+        struct range *range = &pool->ranges[w];
+        range->end = (int32_t)((int64_t)tasks * (w + 1) / pool->threads);
+        atomic_store(&range->next, (int32_t)((int64_t)tasks * w / pool->threads));
+    }
+    pool->near = near;
     pool->run = run;
     pool->context = context;
     pool->tasks = tasks;
@@ -160,11 +189,26 @@ void tn_pool_run(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *con
     pthread_mutex_unlock(&pool->lock);
 }
 
+void tn_pool_run(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context)
+{
+    run_job(pool, tasks, run, context, false);
+}
+
+void tn_pool_run_near(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context)
+{
+    run_job(pool, tasks, run, context, true);
+}
+
 enum sp_err tn_pool_new(int32_t threads, struct tn_pool **ret, struct sp_error *err)
 {
     struct tn_pool *pool = sp_alloc_block(1, sizeof(*pool));
-    if (!pool)
+    struct range *ranges = sp_alloc_block((size_t)threads, sizeof(*ranges));
+    if (!pool || !ranges) {
+        sp_free_block(pool);
+        sp_free_block(ranges);
         return sp_fail(err, SP_ENOMEM, "worker pool");
+    }
+    pool->ranges = ranges;
     pool->threads = threads;
     pool->spins = threads <= tn_pool_cores();
     pool->handles = sp_xarray((size_t)threads, sizeof(*pool->handles));
@@ -202,6 +246,7 @@ void tn_pool_free(struct tn_pool *pool)
     pthread_cond_destroy(&pool->wake);
     pthread_mutex_destroy(&pool->lock);
     free(pool->handles);
+    sp_free_block(pool->ranges);
     sp_free_block(pool);
 }
 

@@ -214,5 +214,5 @@ void tn_cpu_sample(struct tn_backend *backend, int32_t *ids_host, const float *l
                          .params = params,
                          .keys = keys};
     SP_ASSERT(V > 0 && V <= 1 << 20);
-    tn_pool_run(s.cpu->pool, R, sample_task, &s);
+    tn_pool_run_near(s.cpu->pool, R, sample_task, &s);
 }

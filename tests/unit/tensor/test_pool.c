@@ -33,7 +33,7 @@ static void run_jobs(int32_t threads, int32_t jobs, bool pauses)
         int32_t tasks = n % 65;
         for (int32_t i = 0; i < tasks; i++)
             job.in[i] = n + i;
-        tn_pool_run(pool, tasks, task, &job);
+        (n % 3 == 0 ? tn_pool_run : tn_pool_run_near)(pool, tasks, task, &job);
         for (int32_t i = 0; i < 64; i++) {
             ck_assert_int_eq(atomic_load(&job.runs[i]), i < tasks);
             ck_assert_int_eq(job.out[i], i < tasks ? 2 * (n + i) + 1 : 0);
