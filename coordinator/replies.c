@@ -89,7 +89,9 @@ enum sp_err coord_build_grant(struct store *store, const struct coord_action *ac
         .top_p = (float)settings->top_p,
         .max_new_tokens = (int32_t)settings->max_new_tokens,
         .stop_ids = {.ids = action->run->stop_ids, .count = action->run->stop_count},
-        .weights_dtype = (uint32_t)settings->weights_dtype,
+        .weights_dtype = settings->activations_dtype == RUN_DTYPE_BF16
+                             ? PROTO_WEIGHTS_BF16_BOTH
+                             : (uint32_t)settings->weights_dtype,
         .kv_dtype = (uint32_t)settings->kv_dtype,
         .backend = settings->backend,
         .items = items,
@@ -101,8 +103,8 @@ enum sp_err coord_build_grant(struct store *store, const struct coord_action *ac
 /* Bytes that a pair takes on the wire, generously. */
 static size_t pair_bytes(const struct proto_train_pair *pair)
 {
-    return 320 + 4 * ((size_t)pair->prompt_ids.count + pair->real_ids.count +
-                      pair->generated_ids.count);
+    return 320 +
+           4 * ((size_t)pair->prompt_ids.count + pair->real_ids.count + pair->generated_ids.count);
 }
 
 enum sp_err coord_build_pairs(struct store *store, const struct coord_action *action,

@@ -55,7 +55,7 @@ static enum sp_err check_grant(const struct proto_lease_reply *grant, struct sp_
     if (grant->stop_ids.count > MODEL_MAX_EOS)
         return sp_fail(err, SP_EFORMAT, "lease: %u ids end an answer, at most %d are supported",
                        grant->stop_ids.count, MODEL_MAX_EOS);
-    if (grant->weights_dtype > 1 || grant->kv_dtype > 1)
+    if (grant->weights_dtype > PROTO_WEIGHTS_BF16_BOTH || grant->kv_dtype > 1)
         return sp_fail(err, SP_EFORMAT, "lease: unknown storage type of weights or cache");
     for (uint32_t i = 0; i < grant->items_count; i++) {
         const struct proto_work_item *item = &grant->items[i];

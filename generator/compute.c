@@ -59,7 +59,8 @@ static enum sp_err load(struct engine *engine, const struct gen_lease *lease, st
         .queue = (int32_t)gen->settings->slots,
         .max_positions = (int32_t)SP_MIN(needed, (int64_t)positions),
         .rows_per_step = (int32_t)gen->settings->rows_per_step,
-        .weights = lease->grant.weights_dtype == 1 ? TN_BF16 : TN_F32,
+        .weights = lease->grant.weights_dtype == PROTO_WEIGHTS_F32 ? TN_F32 : TN_BF16,
+        .activations = lease->grant.weights_dtype == PROTO_WEIGHTS_BF16_BOTH ? TN_BF16 : TN_F32,
         .cache = lease->grant.kv_dtype == 1 ? TN_BF16 : TN_F32,
     };
     rc = model_decoder_new(model, &options, &engine->decoder, err);

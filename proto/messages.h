@@ -41,6 +41,8 @@ enum proto_set {
     PROTO_SET_TRAINED = 7, /* a sample of the trained pairs scored under the new checkpoint */
 };
 
+/* Storage of the weights in generators; "both": what they are multiplied with is rounded too. */
+enum proto_weights { PROTO_WEIGHTS_F32 = 0, PROTO_WEIGHTS_BF16 = 1, PROTO_WEIGHTS_BF16_BOTH = 2 };
 enum proto_work_kind { PROTO_WORK_SAMPLE = 1, PROTO_WORK_SCORE = 2 };
 enum proto_finish { PROTO_FINISH_NONE = 0, PROTO_FINISH_STOP = 1, PROTO_FINISH_LENGTH = 2 };
 enum proto_trainer_command {
@@ -107,13 +109,13 @@ PROTO_MESSAGES(PROTO_TYPE_BELOW_END)
 
 /* Around every message. */
 struct proto_envelope {
-    uint32_t version;         /* PROTO_VERSION */
-    enum proto_type type;     /* of the body */
-    uint64_t request_id;      /* chosen by the asker; comes back in the reply; for logs */
-    const char *token;        /* requests: "id.secret"; replies: "" */
-    enum sp_err status;       /* replies: SP_OK, or why not (then there is no body) */
-    const char *text;         /* replies: detail of status */
-    uint32_t retry_after_ms;  /* replies: with SP_EUNAVAIL, when to come back */
+    uint32_t version;        /* PROTO_VERSION */
+    enum proto_type type;    /* of the body */
+    uint64_t request_id;     /* chosen by the asker; comes back in the reply; for logs */
+    const char *token;       /* requests: "id.secret"; replies: "" */
+    enum sp_err status;      /* replies: SP_OK, or why not (then there is no body) */
+    const char *text;        /* replies: detail of status */
+    uint32_t retry_after_ms; /* replies: with SP_EUNAVAIL, when to come back */
 };
 
 /* Appends envelope and body to out. body: struct proto_<type> *, or NULL for an error reply. */

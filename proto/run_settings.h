@@ -50,7 +50,7 @@ struct run_settings {
     int64_t top_k;
     double top_p;
     int64_t max_new_tokens;
-    int weights_dtype, kv_dtype; /* enum run_dtype, f32 or bf16 */
+    int weights_dtype, activations_dtype, kv_dtype; /* enum run_dtype, f32 or bf16 */
     /* [train] */
     int loss; /* enum run_loss */
     struct sp_f64_list beta, sft_weight, learning_rate, epochs;

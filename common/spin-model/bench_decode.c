@@ -8,7 +8,9 @@
 #include "common/model/decoder.h"
 
 #define PROMPT 16
-#define TOKENS 64
+#define TOKENS 64  /* of a sequence at most, */
+#define TOTAL 1024 /* of all of them, where that is more than */
+#define FEWEST 8   /* of a sequence */
 
 struct decoding {
     const struct bench *bench;
@@ -33,7 +35,7 @@ static enum sp_err submit(struct decoding *d, int32_t slot, struct sp_error *err
     return model_decoder_submit(d->decoder, &request, err);
 }
 
-/* The first token of each answer comes with its prompt and is not counted; TOKENS more are. */
+/* The first token of each answer comes with its prompt and is not counted; d->tokens more are. */
 static enum sp_err run_decoding(void *context, int64_t *ret_ns, struct sp_error *err)
 {
     struct decoding *d = context;
@@ -67,19 +69,22 @@ static double step_bytes(const struct model_config *c, const struct decoding *d,
 }
 
 static enum sp_err bench_decode(struct bench *bench, int32_t slots, enum tn_dtype dtype,
-                                struct sp_error *err)
+                                enum tn_dtype activations, struct sp_error *err)
 {
     int32_t room = bench->config->max_positions;
     struct decoding d = {.bench = bench,
                          .slots = slots,
                          .prompt = SP_MAX(1, SP_MIN(PROMPT, room / 2)),
-                         .tokens = SP_MAX(1, SP_MIN(TOKENS, room / 2 - 1))};
+                         .tokens = SP_MIN(TOKENS, SP_MAX(FEWEST, TOTAL / slots))};
+    d.tokens = SP_MAX(1, SP_MIN(d.tokens, room / 2 - 1));
     struct model_decoder_options options = {.slots = slots,
                                             .queue = slots,
                                             .max_positions = d.prompt + d.tokens + 1,
                                             .weights = dtype,
-                                            .cache = dtype};
+                                            .cache = dtype,
+                                            .activations = activations};
     const char *type = dtype == TN_BF16 ? "bf16" : "f32";
+    const char *rounded = activations == TN_BF16 ? "bf16" : "f32";
     char what[64];
     struct tn_segment all = {.prompt = d.prompt + d.tokens}, prompt = {.prompt = d.prompt};
     double flops = model_forward_flops(bench->config, &all, 1, d.tokens) -
@@ -90,12 +95,13 @@ static enum sp_err bench_decode(struct bench *bench, int32_t slots, enum tn_dtyp
         .tokens = (double)slots * d.tokens,
         .flops = flops * slots,
         .bytes = d.tokens * step_bytes(bench->config, &d, dtype == TN_BF16 ? 2 : 4),
-        .fields = json_pack("{s:i, s:s}", "batch", slots, "weights", type),
-        .shape = {BENCH_PACKED, slots, slots, dtype},
+        .fields =
+            json_pack("{s:i, s:s, s:s}", "batch", slots, "weights", type, "activations", rounded),
+        .shape = {BENCH_PACKED, slots, slots, dtype, activations},
         .run = run_decoding,
         .context = &d,
     };
-    snprintf(what, sizeof(what), "decode %s, batch %d", type, slots);
+    snprintf(what, sizeof(what), "decode %s × %s, batch %d", type, rounded, slots);
     enum sp_err rc = model_decoder_new(bench->model, &options, &d.decoder, err);
     if (rc == SP_OK)
         rc = bench_measure(bench, &f, err);
@@ -111,8 +117,9 @@ enum sp_err bench_decoding(struct bench *bench, struct sp_error *err)
 {
     static const int32_t batches[] = {1, 8, 32, 64, 128};
     enum sp_err rc = SP_OK;
-    for (int type = 0; type < 2; type++)
+    for (int type = 0; type < 3; type++)
         for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++)
-            rc = bench_decode(bench, batches[i], type == 0 ? TN_F32 : TN_BF16, err);
+            rc = bench_decode(bench, batches[i], type == 0 ? TN_F32 : TN_BF16,
+                              type == 2 ? TN_BF16 : TN_F32, err);
     return rc;
 }

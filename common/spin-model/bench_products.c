@@ -33,8 +33,8 @@ static enum sp_err add(struct bench_products *p, struct matrix *to, const float 
     *to = (struct matrix){.n = n, .k = k, .w = w};
     if (p->shape.kind != BENCH_PACKED)
         return SP_OK;
-    to->packed = p->backend->ops->weights_new(p->backend, w, n, k, p->shape.weights,
-                                                p->shape.activations);
+    to->packed =
+        p->backend->ops->weights_new(p->backend, w, n, k, p->shape.weights, p->shape.activations);
     return to->packed ? SP_OK : sp_fail(err, SP_ENOMEM, "no memory for packed weights");
 }
 

@@ -209,16 +209,16 @@ static enum sp_err bench_step(struct bench *bench, int32_t prompt, int32_t respo
 
 enum sp_err bench_steps(struct bench *bench, struct sp_error *err)
 {
-    static const int32_t batches[] = {1, 2, 4, 8};
+    static const int32_t batches[] = {1, 2, 4};
     int32_t longest = longest_sequence(bench);
     int32_t length = SP_MAX(1, SP_MIN(256, longest) / 2);
     enum sp_err rc = SP_OK;
     for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++)
         rc = bench_step(bench, length, length, batches[i], err);
-    /* And how the cost grows: as many rows as two of those pairs have, or one pair. */
+    /* And how the cost grows: one pair of prompts and answers as long as what `longest` has room
+     * for in its half. */
     for (size_t i = 2; rc == SP_OK && i < SP_COUNT(contexts); i++)
-        if (contexts[i] <= longest)
-            rc = bench_step(bench, contexts[i] / 2, contexts[i] / 2, SP_MAX(1, 512 / contexts[i]),
-                            err);
+        if (contexts[i] <= longest / 2)
+            rc = bench_step(bench, contexts[i] / 2, contexts[i] / 2, 1, err);
     return rc;
 }

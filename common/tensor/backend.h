@@ -10,9 +10,10 @@
  * of threads; reductions (norms, softmax, log-sum-exp) use TN_LANES virtual lanes, element i in
  * lane i % TN_LANES, and one fixed tree; exp and log are polynomials of our own. So AVX2, AVX-512
  * and plain C give the same bits, decode gives the same bits as the training forward, and the
- * numerics class names no CPU. Products of decoding whose rows are rounded to bf16 (weights_new) are
- * chains over k = 1, 0, 3, 2, … of fused multiply-adds that take denormals for zero, which is what
- * one instruction computes; they too have one result everywhere. Gradients that sum over rows do so in row order, split over columns.
+ * numerics class names no CPU. Products of decoding whose rows are rounded to bf16 (weights_new)
+ * are chains over k = 1, 0, 3, 2, … of multiply-adds that take denormals for zero, which is what
+ * one instruction computes (cpu/pairs.h); they too have one result everywhere. Gradients that sum
+ * over rows do so in row order, split over columns.
  *
  * All pointers in operations are memory of the backend (ops->alloc); on CPU backends that is
  * ordinary memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays
@@ -108,13 +109,14 @@ struct tn_ops {
     /* dw(N,K) += dyᵀ·x */
     void (*linear_bwd_w)(struct tn_backend *, float *dw, const float *dy, const float *x, int32_t T,
                          int32_t N, int32_t K);
-    /* Weights prepared once per checkpoint; dtype TN_F32 or TN_BF16 storage; rows TN_F32, or TN_BF16
-     * with bf16 storage: rows are rounded to bf16 before they are multiplied. NULL: no memory. */
+    /* Weights prepared once per checkpoint; dtype TN_F32 or TN_BF16 storage; rows TN_F32, or
+     * TN_BF16 with bf16 storage: rows are rounded to bf16 before they are multiplied. NULL: no
+     * memory. */
     struct tn_weights *(*weights_new)(struct tn_backend *, const float *w, int32_t N, int32_t K,
                                       enum tn_dtype dtype, enum tn_dtype rows);
     void (*weights_free)(struct tn_backend *, struct tn_weights *);
-    /* The same bits as `linear` on the same (for bf16: rounded) weights; where rows are rounded too,
-     * a class of bits of its own (see above). */
+    /* The same bits as `linear` on the same (for bf16: rounded) weights; where rows are rounded
+     * too, bits of their own (see above). */
     void (*linear_packed)(struct tn_backend *, float *y, const float *x, const struct tn_weights *w,
                           int32_t T);
 

@@ -4,12 +4,12 @@
  *     bench_decode DIR [--threads N] [--isa NAME] [--profile]
  *
  * A line is "BATCH DTYPE CONTEXT STEPS": BATCH sequences of CONTEXT tokens each in cache, weights
- * and cache f32 or bf16, or "pairs": bf16, and activations rounded to it as well; STEPS steps that sample one token of every sequence are timed, the prompts
- * before them are not. The answer is one line of JSON. After "shared" the prompts differ in their
- * last token only, which makes long contexts quick to fill. "arrivals BATCH DTYPE CONTEXT STEPS"
- * times one running sequence's tokens while BATCH - 1 other slots take new prompts of CONTEXT
- * tokens all the time: the longest wait between two tokens. With --profile the time of each
- * operation is added. */
+ * and cache f32 or bf16, or "pairs": bf16, and activations rounded to it as well; STEPS steps that
+ * sample one token of every sequence are timed, the prompts before them are not. The answer is one
+ * line of JSON. After "shared" the prompts differ in their last token only, which makes long
+ * contexts quick to fill. "arrivals BATCH DTYPE CONTEXT STEPS" times one running sequence's tokens
+ * while BATCH - 1 other slots take new prompts of CONTEXT tokens all the time: the longest wait
+ * between two tokens. With --profile the time of each operation is added. */
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -270,8 +270,7 @@ static void steady(struct bench *bench, int32_t batch, int32_t context, int32_t 
            bench->activations == TN_BF16 ? "pairs"
            : bench->dtype == TN_BF16     ? "bf16"
                                          : "f32",
-           context,
-           (double)tokens * 1e9 / (double)ns, (double)tokens * 1e9 / (double)cpu,
+           context, (double)tokens * 1e9 / (double)ns, (double)tokens * 1e9 / (double)cpu,
            (double)ns * 1e-6 / steps, (double)prefill_ns * 1e-6);
     if (bench->profile)
         print_profile(ns, steps);

@@ -56,8 +56,8 @@ static int by_value(const void *a, const void *b)
 /* --- lines --- */
 
 enum kind { LINEAR, BWD_X, BWD_W, PACKED, PACKED_BF16, PACKED_PAIRS, KINDS };
-static const char *const kind_names[KINDS] = {"linear", "bwd_x", "bwd_w", "packed", "packed bf16",
-                                              "both bf16"};
+static const char *const kind_names[KINDS] = {"linear", "bwd_x",       "bwd_w",
+                                              "packed", "packed bf16", "both bf16"};
 
 struct bench {
     struct tn_backend *cpu, *blas;

@@ -179,10 +179,11 @@ enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_back
 {
     const struct isa *isa = choose(options ? options->isa : NULL);
     if (!isa)
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "instruction set %s: not known, or not of this CPU; known are generic, avx2, "
-                       "avx512 and avx512bf16",
-                       options->isa);
+        return sp_fail(
+            err, SP_EUNSUPPORTED,
+            "instruction set %s: not known, or not of this CPU; known are generic, avx2, "
+            "avx512 and avx512bf16",
+            options->isa);
     int32_t threads = options ? options->threads : 0;
     if (threads <= 0)
         threads = tn_pool_cores();

@@ -1,5 +1,5 @@
-/* kern_unroll: ROWS_n(X) is X(0) … X(n - 1). Accumulators have names: as arrays gcc 12 keeps them in
- * memory and falls to a third of the speed. */
+/* kern_unroll: ROWS_n(X) is X(0) … X(n - 1). Accumulators have names: as arrays gcc 12 keeps them
+ * in memory and falls to a third of the speed. */
 #ifndef SPIN_TENSOR_KERN_UNROLL_H
 #define SPIN_TENSOR_KERN_UNROLL_H
 

@@ -46,8 +46,8 @@ static void panels(const struct packed *p, int32_t rows, int32_t count, int32_t 
         p->pairs->panels(rows, count, depth, x, p->row, b, p->step, p->panel, ahead, c, ldc, load);
     else
         p->cpu->kern->panels(rows, count, depth, (const float *)(const void *)x,
-                             p->row / sizeof(float), b, p->step, p->panel,
-                             p->w->dtype == TN_BF16, ahead, c, ldc, load);
+                             p->row / sizeof(float), b, p->step, p->panel, p->w->dtype == TN_BF16,
+                             ahead, c, ldc, load);
 }
 
 /* All rows of one block, panels [first, last): narrow the last one may be. */
@@ -167,8 +167,7 @@ static void make_rows(struct packed *p)
         return;
     p->row = tn_round_up((size_t)p->depth * p->unit, line) + line;
     p->rows_at = p->made = (uint8_t *)tn_shared_scratch(p->cpu, (size_t)p->rows * p->row / 4);
-    run(p, (double)p->rows * p->w->K * ROUND_WORK,
-        tn_ceil_div(p->rows, MADE_ROWS), make_task);
+    run(p, (double)p->rows * p->w->K * ROUND_WORK, tn_ceil_div(p->rows, MADE_ROWS), make_task);
 }
 
 void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,

@@ -29,5 +29,4 @@ static void k_panels(int32_t m, int32_t panels, size_t depth, const void *x, siz
     panels_of(one, m, panels, depth, x, x_row, b, step, panel, ahead, c, ldc, load);
 }
 
-const struct tn_pairs tn_pairs_avx2 = {
-    .unit = sizeof(float), .round = k_round, .panels = k_panels};
+const struct tn_pairs tn_pairs_avx2 = {.unit = sizeof(float), .round = k_round, .panels = k_panels};

@@ -27,7 +27,8 @@ ONE(one, 12, READ_HALF)
 ONE(one, 13, READ_HALF)
 ONE(one, 14, READ_HALF)
 static panels_fn *const one[] = {
-    NULL, one_1, one_2, one_3, one_4, one_5, one_6, one_7, one_8, one_9, one_10, one_11, one_12, one_13, one_14,
+    NULL,  one_1, one_2,  one_3,  one_4,  one_5,  one_6,  one_7,
+    one_8, one_9, one_10, one_11, one_12, one_13, one_14,
 };
 
 static void k_panels(int32_t m, int32_t panels, size_t depth, const void *x, size_t x_row,

@@ -1,6 +1,6 @@
-/* pairs_avx512bf16: products of bf16 pairs by VDPBF16PS, twice the multiply-adds of fp32 in a cycle.
- * An element of X, a word, is a pair. The instruction takes six cycles, so that up to six rows go
- * through two panels at a time. */
+/* pairs_avx512bf16: products of bf16 pairs by VDPBF16PS, twice the multiply-adds of fp32 in a
+ * cycle. An element of X, a word, is a pair. The instruction takes six cycles, so that up to six
+ * rows go through two panels at a time. */
 #include <immintrin.h>
 
 #include "common/base/half.h"
@@ -55,7 +55,8 @@ TWO(two, 4, READ_TWO)
 TWO(two, 5, READ_TWO)
 TWO(two, 6, READ_TWO)
 static panels_fn *const one[] = {
-    NULL, one_1, one_2, one_3, one_4, one_5, one_6, one_7, one_8, one_9, one_10, one_11, one_12, one_13, one_14,
+    NULL,  one_1, one_2,  one_3,  one_4,  one_5,  one_6,  one_7,
+    one_8, one_9, one_10, one_11, one_12, one_13, one_14,
 };
 static panels_fn *const two[] = {
     NULL, two_1, two_2, two_3, two_4, two_5, two_6,

@@ -1,6 +1,7 @@
 /* pairs_fma: products of bf16 pairs by two multiply-adds in fp32, with denormals off. Included by
  * pairs_avx2.c and pairs_avx512.c, which say what a lane is and how many rows there are. A rounded
- * row is fp32, each pair's odd element first, so that elements are read in the order of the chain. */
+ * row is fp32, each pair's odd element first, so that elements are read in the order of the chain.
+ */
 #include <immintrin.h>
 #include <string.h>
 
@@ -34,10 +35,7 @@ static inline void k_round(void *to, const float *x, size_t k)
 
 #define K_ELEMENT float
 #define K_INNER(m, READ, STEP_)                                                                    \
-    {                                                                                              \
-        READ(K_HIGH) ROWS_##m(STEP_)                                                               \
-    }                                                                                              \
-    x0++, x4++, x8++, x12++;                                                                       \
+    {READ(K_HIGH) ROWS_##m(STEP_)} x0++, x4++, x8++, x12++;                                        \
     {                                                                                              \
         READ(K_LOW) ROWS_##m(STEP_)                                                                \
     }

@@ -45,7 +45,8 @@ static void k_panels(int32_t m, int32_t panels, size_t depth, const void *x, siz
     (void)ahead;
     for (const uint8_t *from = b; panels > 0; panels--, from += panel, c += NR)
         for (int32_t i = 0; i < m; i++) {
-            const float *row = (const float *)(const void *)((const uint8_t *)x + (size_t)i * x_row);
+            const float *row =
+                (const float *)(const void *)((const uint8_t *)x + (size_t)i * x_row);
             float *to = c + (size_t)i * ldc;
             for (size_t j = 0; j < NR; j++) {
                 float sum = load ? to[j] : 0.0f;

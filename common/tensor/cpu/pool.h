@@ -22,8 +22,8 @@ void tn_pool_free(struct tn_pool *pool); /* joins the workers; NULL is fine */
 int32_t tn_pool_threads(const struct tn_pool *pool);
 /* Runs task 0 … tasks-1 and returns when all are done. */
 void tn_pool_run(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context);
-/* The same, worker w of n beginning with tasks [w·tasks/n, (w+1)·tasks/n): for jobs that follow each
- * other over the same rows, which then stay in the cache of one core. */
+/* The same, worker w of n beginning with tasks [w·tasks/n, (w+1)·tasks/n): for jobs that follow
+ * each other over the same rows, which then stay in the cache of one core. */
 void tn_pool_run_near(struct tn_pool *pool, int32_t tasks, tn_task_fn *run, void *context);
 /* Cores that this process may run on. */
 int32_t tn_pool_cores(void);

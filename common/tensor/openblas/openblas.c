@@ -115,8 +115,7 @@ static void blas_linear_bwd_w(struct tn_backend *backend, float *dw, const float
 
 /* Nothing is prepared: the matrix as it came, rounded where its storage says so. */
 static struct tn_weights *blas_weights_new(struct tn_backend *backend, const float *w, int32_t N,
-                                           int32_t K, enum tn_dtype dtype,
-                                           enum tn_dtype rows)
+                                           int32_t K, enum tn_dtype dtype, enum tn_dtype rows)
 {
     struct tn_weights *weights = sp_xalloc(sizeof(*weights));
     size_t n = (size_t)N * (size_t)K;

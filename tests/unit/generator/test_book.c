@@ -140,7 +140,7 @@ START_TEST(test_malformed_grants_are_refused)
     int32_t many[16] = {0};
     const char *const expected[] = {"0 items",        "unknown kind",     "empty prompt",
                                     "max_new_tokens", "nothing to score", "end an answer",
-                                    "storage type",   "items, expected"};
+                                    "storage type",   "storage type",     "items, expected"};
     for (size_t i = 0; i < SP_COUNT(expected); i++) {
         struct proto_lease_reply grant = grant_of(1, items, 2);
         struct gen_lease *lease = NULL;
@@ -168,6 +168,9 @@ START_TEST(test_malformed_grants_are_refused)
         case 6:
             grant.kv_dtype = 2;
             break;
+        case 7:
+            grant.weights_dtype = 3;
+            break;
         default:
             grant.items_count = 100000;
             break;
@@ -188,6 +191,9 @@ START_TEST(test_positions_and_weights_of_a_lease)
     b->grant.kv_dtype = 1;
     ck_assert(!gen_lease_needs(b, &weights));
     b->grant.kv_dtype = 0;
+    b->grant.weights_dtype = 2;
+    ck_assert(!gen_lease_needs(b, &weights));
+    b->grant.weights_dtype = 0;
     b->grant.checkpoint.bytes[31] = 1;
     ck_assert(!gen_lease_needs(b, &weights));
     gen_lease_free(a);

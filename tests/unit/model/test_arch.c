@@ -325,7 +325,8 @@ START_TEST(greedy_answers_are_those_of_transformers)
 }
 END_TEST
 
-/* With bf16 weights and cache: near the fp32 log-probabilities, whatever the batch. */
+/* With bf16 weights and cache, and activations too: near the fp32 log-probabilities, whatever the
+ * batch. */
 START_TEST(narrow_decoders_are_near)
 {
     open_fixture(cpu, names[_i]);
@@ -336,12 +337,15 @@ START_TEST(narrow_decoders_are_near)
     float forward[64], first[64];
     ck_assert_int_eq(n, 30);
     forward_logprobs(model, prompt, n_prompt, ids, n, forward);
-    for (int32_t rows = 1; rows <= 33; rows += 16) {
+    for (int32_t pass = 0; pass < 6; pass++) {
+        int32_t rows = 1 + 16 * (pass % 3);
+        bool narrow_rows = pass >= 3;
         struct model_decoder_options options = {.slots = 1,
                                                 .max_positions = 60,
                                                 .rows_per_step = rows,
                                                 .weights = TN_BF16,
-                                                .cache = TN_BF16};
+                                                .cache = TN_BF16,
+                                                .activations = narrow_rows ? TN_BF16 : TN_F32};
         struct model_decoder_request request = {.prompt = prompt,
                                                 .n_prompt = n_prompt,
                                                 .answers = {ids},

@@ -127,14 +127,29 @@ static void in_order(uint32_t *order)
         order[i] = i;
 }
 
+/* What a decoder may be narrow in: weights, cache, activations. */
+static const struct {
+    enum tn_dtype weights, cache, activations;
+} widths[] = {{TN_F32, TN_F32, TN_F32},   {TN_BF16, TN_F32, TN_F32},  {TN_F32, TN_BF16, TN_F32},
+              {TN_BF16, TN_BF16, TN_F32}, {TN_BF16, TN_F32, TN_BF16}, {TN_BF16, TN_BF16, TN_BF16}};
+
+static struct model_decoder_options of_width(int i, int32_t slots)
+{
+    return (struct model_decoder_options){.slots = slots,
+                                          .weights = widths[i].weights,
+                                          .cache = widths[i].cache,
+                                          .activations = widths[i].activations};
+}
+
 START_TEST(bits_do_not_depend_on_the_batch)
 {
     static struct outcome alone[N_REQUESTS], together[N_REQUESTS];
     uint32_t order[N_REQUESTS];
     struct model *m = new_model(false);
+    struct model_decoder_options one = of_width(_i, 1);
     in_order(order);
-    run(m, (struct model_decoder_options){.slots = 1, .rows_per_step = 1}, order, N_REQUESTS,
-        alone);
+    one.rows_per_step = 1;
+    run(m, one, order, N_REQUESTS, alone);
     int32_t stops = 0, cuts = 0;
     for (int32_t i = 0; i < N_REQUESTS; i++) {
         stops += alone[i].finish == MODEL_FINISH_STOP;
@@ -143,7 +158,8 @@ START_TEST(bits_do_not_depend_on_the_batch)
     ck_assert_int_gt(stops, 2);
     ck_assert_int_gt(cuts, 2);
     for (int32_t slots = 1; slots <= 16; slots++) {
-        struct model_decoder_options o = {.slots = slots, .queue = slots % 4};
+        struct model_decoder_options o = of_width(_i, slots);
+        o.queue = slots % 4;
         o.rows_per_step = slots + (int32_t)random_below(50, (uint32_t)slots, 60);
         sp_rng_permutation(5, 0, (uint32_t)slots, N_REQUESTS, order);
         run(m, o, order, N_REQUESTS, together);
@@ -154,7 +170,7 @@ START_TEST(bits_do_not_depend_on_the_batch)
     }
     /* A part of the requests alone, the rest absent. */
     for (uint32_t i = 0; i < N_REQUESTS; i += 5) {
-        run(m, (struct model_decoder_options){.slots = 3}, &i, 1, together);
+        run(m, of_width(_i, 3), &i, 1, together);
         ck_assert(memcmp(&alone[i], &together[i], sizeof(alone[i])) == 0);
     }
     model_free(m);
@@ -361,12 +377,9 @@ END_TEST
 START_TEST(narrow_weights_and_cache_stay_close)
 {
     struct model *m = new_model(false);
-    static const enum tn_dtype dtypes[][2] = {
-        {TN_F32, TN_F32}, {TN_BF16, TN_F32}, {TN_F32, TN_BF16}, {TN_BF16, TN_BF16}};
     float exact = 0;
-    for (int k = 0; k < 4; k++) {
-        struct model_decoder_options o = {
-            .slots = 2, .weights = dtypes[k][0], .cache = dtypes[k][1]};
+    for (int k = 0; k < (int)SP_COUNT(widths); k++) {
+        struct model_decoder_options o = of_width(k, 2);
         struct model_decoder *d = NULL;
         struct model_decoder_result result;
         struct ids ids;
@@ -544,6 +557,7 @@ START_TEST(bad_requests_and_options_are_refused)
     REFUSED("positions", .slots = 1, .max_positions = 97);
     REFUSED("rows a step", .slots = 4, .rows_per_step = 3);
     REFUSED("f32 or bf16", .slots = 4, .cache = TN_F16);
+    REFUSED("with weights in bf16", .slots = 4, .activations = TN_BF16);
     ck_assert_ptr_null(none);
     model_decoder_free(d);
     model_free(m);
@@ -579,7 +593,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("decoder");
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 30);
-    tcase_add_test(t, bits_do_not_depend_on_the_batch);
+    tcase_add_loop_test(t, bits_do_not_depend_on_the_batch, 0, SP_COUNT(widths));
     tcase_add_test(t, logprobs_have_the_bits_of_the_training_pass);
     tcase_add_test(t, common_beginnings_are_run_once);
     tcase_add_test(t, end_tokens_and_cuts);

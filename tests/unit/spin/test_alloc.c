@@ -96,7 +96,9 @@ START_TEST(decoder_allocates_nothing)
 {
     struct tn_backend *b = open_cpu(2);
     struct model_config shape = odd_config(true);
-    struct model_decoder_options o = {.slots = 4, .queue = 8};
+    enum tn_dtype dtype = _i == 0 ? TN_F32 : TN_BF16;
+    struct model_decoder_options o = {
+        .slots = 4, .queue = 8, .weights = dtype, .cache = dtype, .activations = dtype};
     struct model_decoder_result result;
     struct model *m = NULL;
     struct model_decoder *d = NULL;
@@ -136,7 +138,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("alloc");
     tcase_add_test(t, counter_counts);
     tcase_add_test(t, training_step_allocates_nothing);
-    tcase_add_test(t, decoder_allocates_nothing);
+    tcase_add_loop_test(t, decoder_allocates_nothing, 0, 2);
     suite_add_tcase(s, t);
     return s;
 }

@@ -9,16 +9,22 @@
 #define PAIRS 12
 #define NUMERICS_CLASS "cpu r1"
 #define GOLDEN_DIGEST "a043fd423e451dcb54df3050464bed077323e23ee4d4aaa3d1f67bff71520dd2"
+#define NARROW_DIGEST "0c7458236584d654264bb1611ae0349727b7df22099f1ca9096a5fac675aff16"
 
 struct run {
     int32_t prompts[PAIRS][16], real[PAIRS][20], generated[PAIRS][24];
     struct spin_pair pairs[PAIRS];
 };
 
-static void answer(struct model *m, struct run *r)
+static void answer(struct model *m, struct run *r, enum tn_dtype dtype)
 {
     struct model_decoder *d = NULL;
-    struct model_decoder_options o = {.slots = 5, .queue = PAIRS, .rows_per_step = 37};
+    struct model_decoder_options o = {.slots = 5,
+                                      .queue = PAIRS,
+                                      .rows_per_step = 37,
+                                      .weights = dtype,
+                                      .cache = dtype,
+                                      .activations = dtype};
     struct model_decoder_result result;
     bool idle = false;
     ck_ok(model_decoder_new(m, &o, &d, err));
@@ -57,6 +63,33 @@ static void answer(struct model *m, struct run *r)
     model_decoder_free(d);
 }
 
+static void put_answers(struct sp_sha256 *hash, const struct run *r)
+{
+    for (int32_t i = 0; i < PAIRS; i++) {
+        sp_sha256_update(hash, r->generated[i], sizeof(r->generated[i]));
+        sp_sha256_update(hash, &r->pairs[i].ref_real, sizeof(float));
+        sp_sha256_update(hash, &r->pairs[i].ref_generated, sizeof(float));
+    }
+}
+
+/* Answers and scores with weights, cache and activations in bf16. */
+static void digest_of_narrow_answers(struct tn_backend *b, char ret[SP_DIGEST_HEX])
+{
+    static struct run r;
+    struct model_config shape = odd_config(false);
+    struct model *m = NULL;
+    struct sp_sha256 *hash = sp_sha256_new();
+    struct sp_digest digest;
+    memset(&r, 0, sizeof(r));
+    ck_ok(model_new(b, &shape, 12, &m, err));
+    answer(m, &r, TN_BF16);
+    model_free(m);
+    put_answers(hash, &r);
+    sp_sha256_final(hash, &digest);
+    sp_sha256_free(hash);
+    sp_digest_hex(&digest, ret);
+}
+
 static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
 {
     static struct run r;
@@ -69,12 +102,8 @@ static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
     size_t n;
     memset(&r, 0, sizeof(r));
     ck_ok(model_new(b, &shape, 12, &m, err));
-    answer(m, &r);
-    for (int32_t i = 0; i < PAIRS; i++) {
-        sp_sha256_update(hash, r.generated[i], sizeof(r.generated[i]));
-        sp_sha256_update(hash, &r.pairs[i].ref_real, sizeof(float));
-        sp_sha256_update(hash, &r.pairs[i].ref_generated, sizeof(float));
-    }
+    answer(m, &r, TN_F32);
+    put_answers(hash, &r);
     for (int kind = 0; kind < 2; kind++) {
         struct spin_step_config c = {.mode = SPIN_MODE_SPIN,
                                      .loss = {SPIN_LOSS_LOGISTIC, 0.3, 1},
@@ -103,9 +132,11 @@ static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
     model_free(m);
 }
 
-START_TEST(bits_are_those_of_the_revision)
+typedef void digest_fn(struct tn_backend *b, char ret[SP_DIGEST_HEX]);
+
+static void check_everywhere(digest_fn *run, const char *golden)
 {
-    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
     int opened = 0;
     for (size_t k = 0; k < SP_COUNT(isas); k++) {
         for (int32_t threads = 1; threads <= 3; threads++) {
@@ -118,14 +149,25 @@ START_TEST(bits_are_those_of_the_revision)
                 break;
             }
             ck_assert_str_eq(b->numerics_class, NUMERICS_CLASS);
-            digest_of_run(b, digest);
-            ck_assert_msg(strcmp(digest, GOLDEN_DIGEST) == 0, "%s, %d threads: %s", isas[k],
-                          threads, digest);
+            run(b, digest);
+            ck_assert_msg(strcmp(digest, golden) == 0, "%s, %d threads: %s", isas[k], threads,
+                          digest);
             opened++;
             tn_close(b);
         }
     }
     ck_assert_int_ge(opened, 3);
+}
+
+START_TEST(bits_are_those_of_the_revision)
+{
+    check_everywhere(digest_of_run, GOLDEN_DIGEST);
+}
+END_TEST
+
+START_TEST(narrow_bits_are_those_of_the_revision)
+{
+    check_everywhere(digest_of_narrow_answers, NARROW_DIGEST);
 }
 END_TEST
 
@@ -135,6 +177,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("numerics");
     tcase_set_timeout(t, 60);
     tcase_add_test(t, bits_are_those_of_the_revision);
+    tcase_add_test(t, narrow_bits_are_those_of_the_revision);
     suite_add_tcase(s, t);
     return s;
 }

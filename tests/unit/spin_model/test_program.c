@@ -365,8 +365,8 @@ START_TEST(test_bench)
     ck_assert(json_real_value(json_object_get(document, "probe_gflops")) > 0);
     check_figures(document, "prefill", 1);
     check_figures(document, "score", 1);
-    check_figures(document, "decode", 10);
-    check_figures(document, "spin_step", 4);
+    check_figures(document, "decode", 15);
+    check_figures(document, "spin_step", 3);
     const json_t *steps = json_object_get(document, "spin_step");
     const json_t *one = json_array_get(steps, 0), *two = json_array_get(steps, 1);
     ck_assert_int_eq(json_integer_value(json_object_get(two, "pairs")), 2);
@@ -382,7 +382,7 @@ START_TEST(test_bench)
     free(out);
     out = expect_output("bench . --seconds 0 --repeats 2 --only decode", NULL);
     ck_assert_ptr_nonnull(strstr(out, "tokens/s"));
-    ck_assert_ptr_nonnull(strstr(out, "decode bf16, batch 128"));
+    ck_assert_ptr_nonnull(strstr(out, "decode bf16 × bf16, batch 128"));
     ck_assert_ptr_null(strstr(out, "prefill"));
     free(out);
     expect_failure("bench . --only nothing", NULL, 2, "prefill, decode or spin_step");

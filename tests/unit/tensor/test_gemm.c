@@ -266,7 +266,8 @@ START_TEST(pairs_of_any_bits)
         b->ops->weights_free(b, packed);
         pair_chain(want, ROWS, N, K, x, w);
         for (size_t i = 0; i < ROWS * N; i++) {
-            ck_assert_msg(memcmp(&y[i], &want[i], sizeof(*y)) == 0 || (isnan(y[i]) && isnan(want[i])),
+            ck_assert_msg(memcmp(&y[i], &want[i], sizeof(*y)) == 0 ||
+                              (isnan(y[i]) && isnan(want[i])),
                           "repeat %u, element %zu: %a, expected %a", repeat, i, (double)y[i],
                           (double)want[i]);
             zero += y[i] == 0;
