@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <openssl/evp.h>
+#include <openssl/hmac.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
@@ -47,6 +48,12 @@ void sp_sha256_free(struct sp_sha256 *hash)
 void sp_sha256_of(const void *data, size_t length, struct sp_digest *ret)
 {
     SP_ASSERT(EVP_Digest(data, length, ret->bytes, NULL, EVP_sha256(), NULL) == 1);
+}
+
+void sp_hmac_sha256(const void *key, size_t key_length, const void *data, size_t length,
+                    struct sp_digest *ret)
+{
+    SP_ASSERT(HMAC(EVP_sha256(), key, (int)key_length, data, length, ret->bytes, NULL) != NULL);
 }
 
 enum sp_err sp_sha256_file(const char *path, struct sp_digest *ret, uint64_t *ret_bytes,

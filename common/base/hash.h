@@ -23,6 +23,9 @@ void sp_sha256_final(struct sp_sha256 *hash, struct sp_digest *ret); /* resets f
 void sp_sha256_free(struct sp_sha256 *hash);
 
 void sp_sha256_of(const void *data, size_t length, struct sp_digest *ret);
+/* HMAC-SHA-256 (RFC 2104). */
+void sp_hmac_sha256(const void *key, size_t key_length, const void *data, size_t length,
+                    struct sp_digest *ret);
 /* Streams a file; SP_EIO or SP_ENOTFOUND with the path in the message. ret_bytes may be NULL. */
 enum sp_err sp_sha256_file(const char *path, struct sp_digest *ret, uint64_t *ret_bytes,
                            struct sp_error *err) SP_MUST_USE;

@@ -27,6 +27,23 @@ START_TEST(known_answers)
 }
 END_TEST
 
+/* RFC 4231, cases 2 and 6: a short key, and one that is longer than a block. */
+START_TEST(hmac_known_answers)
+{
+    struct sp_digest digest;
+    char hex[SP_DIGEST_HEX];
+    uint8_t key[131];
+    sp_hmac_sha256("Jefe", 4, "what do ya want for nothing?", 28, &digest);
+    sp_digest_hex(&digest, hex);
+    ck_assert_str_eq(hex, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
+    memset(key, 0xaa, sizeof(key));
+    sp_hmac_sha256(key, sizeof(key), "Test Using Larger Than Block-Size Key - Hash Key First", 54,
+                   &digest);
+    sp_digest_hex(&digest, hex);
+    ck_assert_str_eq(hex, "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54");
+}
+END_TEST
+
 START_TEST(pieces_equal_the_whole)
 {
     struct sp_sha256 *hash = sp_sha256_new();
@@ -119,6 +136,7 @@ static Suite *suite(void)
     Suite *s = suite_create("hash");
     TCase *t = tcase_create("all");
     tcase_add_loop_test(t, known_answers, 0, (int)SP_COUNT(vectors));
+    tcase_add_test(t, hmac_known_answers);
     tcase_add_test(t, pieces_equal_the_whole);
     tcase_add_test(t, files_are_streamed);
     tcase_add_test(t, hex_is_parsed_strictly);
