@@ -107,18 +107,25 @@ static enum sp_err remove_entry(const struct entry *entry, struct sp_error *err)
     return rc;
 }
 
-static enum sp_err verify_entry(const struct entry *entry, struct sp_error *err)
+static enum sp_err read_manifest(const struct entry *entry, struct ckpt_manifest *ret,
+                                 struct sp_error *err)
 {
     char *text;
     size_t length;
-    struct ckpt_manifest manifest;
     enum sp_err rc = sp_read_file(entry->manifest, SP_MAX_MANIFEST, &text, &length, err);
     if (rc != SP_OK)
         return rc;
-    rc = ckpt_manifest_parse(text, length, &manifest, err);
+    rc = ckpt_manifest_parse(text, length, ret, err);
     free(text);
+    return rc != SP_OK ? sp_wrap(err, rc, "%s", entry->manifest) : SP_OK;
+}
+
+static enum sp_err verify_entry(const struct entry *entry, struct sp_error *err)
+{
+    struct ckpt_manifest manifest;
+    enum sp_err rc = read_manifest(entry, &manifest, err);
     if (rc != SP_OK)
-        return sp_wrap(err, rc, "%s", entry->manifest);
+        return rc;
     rc = ckpt_manifest_verify(&manifest, entry->dir, NULL, NULL, err);
     ckpt_manifest_deinit(&manifest);
     return rc;
@@ -209,6 +216,22 @@ static uint64_t tree_bytes(const char *path, int depth)
     return sum;
 }
 
+/* What an entry takes, or will have taken when who fetches it is done. */
+static uint64_t entry_bytes(const struct entry *entry)
+{
+    char *partial = sp_xprintf("%s.partial", entry->dir);
+    bool arriving = sp_path_exists(partial);
+    uint64_t bytes = tree_bytes(entry->dir, 0) + tree_bytes(partial, 0);
+    struct ckpt_manifest manifest = CKPT_MANIFEST_INIT;
+    struct sp_error ignored;
+    if ((arriving || (bytes == 0 && sp_path_exists(entry->manifest))) &&
+        read_manifest(entry, &manifest, &ignored) == SP_OK)
+        bytes = SP_MAX(bytes, manifest.bytes);
+    ckpt_manifest_deinit(&manifest);
+    free(partial);
+    return bytes;
+}
+
 /* Every digest that has a lock file, but one. */
 static enum sp_err list_candidates(const struct ckpt_cache *cache, const char *except,
                                    struct candidate **ret, size_t *ret_count, uint64_t *ret_bytes,
@@ -230,12 +253,10 @@ static enum sp_err list_candidates(const struct ckpt_cache *cache, const char *e
         if (sp_digest_parse(one.hex, &digest, NULL) != SP_OK || strcmp(one.hex, except) == 0)
             continue;
         struct entry entry = entry_of(cache, one.hex);
-        char *partial = sp_xprintf("%s.partial", entry.dir);
         struct stat st;
-        one.bytes = tree_bytes(entry.dir, 0) + tree_bytes(partial, 0);
+        one.bytes = entry_bytes(&entry);
         if (stat(entry.lock, &st) == 0)
             one.used = st.st_mtim;
-        free(partial);
         entry_deinit(&entry);
         bytes += one.bytes;
         all = sp_xgrow(all, count + 1, sizeof(*all));
@@ -280,31 +301,54 @@ static enum sp_err make_room(const struct ckpt_cache *cache, const char *hex, ui
     return rc;
 }
 
+/* One process at a time makes room; given back by closing. */
+static enum sp_err lock_room(const struct ckpt_cache *cache, int *ret, struct sp_error *err)
+{
+    if (cache->max_bytes == 0)
+        return SP_OK;
+    char *path = sp_path_join(cache->dir, "room.lock");
+    int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+    enum sp_err rc = SP_OK;
+    if (fd < 0 || flock(fd, LOCK_EX) != 0)
+        rc = sp_fail_errno(err, errno, "%s", path);
+    if (rc == SP_OK)
+        *ret = fd;
+    else if (fd >= 0)
+        close(fd);
+    free(path);
+    return rc;
+}
+
 /* ---- fetching ---- */
 
-/* With the lock held exclusively and the entry absent. */
+/* With the lock held exclusively and the entry absent. Of several processes that make room at once
+ * each sees what the others are about to fetch, by their manifests. */
 static enum sp_err fill_entry(struct ckpt_cache *cache, const struct entry *entry, const char *hex,
-                              const struct ckpt_manifest *manifest, ckpt_fetch_fn fetch,
-                              void *fetch_context, ckpt_progress_fn progress,
+                              const struct ckpt_manifest *manifest,
+                              const struct ckpt_source *source, ckpt_progress_fn progress,
                               void *progress_context, struct sp_error *err)
 {
     struct sp_buf text = SP_BUF_INIT;
-    enum sp_err rc = make_room(cache, hex, manifest->bytes, err);
+    int room = -1;
+    enum sp_err rc = lock_room(cache, &room, err);
+    if (rc == SP_OK)
+        rc = make_room(cache, hex, manifest->bytes, err);
     if (rc == SP_OK) {
         ckpt_manifest_format(manifest, &text);
         rc = sp_write_file_durable(entry->manifest, text.data, text.length, 0600, err);
     }
+    if (room >= 0)
+        close(room);
     if (rc == SP_OK)
-        rc = ckpt_materialise(manifest, entry->dir, fetch, fetch_context, progress,
-                              progress_context, err);
+        rc = ckpt_materialise_from(manifest, entry->dir, source, progress, progress_context, err);
     sp_buf_deinit(&text);
     return rc;
 }
 
-enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest *manifest,
-                           ckpt_fetch_fn fetch, void *fetch_context, ckpt_progress_fn progress,
-                           void *progress_context, struct ckpt_cache_ref **ret,
-                           struct sp_error *err)
+enum sp_err ckpt_cache_get_from(struct ckpt_cache *cache, const struct ckpt_manifest *manifest,
+                                const struct ckpt_source *source, ckpt_progress_fn progress,
+                                void *progress_context, struct ckpt_cache_ref **ret,
+                                struct sp_error *err)
 {
     char hex[SP_DIGEST_HEX];
     sp_digest_hex(&manifest->digest, hex);
@@ -318,7 +362,7 @@ enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest 
         if (!sp_path_exists(entry.dir)) {
             if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
                 if (!sp_path_exists(entry.dir))
-                    rc = fill_entry(cache, &entry, hex, manifest, fetch, fetch_context, progress,
+                    rc = fill_entry(cache, &entry, hex, manifest, source, progress,
                                     progress_context, err);
             } else {
                 /* Another process fetches it: wait, but not for ever holding a request to stop. */
@@ -349,4 +393,13 @@ enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest 
         close(fd);
     entry_deinit(&entry);
     return rc == SP_OK ? rc : sp_wrap(err, rc, "weight cache");
+}
+
+enum sp_err ckpt_cache_get(struct ckpt_cache *cache, const struct ckpt_manifest *manifest,
+                           ckpt_fetch_fn fetch, void *fetch_context, ckpt_progress_fn progress,
+                           void *progress_context, struct ckpt_cache_ref **ret,
+                           struct sp_error *err)
+{
+    struct ckpt_source source = {.fetch = fetch, .context = fetch_context};
+    return ckpt_cache_get_from(cache, manifest, &source, progress, progress_context, ret, err);
 }

@@ -1,6 +1,8 @@
 #include "common/checkpoint/materialise.h"
 
+#include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/limits.h"
 #include "common/checkpoint/blobstore.h"
@@ -267,6 +269,107 @@ START_TEST(test_cache_shared)
 }
 END_TEST
 
+static enum sp_err fetch_and_die(void *context, const struct sp_digest *digest, uint32_t bytes,
+                                 uint8_t *to, struct sp_error *err)
+{
+    int *go = context;
+    char byte;
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    if (bytes == 100) { /* the last chunk of the weights: the other process waits by now */
+        ck_assert_int_eq(read(go[0], &byte, 1), 1);
+        kill(getpid(), SIGKILL);
+    }
+    return fetch(&source, digest, bytes, to, err);
+}
+
+static bool tell(void *context, uint64_t done, uint64_t total)
+{
+    int *go = context;
+    if (go[1] >= 0)
+        ck_assert_int_eq(write(go[1], "x", 1), 1);
+    go[1] = -1;
+    return true;
+}
+
+/* One process of the host fetches and another one waits for it; the first is killed in the middle:
+ * the second goes on where it was. */
+START_TEST(test_cache_survives_a_kill)
+{
+    struct ckpt_manifest manifest;
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    int go[2], status;
+    char *from = make_checkpoint("from", 1, &manifest), *path = in("cache");
+    ck_ok(ckpt_cache_open(path, 0, &cache, &error));
+    ck_assert_int_eq(pipe(go), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        enum sp_err rc =
+            ckpt_cache_get(cache, &manifest, fetch_and_die, go, NULL, NULL, &ref, &error);
+        _exit(rc == SP_OK);
+    }
+    char *partial = sp_xprintf("ls %s | grep -q partial", path);
+    for (int i = 0; i < 500 && system(partial) != 0; i++)
+        usleep(10000);
+    ck_ok(ckpt_cache_get(cache, &manifest, fetch, &source, tell, go, &ref, &error));
+    ck_assert_int_eq(waitpid(child, &status, 0), child);
+    ck_assert(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+    ck_assert_int_eq(source.fetched, 1);
+    ck_ok(ckpt_manifest_verify(&manifest, ckpt_cache_ref_dir(ref), NULL, NULL, &error));
+    ckpt_cache_release(ref);
+    ckpt_cache_close(cache);
+    ckpt_manifest_deinit(&manifest);
+    free(partial);
+    free(from);
+    free(path);
+}
+END_TEST
+
+struct second {
+    const struct ckpt_manifest *manifest;
+    const char *path;
+    enum sp_err rc;
+};
+
+/* While one checkpoint is on its way, another process asks for a second one. */
+static enum sp_err fetch_between(void *context, const struct sp_digest *digest, uint32_t bytes,
+                                 uint8_t *to, struct sp_error *err)
+{
+    struct second *second = context;
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    if (second->rc == SP_OK) {
+        ck_ok(ckpt_cache_open(second->path, 3 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
+        second->rc =
+            ckpt_cache_get(cache, second->manifest, fetch, &source, NULL, NULL, &ref, &error);
+        ckpt_cache_close(cache);
+    }
+    return fetch(&source, digest, bytes, to, err);
+}
+
+/* What is on its way counts in full: two that come at once do not exceed the limit together. */
+START_TEST(test_cache_counts_what_is_coming)
+{
+    struct ckpt_manifest m[2];
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    char *path = in("cache");
+    free(make_checkpoint("one", 1, &m[0]));
+    free(make_checkpoint("two", 2, &m[1]));
+    struct second second = {.manifest = &m[1], .path = path};
+    ck_ok(ckpt_cache_open(path, 3 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
+    ck_ok(ckpt_cache_get(cache, &m[0], fetch_between, &second, NULL, NULL, &ref, &error));
+    ck_assert_int_eq(second.rc, SP_ELIMIT);
+    ckpt_cache_release(ref);
+    ckpt_cache_close(cache);
+    ckpt_manifest_deinit(&m[0]);
+    ckpt_manifest_deinit(&m[1]);
+    free(path);
+}
+END_TEST
+
 /* Several processes find a damaged copy at once: one of them fetches it again. */
 START_TEST(test_cache_damage_shared)
 {
@@ -318,6 +421,8 @@ static Suite *suite(void)
     tcase_add_test(t, test_cache_evicts_unused);
     tcase_add_test(t, test_cache_shared);
     tcase_add_test(t, test_cache_damage_shared);
+    tcase_add_test(t, test_cache_survives_a_kill);
+    tcase_add_test(t, test_cache_counts_what_is_coming);
     tcase_set_timeout(t, 20);
     suite_add_tcase(s, t);
     return s;
