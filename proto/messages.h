@@ -51,6 +51,14 @@ enum proto_trainer_command {
     PROTO_TRAINER_CANCEL = 2, /* drop the work, release */
 };
 
+/* How asking another worker for a chunk ended. */
+enum proto_outcome {
+    PROTO_OUTCOME_GOT = 0,     /* or nobody was asked */
+    PROTO_OUTCOME_ABSENT = 1,  /* it does not have it, or refused */
+    PROTO_OUTCOME_SILENT = 2,  /* no connection, or no answer in time */
+    PROTO_OUTCOME_POISONED = 3 /* other bytes than the manifest says */
+};
+
 struct proto_bytes {
     const uint8_t *data;
     uint32_t length;
