@@ -11,6 +11,8 @@ void coord_actions_clear(struct coord_actions *actions)
     for (size_t i = 0; i < actions->count; i++) {
         struct coord_action *action = &actions->items[i];
         free(action->text);
+        free(action->name);
+        free(action->key);
         free(action->ids);
         free(action->positions);
         free(action->roots);

@@ -13,6 +13,7 @@ struct coord_core *coord_core_new(const struct coord_options *options)
         core->options.max_parked = SP_MAX_PARKED_POLLS;
     /* Ids of one process do not meet those of the one before: workers still name them. */
     core->next_id = (options->instance & 0x7fffff) << 32;
+    core->sources.swarms = core_swarms_new(&core->options);
     return core;
 }
 
@@ -33,6 +34,8 @@ static void worker_free(struct coord_worker *worker)
     free(worker->numerics_class);
     free(worker->token_id);
     free(worker->activity);
+    free(worker->serve);
+    free(worker->serve_name);
     free(worker);
 }
 
@@ -73,6 +76,7 @@ void coord_core_free(struct coord_core *core)
     free(core->workers);
     free(core->leases);
     free(core->parked);
+    coord_swarms_free(core->sources.swarms);
     free(core);
 }
 
@@ -228,6 +232,8 @@ static void pump(struct coord_core *core)
         core_serve_fetches(core);
     }
     core->pairs_changed = false;
+    if (core->sources.changed)
+        core_serve_sources(core);
 }
 
 void coord_drain(struct coord_core *core, struct coord_actions *actions)
@@ -281,7 +287,7 @@ static void tick(struct coord_core *core)
     }
     core_forget_workers(core);
     /* Stragglers, and grants that waited for a trainer to come back, become possible with time. */
-    core->work_changed = true;
+    core->work_changed = core->sources.changed = true;
     pump(core);
     core_expire_parked(core);
     core_collect_by_clock(core);
@@ -316,6 +322,8 @@ static void request(struct coord_core *core, const struct coord_event *event)
         return core_publish_begin(core, event);
     case PROTO_PUBLISH_COMMIT:
         return core_publish_commit(core, event);
+    case PROTO_BLOB_SOURCES:
+        return core_blob_sources(core, event);
     case PROTO_ADMIN:
         return core_admin(core, event);
     default:

@@ -113,6 +113,7 @@ union coord_reply_body {
     struct proto_refs_submit_reply refs_submit;
     struct proto_publish_commit_reply publish_commit;
     struct proto_admin_reply admin;
+    struct proto_blob_sources_reply blob_sources;
 };
 
 struct coord_action {
@@ -124,6 +125,8 @@ struct coord_action {
     uint32_t retry_after_ms;
     int level;              /* LOG: enum sp_log_level */
     char *text;             /* REPLY_ERROR, LOG; REPLY of admin: its JSON; owned */
+    char *name;             /* REPLY of blob_sources, with text; owned */
+    struct sp_digest *key;  /* what its ticket, or hello's serve_key, points to; owned */
     uint64_t *ids;          /* what body.hello.leases_lost or body.renew.lost points to; owned */
     struct coord_write *write; /* WRITE: owned by the core until its COORD_EV_WRITTEN */
     const struct coord_run_info *run; /* GRANT … ORDER: borrowed, lives as long as the core */
@@ -207,6 +210,7 @@ struct coord_options {
     uint64_t instance;       /* random number of this process */
     const char *version;
     uint32_t max_parked;     /* SP_MAX_PARKED_POLLS */
+    struct sp_digest ticket_secret; /* of this process: tickets (proto/ticket.h) come from it */
     uint64_t verify_seed;    /* a secret (`instance` is none): which results are made again */
     double verify_share;     /* of the results that another worker makes again; 0: none */
 };

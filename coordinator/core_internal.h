@@ -6,6 +6,7 @@
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "coordinator/core.h"
+#include "coordinator/core_sources.h"
 #include "coordinator/map.h"
 #include "coordinator/rate.h"
 
@@ -143,6 +144,7 @@ struct coord_worker {
     uint64_t id;
     enum proto_role role;
     char *name, *host, *device, *version, *numerics_class, *token_id, *activity; /* owned */
+    char *serve, *serve_name;         /* where it gives chunks; owned; "": nowhere */
     uint64_t instance;
     uint64_t old_instances[COORD_OLD_INSTANCES];
     uint32_t old_count;
@@ -180,7 +182,9 @@ struct coord_lease {
     uint8_t *checks;                  /* [count], owned: the key is stored already */
 };
 
-enum coord_parked_kind { PARKED_LEASE, PARKED_TRAINER, PARKED_FETCH, PARKED_STATUS };
+enum coord_parked_kind {
+    PARKED_LEASE, PARKED_TRAINER, PARKED_FETCH, PARKED_STATUS, PARKED_SOURCES
+};
 
 struct coord_parked {
     enum coord_parked_kind kind;
@@ -190,7 +194,8 @@ struct coord_parked {
     char *run;                        /* hint, or what is asked about; owned; may be NULL */
     char *runs;                       /* of the principal; owned; may be NULL */
     uint32_t max_items;               /* LEASE */
-    uint32_t iteration, pass, count;  /* FETCH */
+    uint32_t iteration, pass, count;  /* FETCH; count: chunks, for SOURCES */
+    struct sp_digest manifest;        /* SOURCES */
     uint64_t start, epoch;            /* FETCH; start is the version for STATUS */
 };
 
@@ -228,6 +233,7 @@ struct coord_core {
     struct coord_hold *holds;         /* owned */
     uint32_t hold_count;
     bool distrust;                    /* results of quarantined workers may be there */
+    struct coord_sources sources;
     bool collecting;                  /* COORD_DO_COLLECT is out */
     int64_t collect_at_ms;            /* the next one by the clock; 0: not set yet */
 };

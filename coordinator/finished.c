@@ -234,8 +234,12 @@ void shell_finished(struct shell *shell, struct job *job)
         coord_histogram_add(&shell->counters.lease, (double)(sp_now_ns() - job->start_ns) / 1e9);
         reply_made(job);
         break;
-    case JOB_PAIRS:
     case JOB_BLOB_GET:
+        if (job->rc == SP_OK)
+            shell->counters.blob_bytes += job->reply.blob_get.data.length;
+        reply_made(job);
+        break;
+    case JOB_PAIRS:
     case JOB_BLOB_MISSING:
         reply_made(job);
         break;

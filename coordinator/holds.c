@@ -60,6 +60,8 @@ void core_set_hold(struct coord_core *core, const char *worker, enum store_hold_
     core_log(core, kind == STORE_HOLD_QUARANTINED ? SP_LOG_ERROR : SP_LOG_INFO, "%s",
              write->event_text);
     put(core, write->holder, kind, write->text);
+    if (kind == STORE_HOLD_QUARANTINED)
+        core_sources_drop(core, write->holder);
     core->work_changed = true;
     core_changed(core);
     core_send(core, write);

@@ -67,6 +67,7 @@ static void metrics_page(struct shell *shell, struct coord_http_reply *reply)
     ckpt_blobs_usage(shell->blobs, &count, &bytes);
     coord_metric(&m, METRIC_BLOBS, (double)count, NULL);
     coord_metric(&m, METRIC_BLOB_BYTES, (double)bytes, NULL);
+    coord_metric(&m, METRIC_BLOB_SENT, (double)shell->counters.blob_bytes, NULL);
     if (shell->has_cert)
         coord_metric(&m, METRIC_CERT_DAYS, (double)shell->cert_seconds_left / 86400, NULL);
     coord_metric(&m, METRIC_HTTP_CONNECTIONS, coord_http_connections(shell->http), NULL);

@@ -171,6 +171,7 @@ static enum sp_err serve(const struct coord_settings *settings, int argc, char *
     };
     sp_random_secret(&options.instance, sizeof(options.instance));
     sp_random_secret(&options.verify_seed, sizeof(options.verify_seed));
+    sp_random_secret(&options.ticket_secret, sizeof(options.ticket_secret));
     shell.core = coord_core_new(&options);
     struct sp_daemon_hooks hooks = {.on_stop = stop, .on_reload = reload, .context = &process};
     shell_open_loop(&shell);

@@ -52,6 +52,17 @@ static void worker_metrics(const struct coord_core *core, int64_t now_ms, struct
     coord_metric(m, METRIC_TOKENS_GENERATED, (double)tokens, NULL);
 }
 
+static void swarm_metrics(const struct coord_core *core, int64_t now_ms, struct coord_metrics *m)
+{
+    static const char *const outcomes[SWARM_OUTCOMES] = {NULL, "absent", "silent", "poisoned"};
+    struct coord_swarm_counts counts = coord_swarms_counts(core->sources.swarms);
+    coord_metric(m, METRIC_BLOB_PEERS, (double)counts.from_peers, NULL);
+    for (int i = SWARM_ABSENT; i < SWARM_OUTCOMES; i++)
+        coord_metric(m, METRIC_BLOB_FAILURES, (double)counts.failures[i], "outcome", outcomes[i],
+                     NULL);
+    coord_metric(m, METRIC_BLOB_GIVERS, coord_swarms_givers(core->sources.swarms, now_ms), NULL);
+}
+
 void coord_core_metrics(const struct coord_core *core, int64_t now_ms, struct coord_metrics *m)
 {
     uint32_t leases = 0;
@@ -62,6 +73,7 @@ void coord_core_metrics(const struct coord_core *core, int64_t now_ms, struct co
     coord_metric(m, METRIC_LEASES, leases, NULL);
     coord_metric(m, METRIC_ALARMS, (double)core->alarms, NULL);
     worker_metrics(core, now_ms, m);
+    swarm_metrics(core, now_ms, m);
     for (uint32_t i = 0; i < core->run_count; i++)
         run_metrics(core->runs[i], now_ms, m);
 }

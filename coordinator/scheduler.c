@@ -52,6 +52,9 @@ static void answer_empty(struct coord_core *core, const struct coord_parked *par
     case PARKED_FETCH:
         core_reply(core, parked->handle, PROTO_PAIRS_FETCH_REPLY);
         break;
+    case PARKED_SOURCES:
+        core_reply_no_source(core, parked->handle);
+        break;
     case PARKED_STATUS:
         core_reply_json(core, parked->handle,
                         coord_status(core, parked->run, core->now_ms));

@@ -122,6 +122,7 @@ struct job {
 struct shell_counters {
     uint64_t requests[PROTO_TYPE_END]; /* by type */
     uint64_t denied;
+    uint64_t blob_bytes; /* sent */
     struct coord_histogram submit, lease, commit;
 };
 

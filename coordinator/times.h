@@ -20,6 +20,9 @@
     X(fair, 2000, "so long, at first, nobody takes more than an even share of the pairs")         \
     X(collect, 600000, "blobs that nothing refers to are looked for this often")                   \
     X(collect_grace, 3600000, "such a blob is deleted after this, if nobody has asked for it")     \
+    X(chunk, 60000, "a worker that fetches a chunk of weights keeps its source's place so long")   \
+    X(patience, 10000, "one that waits for others' chunks gets the coordinator's after this")      \
+    X(ticket, 60000, "a source must be asked within this")                                         \
     X(retry_after, 1000, "for requests that find no place")                                        \
     X(busy, 50, "for requests that meet a change of state in flight")                              \
     X(disk_check, 2000, "free space is looked at this often")                                      \

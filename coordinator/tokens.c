@@ -217,6 +217,7 @@ bool coord_role_may_send(uint32_t role, enum proto_type type)
         return coord_role_name(role) != NULL;
     case PROTO_HELLO:
     case PROTO_RENEW:
+    case PROTO_BLOB_SOURCES:
         return trainer || generator;
     case PROTO_LEASE:
     case PROTO_LEASE_RETURN:

@@ -20,6 +20,7 @@ struct coord_worker *core_asker(struct coord_core *core, const struct coord_even
     }
     worker->seen_ms = core->now_ms;
     worker->spoke = true;
+    coord_swarms_seen(core->sources.swarms, worker->id, core->now_ms);
     return worker;
 }
 
@@ -46,6 +47,10 @@ void coord_revoke_token(struct coord_core *core, const char *token_id,
         struct coord_lease *lease = core->leases[i];
         if (!lease->lapsed && holds_token(lease->worker, token_id))
             lease_lapse(core, lease, false, "is its no more: the token is revoked");
+    }
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        if (holds_token(core->workers[i], token_id))
+            coord_swarms_forget(core->sources.swarms, core->workers[i]->id);
     }
     for (uint32_t i = 0; i < core->run_count; i++) {
         const struct coord_iteration *it = core->runs[i]->iteration;
@@ -118,6 +123,7 @@ static void take_over(struct coord_core *core, struct coord_worker *worker, uint
     worker->last_request = worker->last_lease = 0;
     worker->spoke = false;
     coord_map_remove(&core->worker_by_id, worker->id);
+    coord_swarms_forget(core->sources.swarms, worker->id);
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_iteration *it = core->runs[i]->iteration;
         if (it && it->holder == worker->id)
@@ -140,6 +146,8 @@ static struct coord_worker *add_worker(struct coord_core *core, const struct pro
     worker->name = sp_xstrdup(hello->name);
     worker->instance = hello->instance;
     worker->activity = sp_xstrdup("");
+    worker->serve = sp_xstrdup("");
+    worker->serve_name = sp_xstrdup("");
     core->workers = sp_xgrow(core->workers, core->worker_count + 1, sizeof(*core->workers));
     core->workers[core->worker_count++] = worker;
     coord_map_put(&core->worker_by_id, worker->id, worker);
@@ -234,7 +242,7 @@ static bool may_return(struct coord_core *core, const struct coord_worker *worke
 void core_hello(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_hello *hello = event->body;
-    if (!hello_is_good(core, event))
+    if (!hello_is_good(core, event) || !core_sources_hello_is_good(core, event))
         return;
     struct coord_worker *worker = find_by_name(core, hello->role, hello->name);
     if (worker && strcmp(worker->token_id, event->who.token_id) != 0 &&
@@ -275,6 +283,7 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
         .poll_ms = (uint32_t)core->options.times.poll_ms,
     };
     settle_leases(core, worker, hello, action);
+    core_sources_hello(core, worker, hello, action);
     store_worker(core, worker);
     core_changed(core);
 }
@@ -361,6 +370,7 @@ void core_forget_workers(struct coord_core *core)
                 core->leases[l]->worker = NULL;
         }
         coord_map_remove(&core->worker_by_id, worker->id);
+        coord_swarms_forget(core->sources.swarms, worker->id);
         free(worker->name);
         free(worker->host);
         free(worker->device);
@@ -368,6 +378,8 @@ void core_forget_workers(struct coord_core *core)
         free(worker->numerics_class);
         free(worker->token_id);
         free(worker->activity);
+        free(worker->serve);
+        free(worker->serve_name);
         free(worker);
         core->workers[i] = core->workers[--core->worker_count];
     }

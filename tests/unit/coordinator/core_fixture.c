@@ -47,6 +47,15 @@ static void keep_reply(struct cf *fx, const struct coord_action *action)
                                                                   : NULL;
     if (list)
         list->values = copy(fx, list->values, list->count * sizeof(*list->values));
+    if (action->key) {
+        struct proto_bytes *key = action->type == PROTO_HELLO_REPLY ? &body->hello.serve_key
+                                                                    : &body->blob_sources.ticket;
+        key->data = copy(fx, action->key, sizeof(*action->key));
+    }
+    if (action->type == PROTO_BLOB_SOURCES_REPLY && body->blob_sources.source != 0) {
+        body->blob_sources.url = sp_arena_strdup(fx->arena, action->text);
+        body->blob_sources.name = sp_arena_strdup(fx->arena, action->name);
+    }
     keep(fx, action->handle, SP_OK, NULL, body);
     if (action->type == PROTO_ADMIN_REPLY)
         fx->replies[action->handle % CF_REQUESTS].json = sp_arena_strdup(fx->arena, action->text);
@@ -243,11 +252,12 @@ uint64_t cf_send(struct cf *fx, enum proto_role role, enum proto_type type, cons
 {
     uint64_t handle = ++fx->handles;
     ck_assert_uint_lt(handle, CF_REQUESTS);
+    const char *token_id = fx->token_id ? fx->token_id : "token";
     struct coord_event event = {.kind = COORD_EV_REQUEST,
                                 .handle = handle,
                                 .type = type,
                                 .body = body,
-                                .who = {.role = role, .token_id = "token"}};
+                                .who = {.role = role, .token_id = token_id}};
     step(fx, &event);
     return handle;
 }

@@ -44,6 +44,7 @@ struct cf {
     uint32_t root_count, collections;
     uint32_t evaluations; /* COORD_DO_EVALUATE that came out */
     bool retain;
+    const char *token_id;   /* of who asks; NULL: "token" */
     const char *class_name; /* of workers that say hello */
 };
 
