@@ -58,6 +58,18 @@ static void join(struct worker_peer *peer, pthread_t thread)
     }
 }
 
+/* Listens before the hello that says where. */
+static enum sp_err serve(struct gen *gen, struct sp_error *err)
+{
+    const struct gen_settings *settings = gen->settings;
+    if (settings->serve[0] == '\0')
+        return SP_OK;
+    worker_link_serve(gen->link, settings->serve_as, settings->serve_name,
+                      (uint32_t)settings->serve_slots);
+    return worker_server_start(gen->link, &settings->worker, settings->serve,
+                               (uint32_t)settings->serve_slots, &gen->server, err);
+}
+
 static enum sp_err set_up(struct gen *gen, const struct worker_identity *identity,
                           struct sp_error *err)
 {
@@ -66,6 +78,8 @@ static enum sp_err set_up(struct gen *gen, const struct worker_identity *identit
     if (rc == SP_OK)
         rc = ckpt_cache_open(worker->cache_dir, (uint64_t)worker->cache_limit_bytes, &gen->cache,
                              err);
+    if (rc == SP_OK)
+        rc = serve(gen, err);
     struct worker_peer *peer = NULL;
     if (rc == SP_OK)
         rc = worker_peer_open(gen->link, &peer, err);
@@ -102,6 +116,7 @@ void gen_deinit(struct gen *gen)
         free(item);
     worker_peer_close(gen->lease_peer);
     worker_peer_close(gen->submit_peer);
+    worker_server_stop(gen->server);
     worker_link_free(gen->link);
     ckpt_cache_close(gen->cache);
     sp_mailbox_free(gen->inbox);

@@ -24,6 +24,7 @@
 #include "common/checkpoint/materialise.h"
 #include "common/tensor/backend.h"
 #include "common/worker/link.h"
+#include "common/worker/serve.h"
 #include "generator/book.h"
 #include "generator/settings.h"
 
@@ -65,6 +66,7 @@ struct gen {
     struct tn_backend *backend;
     struct worker_link *link;
     struct ckpt_cache *cache;
+    struct worker_server *server; /* NULL: gives no chunks to others */
     /* used by their threads only, but for waking them */
     struct worker_peer *_Atomic lease_peer, *_Atomic submit_peer;
     struct sp_mailbox *inbox;  /* struct gen_event */

@@ -42,6 +42,8 @@ int main(int argc, char **argv)
     if (rc == SP_OK)
         rc = worker_settings_finish(&settings.worker, "generator", &err);
     if (rc == SP_OK)
+        rc = gen_settings_finish(&settings, &err);
+    if (rc == SP_OK)
         rc = sp_log_parse_level(settings.worker.log_level, &level, &err);
     if (rc == SP_OK) {
         sp_log_set_level(level);

@@ -1,11 +1,22 @@
 #include "generator/settings.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 #include "common/base/mem.h"
 
 #define AT(field) offsetof(struct gen_settings, field)
 
 static const struct sp_setting table[] = {
     WORKER_SETTINGS(struct gen_settings, worker, ""),
+    {"weights", "serve", SP_SET_STR, AT(serve), "", 0, 0, "", "",
+     "Address to give chunks of weights on to other workers: tls+tcp://0.0.0.0:7072; empty: none."},
+    {"weights", "serve_as", SP_SET_STR, AT(serve_as), "", 0, 0, "", "",
+     "The address by which others reach it: tls+tcp://gpu1:7072; empty: serve."},
+    {"weights", "serve_name", SP_SET_STR, AT(serve_name), "", 0, 0, "", "",
+     "DNS name that others find in this worker's certificate; empty: the host of serve_as."},
+    {"weights", "serve_slots", SP_SET_I64, AT(serve_slots), "1", 1, 8, "chunks", "",
+     "Chunks given at once; one is best where the network, not latency, is the limit."},
     {"generate", "run", SP_SET_STR, AT(run), "", 0, 0, "", "",
      "Work for this run only; empty: for any run that has work."},
     {"generate", "slots", SP_SET_I64, AT(slots), "32", 1, SP_MAX_SLOTS, "sequences", "",
@@ -30,3 +41,26 @@ const struct sp_config_spec gen_settings_spec = {
     .count = SP_COUNT(table),
     .struct_bytes = sizeof(struct gen_settings),
 };
+
+/* An address that stands for all of the machine's tells others nothing. */
+static bool is_wildcard(const char *url)
+{
+    return strstr(url, "//0.0.0.0") != NULL || strstr(url, "//[::]") != NULL ||
+           strstr(url, "//*") != NULL;
+}
+
+enum sp_err gen_settings_finish(struct gen_settings *settings, struct sp_error *err)
+{
+    if (settings->serve[0] == '\0')
+        return SP_OK;
+    if (settings->serve_as[0] == '\0') {
+        free(settings->serve_as);
+        settings->serve_as = sp_xstrdup(settings->serve);
+    }
+    if (is_wildcard(settings->serve_as))
+        return sp_fail(err, SP_EINVAL,
+                       "[weights] serve_as: say by which name others reach %s: "
+                       "tls+tcp://gpu1.example.org:7072",
+                       settings->serve);
+    return SP_OK;
+}

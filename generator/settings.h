@@ -7,6 +7,10 @@
 
 struct gen_settings {
     struct worker_settings worker;
+    char *serve;           /* where chunks of weights are given to others; "": nowhere */
+    char *serve_as;        /* what they dial; "": serve */
+    char *serve_name;      /* name in the certificate; "": the host of serve_as */
+    int64_t serve_slots;   /* chunks given at once */
     char *run;             /* work for this run only; "": any */
     int64_t slots;         /* sequences decoded at once */
     int64_t rows_per_step; /* rows of a pass; 0: the engine's default */
@@ -18,5 +22,8 @@ struct gen_settings {
 };
 
 extern const struct sp_config_spec gen_settings_spec;
+
+/* After worker_settings_finish: what follows from other settings here. */
+enum sp_err gen_settings_finish(struct gen_settings *settings, struct sp_error *err) SP_MUST_USE;
 
 #endif

@@ -3,11 +3,12 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/worker/link.h"
+#include "common/worker/sources.h"
 
 static enum sp_err fetch_chunk(void *context, const struct sp_digest *digest, uint32_t bytes,
                                uint8_t *to, struct sp_error *err)
 {
-    struct worker_peer *peer = context;
+    struct worker_peer *peer = ((const struct worker_target *)context)->peer;
     struct proto_blob_get request = {.sha256 = *digest};
     const void *body;
     enum sp_err rc = worker_call_plain(peer, PROTO_BLOB_GET, &request, &body, err);
@@ -59,17 +60,23 @@ enum sp_err worker_fetch_checkpoint(struct worker_peer *peer, struct ckpt_cache 
     char hex[SP_DIGEST_HEX];
     sp_digest_hex(checkpoint, hex);
     struct sp_error ignored;
-    if (ckpt_cache_find(cache, checkpoint, ret, &ignored) == SP_OK)
+    struct worker_target target = {.peer = peer, .checkpoint = *checkpoint, .manifest = *manifest};
+    if (ckpt_cache_find(cache, checkpoint, ret, &ignored) == SP_OK) {
+        worker_announce(&target, worker_peer_settings(peer)->cache_dir);
         return SP_OK;
+    }
     struct ckpt_manifest parsed = CKPT_MANIFEST_INIT;
     enum sp_err rc = fetch_manifest(peer, checkpoint, manifest, &parsed, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "checkpoint %.12s", hex);
     sp_info("fetching checkpoint %.12s: %llu bytes in %zu files", hex,
             (unsigned long long)parsed.bytes, parsed.count);
-    rc = ckpt_cache_get(cache, &parsed, fetch_chunk, peer, progress, progress_context, ret, err);
+    struct ckpt_source source = {
+        .fetch = fetch_chunk, .ahead = worker_fetch_ahead, .context = &target};
+    rc = ckpt_cache_get_from(cache, &parsed, &source, progress, progress_context, ret, err);
     ckpt_manifest_deinit(&parsed);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "checkpoint %.12s", hex);
+    worker_announce(&target, worker_peer_settings(peer)->cache_dir);
     return SP_OK;
 }

@@ -6,11 +6,13 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 
 #define DEFAULT_RENEW_MS 15000
 #define DEFAULT_POLL_MS 20000
+#define HELD_MAX 16
 
 struct worker_link {
     const struct worker_settings *settings;
@@ -25,6 +27,14 @@ struct worker_link {
     uint32_t renew_ms, poll_ms;
 
     pthread_mutex_t roll_lock; /* short */
+    const char *serve_url, *serve_name; /* NULL: gives nothing */
+    uint32_t serve_slots;
+    struct proto_held_weights held[HELD_MAX];
+    uint32_t held_count; /* ever; the newest HELD_MAX are there */
+    bool sources;        /* as in hello_reply */
+    bool has_key;
+    struct sp_digest key;
+    int64_t clock_offset_ms; /* the coordinator's clock less ours */
     uint64_t *roll;            /* leases held */
     uint32_t roll_count, roll_capacity;
 };
@@ -33,6 +43,8 @@ struct worker_peer {
     struct worker_link *link;
     struct proto_client *client;
     atomic_bool cancelled;
+    pthread_mutex_t lock;
+    struct proto_client *watched; /* under lock; borrowed */
 };
 
 enum sp_err worker_link_new(const struct worker_settings *settings,
@@ -121,7 +133,7 @@ uint32_t worker_link_poll_ms(struct worker_link *link)
 
 /* ---- peers ---- */
 
-static bool is_cancelled(void *context)
+bool worker_peer_is_cancelled(void *context)
 {
     struct worker_peer *peer = context;
     return atomic_load(&peer->cancelled);
@@ -143,7 +155,7 @@ enum sp_err worker_peer_open(struct worker_link *link, struct worker_peer **ret,
         .request_ms = settings->request_ms,
         .backoff_min_ms = settings->backoff_min_ms,
         .backoff_max_ms = settings->backoff_max_ms,
-        .cancelled = is_cancelled,
+        .cancelled = worker_peer_is_cancelled,
         .context = peer,
     };
     enum sp_err rc = proto_client_open(&options, &peer->client, err);
@@ -151,6 +163,7 @@ enum sp_err worker_peer_open(struct worker_link *link, struct worker_peer **ret,
         free(peer);
         return sp_wrap(err, rc, "coordinator %s", settings->url);
     }
+    pthread_mutex_init(&peer->lock, NULL);
     *ret = peer;
     return SP_OK;
 }
@@ -160,18 +173,96 @@ void worker_peer_close(struct worker_peer *peer)
     if (peer == NULL)
         return;
     proto_client_free(peer->client);
+    pthread_mutex_destroy(&peer->lock);
     free(peer);
 }
 
 void worker_peer_cancel(struct worker_peer *peer)
 {
     atomic_store(&peer->cancelled, true);
-    proto_client_interrupt(peer->client);
+    worker_peer_interrupt(peer);
 }
 
 void worker_peer_interrupt(struct worker_peer *peer)
 {
-    proto_client_interrupt(peer->client);
+    pthread_mutex_lock(&peer->lock);
+    proto_client_interrupt(peer->watched != NULL ? peer->watched : peer->client);
+    pthread_mutex_unlock(&peer->lock);
+}
+
+void worker_peer_watch(struct worker_peer *peer, struct proto_client *client)
+{
+    pthread_mutex_lock(&peer->lock);
+    peer->watched = client;
+    pthread_mutex_unlock(&peer->lock);
+}
+
+const struct worker_settings *worker_peer_settings(const struct worker_peer *peer)
+{
+    return peer->link->settings;
+}
+
+struct worker_link *worker_peer_link(const struct worker_peer *peer)
+{
+    return peer->link;
+}
+
+/* ---- giving chunks ---- */
+
+void worker_link_serve(struct worker_link *link, const char *url, const char *name, uint32_t slots)
+{
+    link->serve_url = url;
+    link->serve_name = name;
+    link->serve_slots = slots;
+}
+
+bool worker_link_is_server(const struct worker_link *link)
+{
+    return link->serve_url != NULL;
+}
+
+void worker_link_gives(struct worker_link *link, const struct sp_digest *manifest, uint32_t chunks)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    bool known = false;
+    for (uint32_t i = 0; i < SP_MIN(link->held_count, (uint32_t)HELD_MAX); i++)
+        known |= sp_digest_equal(&link->held[i].manifest, manifest);
+    if (!known)
+        link->held[link->held_count++ % HELD_MAX] =
+            (struct proto_held_weights){.manifest = *manifest, .chunks = chunks};
+    pthread_mutex_unlock(&link->roll_lock);
+}
+
+bool worker_link_has_sources(struct worker_link *link)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    bool sources = link->sources;
+    pthread_mutex_unlock(&link->roll_lock);
+    return sources;
+}
+
+bool worker_link_ticket_key(struct worker_link *link, struct sp_digest *ret_key,
+                            uint64_t *ret_now_ms)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    bool has = link->has_key;
+    *ret_key = link->key;
+    *ret_now_ms = (uint64_t)(sp_now_ms() + link->clock_offset_ms);
+    pthread_mutex_unlock(&link->roll_lock);
+    return has;
+}
+
+static void note_reply(struct worker_link *link, const struct proto_hello_reply *reply)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    link->renew_ms = reply->renew_ms != 0 ? reply->renew_ms : DEFAULT_RENEW_MS;
+    link->poll_ms = reply->poll_ms != 0 ? reply->poll_ms : DEFAULT_POLL_MS;
+    link->sources = reply->sources;
+    link->has_key = reply->serve_key.length == SP_DIGEST_BYTES;
+    if (link->has_key)
+        memcpy(link->key.bytes, reply->serve_key.data, SP_DIGEST_BYTES);
+    link->clock_offset_ms = (int64_t)reply->clock_ms - sp_now_ms();
+    pthread_mutex_unlock(&link->roll_lock);
 }
 
 /* ---- hello ---- */
@@ -183,6 +274,11 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
     gethostname(host, sizeof(host) - 1);
     uint64_t *held;
     uint32_t n_held = worker_link_held(link, &held);
+    struct proto_held_weights given[HELD_MAX];
+    pthread_mutex_lock(&link->roll_lock);
+    uint32_t n_given = SP_MIN(link->held_count, (uint32_t)HELD_MAX);
+    memcpy(given, link->held, n_given * sizeof(*given));
+    pthread_mutex_unlock(&link->roll_lock);
     struct proto_hello hello = {
         .role = link->identity.role,
         .name = link->identity.name,
@@ -193,6 +289,11 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
         .numerics_class = link->identity.numerics_class,
         .slots = link->identity.slots,
         .leases = {.values = held, .count = n_held},
+        .serve = link->serve_url,
+        .serve_name = link->serve_name,
+        .serve_slots = link->serve_slots,
+        .held = given,
+        .held_count = n_given,
     };
     const void *body = NULL;
     enum sp_err rc = proto_call(peer->client, PROTO_HELLO, &hello, -1, &body, err);
@@ -201,10 +302,7 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
         return sp_wrap(err, rc, "hello");
     const struct proto_hello_reply *reply = body;
     link->worker_id = reply->worker_id;
-    pthread_mutex_lock(&link->roll_lock);
-    link->renew_ms = reply->renew_ms != 0 ? reply->renew_ms : DEFAULT_RENEW_MS;
-    link->poll_ms = reply->poll_ms != 0 ? reply->poll_ms : DEFAULT_POLL_MS;
-    pthread_mutex_unlock(&link->roll_lock);
+    note_reply(link, reply);
     sp_info("joined coordinator %s as worker %llu (%u of %u leases lost)", link->settings->url,
             (unsigned long long)reply->worker_id, reply->leases_lost.count, n_held);
     for (uint32_t i = 0; i < reply->leases_lost.count; i++)

@@ -53,6 +53,26 @@ void worker_peer_cancel(struct worker_peer *peer);
 /* Any thread: wakes a blocked call (SP_ECANCELED) and leaves the peer usable. */
 void worker_peer_interrupt(struct worker_peer *peer);
 
+/* While calls go through `client`, which the peer's thread owns, too: it is woken by cancel and
+ * interrupt of the peer as the peer's own is. NULL: no more. */
+void worker_peer_watch(struct worker_peer *peer, struct proto_client *client);
+bool worker_peer_is_cancelled(void *peer); /* as proto_client_options.cancelled wants it */
+const struct worker_settings *worker_peer_settings(const struct worker_peer *peer);
+struct worker_link *worker_peer_link(const struct worker_peer *peer);
+
+/* ---- giving chunks of weights to others (serve.h) ---- */
+
+/* Before the first hello: where others reach this worker; borrowed for the life of the link. */
+void worker_link_serve(struct worker_link *link, const char *url, const char *name, uint32_t slots);
+/* It has this checkpoint: named in every hello from now on. The 16 newest are kept. */
+void worker_link_gives(struct worker_link *link, const struct sp_digest *manifest, uint32_t chunks);
+bool worker_link_is_server(const struct worker_link *link);
+/* Whether the coordinator knows blob_sources. */
+bool worker_link_has_sources(struct worker_link *link);
+/* What tickets are checked with; false: none yet. */
+bool worker_link_ticket_key(struct worker_link *link, struct sp_digest *ret_key,
+                            uint64_t *ret_now_ms);
+
 /* Says hello if that has not happened yet. */
 enum sp_err worker_hello(struct worker_peer *peer, struct sp_error *err) SP_MUST_USE;
 /* A request whose body begins with worker_id (filled in here). An unknown worker says hello and

@@ -6,6 +6,7 @@
 #ifndef SPIN_WORKER_SETTINGS_H
 #define SPIN_WORKER_SETTINGS_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -26,6 +27,8 @@ struct worker_settings {
     /* [weights] */
     char *cache_dir;           /* shared by the workers of one machine; "": STATE_DIR/cache */
     int64_t cache_limit_bytes; /* 0: none */
+    bool peers;                /* also from other workers */
+    int64_t peer_ms;           /* one of them has so long for a chunk */
     /* [compute] */
     char *backend;
     int64_t threads; /* 0: all cores */
@@ -163,6 +166,26 @@ struct worker_settings {
          "0",          0,                                                                          \
          1e18,         "bytes",                                                                    \
          "",           "Largest size of the cache; unused checkpoints go first; 0: no limit."},    \
+        {"weights",                                                                                \
+         "peers",                                                                                  \
+         SP_SET_BOOL,                                                                              \
+         offsetof(type, member.peers),                                                             \
+         "yes",                                                                                    \
+         0,                                                                                        \
+         1,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "Fetch weights also from generators that serve them, not from the coordinator alone."},   \
+        {"weights",                                                                                \
+         "peer_timeout",                                                                           \
+         SP_SET_MS,                                                                                \
+         offsetof(type, member.peer_ms),                                                           \
+         "20 s",                                                                                   \
+         10,                                                                                       \
+         600000,                                                                                   \
+         "ms",                                                                                     \
+         "",                                                                                       \
+         "A generator that has not sent a chunk (4 MiB) in this time is left alone."},             \
         {"compute",  "backend",                                                                    \
          SP_SET_STR, offsetof(type, member.backend),                                               \
          "cpu",      0,                                                                            \

@@ -293,6 +293,10 @@ static pid_t start_worker(struct cluster *cluster, const char *program, const ch
         n++;
     while (*more != NULL)
         argv[n++] = *more++;
+    for (size_t i = 0; i < SP_COUNT(cluster->worker_sets) && cluster->worker_sets[i]; i++) {
+        argv[n++] = "--set";
+        argv[n++] = cluster->worker_sets[i];
+    }
     return spawn(cluster, name, -1, argv);
 }
 

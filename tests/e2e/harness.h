@@ -18,6 +18,7 @@ struct cluster {
     char base[256]; /* directory of the starting model */
     double time_scale;
     const char *set; /* one more setting of the coordinator, "name=value"; NULL: none */
+    const char *worker_sets[8]; /* more settings of workers started from now on; NULL ends them */
     int slots;       /* of generators started from now on */
     int lease_items; /* of them; 1 makes them slow enough to be met in the middle */
     pid_t coordinator, generators[CLUSTER_GENERATORS], trainers[CLUSTER_TRAINERS];

@@ -88,6 +88,32 @@ START_TEST(test_settings_that_need_each_other)
 }
 END_TEST
 
+/* Chunks are given nowhere unless asked, and under an address that others can dial. */
+START_TEST(test_serving)
+{
+    struct gen_settings settings;
+    struct sp_error err = {0};
+    ck_assert_int_eq(parse("", &settings, &err), SP_OK);
+    ck_assert_str_eq(settings.serve, "");
+    ck_assert(settings.worker.peers);
+    ck_assert_int_eq(gen_settings_finish(&settings, &err), SP_OK);
+    sp_config_deinit(&gen_settings_spec, &settings);
+    static const char *const wild[] = {"0.0.0.0", "[::]", "*"};
+    for (size_t i = 0; i < SP_COUNT(wild); i++) {
+        char text[128];
+        snprintf(text, sizeof(text), "[weights]\nserve = tls+tcp://%s:7072\n", wild[i]);
+        ck_assert_int_eq(parse(text, &settings, &err), SP_OK);
+        ck_assert_int_eq(gen_settings_finish(&settings, &err), SP_EINVAL);
+        ck_assert_ptr_nonnull(strstr(err.text, "serve_as"));
+        sp_config_deinit(&gen_settings_spec, &settings);
+    }
+    ck_assert_int_eq(parse("[weights]\nserve = tls+tcp://gpu1:7072\n", &settings, &err), SP_OK);
+    ck_assert_int_eq(gen_settings_finish(&settings, &err), SP_OK);
+    ck_assert_str_eq(settings.serve_as, "tls+tcp://gpu1:7072");
+    sp_config_deinit(&gen_settings_spec, &settings);
+}
+END_TEST
+
 static enum sp_err read_token(const char *content, char **ret, struct sp_error *err)
 {
     struct gen_settings settings;
@@ -128,6 +154,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_defaults_follow_from_the_state_directory);
     tcase_add_test(c, test_bad_configurations_name_the_line_and_the_field);
     tcase_add_test(c, test_settings_that_need_each_other);
+    tcase_add_test(c, test_serving);
     tcase_add_test(c, test_token_files);
     suite_add_tcase(s, c);
     return s;
