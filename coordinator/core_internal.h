@@ -5,7 +5,6 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
-#include "coordinator/core.h"
 #include "coordinator/core_sources.h"
 #include "coordinator/map.h"
 #include "coordinator/rate.h"
@@ -194,8 +193,8 @@ struct coord_parked {
     char *run;                        /* hint, or what is asked about; owned; may be NULL */
     char *runs;                       /* of the principal; owned; may be NULL */
     uint32_t max_items;               /* LEASE */
-    uint32_t iteration, pass, count;  /* FETCH; count: chunks, for SOURCES */
-    struct sp_digest manifest;        /* SOURCES */
+    uint32_t iteration, pass, count;  /* FETCH; of SOURCES: chunks that … */
+    struct sp_digest manifest;        /* … this one lists */
     uint64_t start, epoch;            /* FETCH; start is the version for STATUS */
 };
 

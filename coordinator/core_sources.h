@@ -1,5 +1,5 @@
-/* core_sources: the core's side of spreading weights (sources.c): who gives chunks, and who asks for
- * them. Part of core_internal.h. */
+/* core_sources: the core's side of spreading weights (sources.c): who gives chunks, and who asks
+ * for them. Part of core_internal.h. */
 #ifndef SPIN_COORDINATOR_CORE_SOURCES_H
 #define SPIN_COORDINATOR_CORE_SOURCES_H
 
