@@ -24,7 +24,8 @@ static enum sp_err run(const struct gen_settings *settings, struct sp_error *err
     gen_init(&gen, settings);
     struct sp_daemon_hooks hooks = {.on_stop = on_stop, .context = &gen};
     sp_daemon_init(&hooks);
-    struct tn_backend_options options = {.threads = (int32_t)settings->worker.threads};
+    struct tn_backend_options options = {.threads = (int32_t)settings->worker.threads,
+                                         .module_path = settings->worker.module_path};
     enum sp_err rc = tn_open(settings->worker.backend, &options, &backend, err);
     if (rc == SP_OK)
         rc = gen_run(&gen, backend, err);

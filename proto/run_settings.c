@@ -29,7 +29,8 @@ static const struct sp_setting table[] = {
     ENUM("run", "compat", compat, "none", "none|uclaml",
          "uclaml: as the SPIN authors' code does it, with its templates, its defaults and its data "
          "of each iteration (docs/uclaml.md)."),
-    STR("run", "backend", backend, "cpu", "Backend of generators and trainer: cpu or openblas."),
+    STR("run", "backend", backend, "cpu",
+        "Backend of generators and trainer: cpu, openblas, cuda or cuda-fp32."),
 
     STR("data", "train", train, "",
         "File of prompts with human answers: JSON Lines, a JSON array or CSV, also compressed with "

@@ -76,7 +76,7 @@ static const struct argp_option global_options[] = {
     {"quiet", 'q', NULL, 0, "No progress bars"},
     {"threads", KEY_THREADS, "N", 0,
      "Compute threads (default: all cores); results don't depend on it"},
-    {"backend", KEY_BACKEND, "NAME", 0, "cpu (default) or openblas"},
+    {"backend", KEY_BACKEND, "NAME", 0, "cpu (default), openblas, cuda or cuda-fp32"},
     {0},
 };
 

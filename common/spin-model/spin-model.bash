@@ -13,7 +13,7 @@ _spin_model() {
     esac
   done
   case $previous in
-    --backend) mapfile -t COMPREPLY < <(compgen -W "cpu openblas" -- "$word") && return ;;
+    --backend) mapfile -t COMPREPLY < <(compgen -W "cpu openblas cuda cuda-fp32" -- "$word") && return ;;
     --dtype) mapfile -t COMPREPLY < <(compgen -W "F32 BF16 F16 Q8_0" -- "$word") && return ;;
     --to) mapfile -t COMPREPLY < <(compgen -W "gguf hf" -- "$word") && return ;;
     --input | --messages | --config | --tokenizer | -i | -c)

@@ -1,9 +1,10 @@
 /* backend: the table of operations that the model is written against. A backend's folder is the
  * only place that knows its library or device; the model code stays one.
  *
- * Backends: "cpu" (our own kernels, the default) and "openblas" (the same, with its matrix products
+ * Backends: "cpu" (our own kernels, the default), "openblas" (the same, with its matrix products
  * done by OpenBLAS in blocks of a fixed size; the plain peer that every product is checked
- * against).
+ * against), "cuda" and "cuda-fp32" (an NVIDIA device; in a module that is loaded when asked for,
+ * see module.h).
  *
  * Numerics (promise 1). In "cpu" every output of a matrix product is one chain of fused
  * multiply-adds over k = 0, 1, … K-1, in its own lane, whatever the batch, the block and the number
@@ -74,6 +75,9 @@ struct tn_kv_cache; /* keys and values of `slots` sequences for all layers */
 struct tn_backend_options {
     int32_t threads; /* 0: cores available to the process */
     const char *isa; /* NULL: the best; "generic", "avx2", "avx512", "avx512bf16" (tests) */
+    /* Folder of the modules; NULL or "": SPIN_MODULE_PATH of the environment, else where they were
+     * installed. */
+    const char *module_path;
 };
 
 /* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight
@@ -236,11 +240,15 @@ struct tn_ops {
                     const struct tn_rmsprop *);
     void (*adamw)(struct tn_backend *, float *w, const float *g, float *m, float *v, size_t n,
                   const struct tn_adamw *);
+
+    /* --- the backend itself: see tn_close and tn_probe --- */
+    void (*close)(struct tn_backend *);
+    double (*probe)(struct tn_backend *);
 };
 
 struct tn_backend {
     const struct tn_ops *ops;
-    const char *name; /* "cpu", "openblas" */
+    const char *name; /* as it was opened: "cpu", "openblas", "cuda", "cuda-fp32" */
     /* What bits depend on: "cpu r1", "openblas r1 0.3.21 SkylakeX". */
     char numerics_class[TN_CLASS_BYTES];
     char device[128]; /* for people: "2 threads, avx512" */
@@ -248,15 +256,17 @@ struct tn_backend {
     void *state; /* the backend's own */
 };
 
-/* Opens a backend by name. SP_EUNSUPPORTED names the known ones. */
+/* Opens a backend by name. SP_EUNSUPPORTED names the known ones. What a module may lack is said by
+ * its name, with the remedy: SP_ENOTFOUND (no module), SP_EVERSION (a module of another version),
+ * SP_EUNSUPPORTED (no driver, an old one, no device), SP_ENOMEM (the device's memory is taken). */
 enum sp_err tn_open(const char *name, const struct tn_backend_options *options,
                     struct tn_backend **ret, struct sp_error *err) SP_MUST_USE;
 void tn_close(struct tn_backend *backend); /* NULL is fine */
-/* The numerics class without opening the device's pool, by name. */
+/* The numerics class by name, without taking the device's memory or starting the pool. */
 enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
                               struct sp_error *err) SP_MUST_USE;
-/* Floating-point operations per second that the backend's threads reach in multiply-adds on what
- * fits the first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
+/* Floating-point operations per second that the backend reaches in multiply-adds on what fits the
+ * first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
 double tn_probe(struct tn_backend *backend);
 
 #endif

@@ -31,7 +31,8 @@ struct worker_settings {
     int64_t peer_ms;           /* one of them has so long for a chunk */
     /* [compute] */
     char *backend;
-    int64_t threads; /* 0: all cores */
+    char *module_path; /* folder of the backends that are modules; "": as installed */
+    int64_t threads;   /* 0: all cores */
 };
 
 #define WORKER_SETTINGS(type, member, default_name)                                                \
@@ -176,21 +177,32 @@ struct worker_settings {
          "",                                                                                       \
          "",                                                                                       \
          "Fetch weights also from generators that serve them, not from the coordinator alone."},   \
-        {"weights",                                                                                \
-         "peer_timeout",                                                                           \
-         SP_SET_MS,                                                                                \
-         offsetof(type, member.peer_ms),                                                           \
-         "20 s",                                                                                   \
-         10,                                                                                       \
-         600000,                                                                                   \
-         "ms",                                                                                     \
+        {"weights", "peer_timeout",                                                                \
+         SP_SET_MS, offsetof(type, member.peer_ms),                                                \
+         "20 s",    10,                                                                            \
+         600000,    "ms",                                                                          \
+         "",        "A generator that has not sent a chunk (4 MiB) in this time is left alone."},  \
+        {"compute",                                                                                \
+         "backend",                                                                                \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.backend),                                                           \
+         "cpu",                                                                                    \
+         0,                                                                                        \
+         0,                                                                                        \
          "",                                                                                       \
-         "A generator that has not sent a chunk (4 MiB) in this time is left alone."},             \
-        {"compute",  "backend",                                                                    \
-         SP_SET_STR, offsetof(type, member.backend),                                               \
-         "cpu",      0,                                                                            \
-         0,          "",                                                                           \
-         "",         "Backend: cpu or openblas. A run takes only workers of its own."},            \
+         "",                                                                                       \
+         "Backend: cpu, openblas, cuda or cuda-fp32. A run takes only workers of its own."},       \
+        {"compute",                                                                                \
+         "module_path",                                                                            \
+         SP_SET_STR,                                                                               \
+         offsetof(type, member.module_path),                                                       \
+         "",                                                                                       \
+         0,                                                                                        \
+         0,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "Folder of spin-cuda.so; empty: SPIN_MODULE_PATH of the environment, else where it was "  \
+         "installed."},                                                                            \
     {                                                                                              \
         "compute", "threads", SP_SET_I64, offsetof(type, member.threads), "0", 0, SP_MAX_THREADS,  \
             "threads", "", "Threads that compute; 0: all cores of the machine."                    \

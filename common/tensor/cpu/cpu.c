@@ -122,6 +122,8 @@ static const struct tn_ops cpu_ops = {
     .sum_squares = tn_cpu_sum_squares,
     .rmsprop = tn_cpu_rmsprop,
     .adamw = tn_cpu_adamw,
+    .close = tn_cpu_close,
+    .probe = tn_cpu_probe,
 };
 
 static bool has_generic(void)
@@ -210,10 +212,8 @@ enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_back
     return SP_OK;
 }
 
-void tn_close(struct tn_backend *backend)
+void tn_cpu_close(struct tn_backend *backend)
 {
-    if (!backend)
-        return;
     struct tn_cpu *cpu = tn_cpu_of(backend);
     tn_pool_free(cpu->pool);
     for (int32_t i = 0; i < cpu->threads; i++)

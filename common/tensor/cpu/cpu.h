@@ -176,6 +176,9 @@ void tn_cpu_cache_attention(struct tn_backend *, float *out, const float *qkv, s
 void tn_cpu_cache_copy(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,
                        int32_t n);
 
+void tn_cpu_close(struct tn_backend *backend);
+double tn_cpu_probe(struct tn_backend *backend);
+
 /* Opens the "cpu" backend; the "openblas" one starts from it. */
 enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_backend **ret,
                         struct sp_error *err) SP_MUST_USE;

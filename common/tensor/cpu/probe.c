@@ -30,7 +30,7 @@ static void task(void *context, int32_t index, int32_t worker)
         p->kern->micro(p->kern->mr, DEPTH, p->a, mr, p->b, nr, c, nr, false);
 }
 
-double tn_probe(struct tn_backend *backend)
+double tn_cpu_probe(struct tn_backend *backend)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct probe *p = sp_alloc_block(1, sizeof(*p));

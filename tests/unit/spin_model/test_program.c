@@ -387,6 +387,9 @@ START_TEST(test_bench)
     free(out);
     expect_failure("bench . --only nothing", NULL, 2, "prefill, decode or spin_step");
     expect_failure("bench /no/such", NULL, 4, "/no/such");
+    setenv("SPIN_MODULE_PATH", dir, 1);
+    expect_failure("bench . --backend cuda", NULL, 4, "backend cuda: no module");
+    unsetenv("SPIN_MODULE_PATH");
 }
 END_TEST
 

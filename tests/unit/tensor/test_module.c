@@ -1,0 +1,106 @@
+/* Backends that are modules: what is said when there is none, or one that doesn't fit. */
+#include "tests/unit/check_main.h"
+
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/tensor/module.h"
+
+static char folder[] = "/tmp/spin-modules-XXXXXX";
+
+static void make_folder(void)
+{
+    strcpy(folder + sizeof(folder) - 7, "XXXXXX");
+    ck_assert_ptr_nonnull(mkdtemp(folder));
+}
+
+static char *module_file(void)
+{
+    return sp_xprintf("%s/spin-cuda.so", folder);
+}
+
+static void remove_folder(void)
+{
+    char *file = module_file();
+    unlink(file);
+    rmdir(folder);
+    free(file);
+}
+
+static void link_module(const char *target)
+{
+    char *file = module_file();
+    ck_assert_int_eq(symlink(target, file), 0);
+    free(file);
+}
+
+static void expect(const char *name, const char *path, enum sp_err code, const char *part,
+                   const char *remedy)
+{
+    struct tn_backend_options options = {.module_path = path};
+    struct tn_backend *backend = NULL;
+    struct sp_error err = {0};
+    enum sp_err rc = tn_open(name, &options, &backend, &err);
+    ck_assert_msg(rc == code, "%s: %s, not %s", err.text, sp_err_name(rc), sp_err_name(code));
+    ck_assert_msg(strstr(err.text, part) && strstr(err.text, remedy) && strstr(err.text, name),
+                  "\"%s\" lacks \"%s\", \"%s\" or the name", err.text, part, remedy);
+    ck_assert_ptr_null(backend);
+}
+
+START_TEST(no_module)
+{
+    expect("cuda", folder, SP_ENOTFOUND, "no module", "install spin's package for cuda");
+    expect("cuda-fp32", folder, SP_ENOTFOUND, folder, "use backend = cpu");
+    expect("cuda", "modules", SP_EINVAL, "\"modules\"", "absolute");
+    char class[TN_CLASS_BYTES] = "untouched";
+    struct sp_error err = {0};
+    setenv("SPIN_MODULE_PATH", folder, 1);
+    ck_assert_int_eq(tn_numerics_class("cuda", class, &err), SP_ENOTFOUND);
+    ck_assert_str_eq(class, "untouched");
+    expect("cuda", NULL, SP_ENOTFOUND, folder, "SPIN_MODULE_PATH");
+    expect("cuda", "", SP_ENOTFOUND, folder, "SPIN_MODULE_PATH");
+    unsetenv("SPIN_MODULE_PATH");
+    expect("cuda", NULL, SP_ENOTFOUND, "/spin/spin-cuda.so", "install");
+}
+END_TEST
+
+START_TEST(module_of_another_version)
+{
+    link_module(FAKE_OTHER);
+    expect("cuda", folder, SP_EVERSION, "is of spin 0.0.1", "install both from the same version");
+}
+END_TEST
+
+START_TEST(library_that_is_no_module)
+{
+    link_module(FAKE_NONE);
+    expect("cuda", folder, SP_EUNSUPPORTED, "no module of spin", "spin_tensor_module");
+}
+END_TEST
+
+START_TEST(file_that_cannot_be_loaded)
+{
+    char *file = module_file();
+    FILE *f = fopen(file, "w");
+    ck_assert_ptr_nonnull(f);
+    fputs("not a shared object", f);
+    fclose(f);
+    expect("cuda", folder, SP_EUNSUPPORTED, file, "install the library that is named");
+    free(file);
+}
+END_TEST
+
+static Suite *suite(void)
+{
+    Suite *suite = suite_create("module");
+    TCase *tcase = tcase_create("module");
+    tcase_add_checked_fixture(tcase, make_folder, remove_folder);
+    tcase_add_test(tcase, no_module);
+    tcase_add_test(tcase, module_of_another_version);
+    tcase_add_test(tcase, library_that_is_no_module);
+    tcase_add_test(tcase, file_that_cannot_be_loaded);
+    suite_add_tcase(suite, tcase);
+    return suite;
+}
+
+SPIN_CHECK_MAIN(suite())
