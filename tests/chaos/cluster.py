@@ -251,7 +251,7 @@ class Cluster:
 
     # ---- spinctl ----
 
-    def ctl(self, *args, timeout=20, wanted=True):
+    def ctl(self, *args, timeout=120, wanted=True):
         """What it printed as JSON, or None where it failed and that may be."""
         argv = [self.build / "coordinator/spinctl/spinctl", "--json", "--state-dir",
                 self.dir / "coordinator", "--timeout", str(timeout), *args]
