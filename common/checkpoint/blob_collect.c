@@ -89,7 +89,8 @@ static bool look_at(void *context, const struct sp_digest *digest, uint64_t byte
 static void install_marks(struct collect *c)
 {
     struct ckpt_blobs *blobs = c->blobs;
-    qsort(c->marks, c->mark_count, sizeof(*c->marks), compare_marks);
+    if (c->mark_count > 0)
+        qsort(c->marks, c->mark_count, sizeof(*c->marks), compare_marks);
     pthread_mutex_lock(&blobs->mutex);
     for (size_t i = 0; i < c->mark_count; i++) {
         const struct blob_mark *old = find_mark(blobs, &c->marks[i].digest);

@@ -103,6 +103,16 @@ static bool on_disk(const struct sp_digest *digest)
     return sp_path_exists(path);
 }
 
+START_TEST(nothing_to_mark)
+{
+    struct sp_digest chunk, digest;
+    ck_assert_uint_eq(collect(0, NULL, 0).waiting, 0); /* no blob at all */
+    publish(0, &chunk, &digest);
+    struct ckpt_collected out = collect(100, NULL, 0);
+    ck_assert_uint_eq(out.waiting + out.deleted, 0);
+}
+END_TEST
+
 START_TEST(marked_waited_deleted)
 {
     struct sp_digest chunk[4], digest[4], manifest[4];
@@ -181,6 +191,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("collect");
     tcase_add_checked_fixture(t, open_all, close_all);
     tcase_add_test(t, retention_keeps_what_it_should);
+    tcase_add_test(t, nothing_to_mark);
     tcase_add_test(t, marked_waited_deleted);
     tcase_add_test(t, roots_hold_their_chunks);
     tcase_add_test(t, who_asks_takes_the_mark_away);
