@@ -68,6 +68,9 @@ static enum sp_err make_decoder(struct generation *g, struct sp_error *err)
         .slots = (int32_t)SP_MIN(g->tool->samples, (int64_t)MAX_SLOTS),
         .queue = (int32_t)g->tool->samples,
         .max_positions = (int32_t)g->prompt.count + g->max_new_tokens,
+        .weights = g->tool->weights,
+        .cache = g->tool->kv,
+        .activations = g->tool->activations,
     };
     return model_decoder_new(g->engine.model, &options, &g->decoder, err);
 }

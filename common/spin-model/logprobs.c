@@ -4,6 +4,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/progress.h"
+#include "common/model/decoder.h"
 #include "common/model/forward.h"
 #include "common/spin-model/engine.h"
 #include "common/text/dataset.h"
@@ -153,6 +154,38 @@ static enum sp_err print_example(const struct example *e, const float *logprobs,
     return tool_print_json(object, err);
 }
 
+/* Examples one by one as a generator scores them, with the storage types that were asked for. */
+static enum sp_err score_decoded(struct scoring *s, struct sp_error *err)
+{
+    struct model_decoder *decoder = NULL;
+    struct model_decoder_options options = {.slots = 1,
+                                            .max_positions = s->max_rows + 1,
+                                            .weights = s->tool->weights,
+                                            .cache = s->tool->kv,
+                                            .activations = s->tool->activations};
+    options.max_positions = SP_MIN(options.max_positions, s->engine.config->max_positions);
+    enum sp_err rc = model_decoder_new(s->engine.model, &options, &decoder, err);
+    for (size_t i = 0; rc == SP_OK && i < s->count; i++) {
+        const struct example *e = &s->examples[i];
+        struct model_decoder_request request = {.prompt = e->prompt.ids,
+                                                .n_prompt = (int32_t)e->prompt.count,
+                                                .answers = {e->response.ids},
+                                                .n_answers = {(int32_t)e->response.count},
+                                                .token_logprobs = true};
+        struct model_decoder_result result;
+        bool idle = false;
+        rc = model_decoder_submit(decoder, &request, err);
+        while (rc == SP_OK && !idle)
+            rc = model_decoder_step(decoder, &idle, err);
+        if (rc == SP_OK && model_decoder_take_result(decoder, &result))
+            rc = print_example(e, result.answers[0].token_logprobs, err);
+        s->done_tokens += (uint64_t)rows_of(e);
+        sp_progress_set(s->progress, s->done_tokens);
+    }
+    model_decoder_free(decoder);
+    return rc;
+}
+
 /* Examples from `first` on, as many as fit; *ret_next is the first one that did not. */
 static enum sp_err score_batch(struct scoring *s, size_t first, size_t *ret_next,
                                struct sp_error *err)
@@ -203,7 +236,11 @@ static enum sp_err score_all(struct scoring *s, struct sp_error *err)
     rc = read_examples(s, err);
     if (rc == SP_OK)
         rc = make_workspace(s, err);
-    for (size_t next = 0; rc == SP_OK && next < s->count;)
+    bool narrow =
+        s->tool->weights != TN_F32 || s->tool->kv != TN_F32 || s->tool->activations != TN_F32;
+    if (rc == SP_OK && narrow && !s->quiet)
+        rc = score_decoded(s, err);
+    for (size_t next = 0; rc == SP_OK && (!narrow || s->quiet) && next < s->count;)
         rc = score_batch(s, next, &next, err);
     scoring_deinit(s);
     return rc;

@@ -3,6 +3,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/err.h"
 #include "common/base/limits.h"
@@ -46,6 +47,9 @@ enum {
     KEY_MESSAGES,
     KEY_DATE,
     KEY_HELD_OUT,
+    KEY_WEIGHTS,
+    KEY_ACTIVATIONS,
+    KEY_KV,
 };
 
 static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
@@ -114,6 +118,39 @@ static error_t parse_dir(int key, char *arg, struct argp_state *state)
     if (key == ARGP_KEY_END && tool->dir == NULL)
         argp_error(state, "DIR is missing");
     return ARGP_ERR_UNKNOWN;
+}
+
+/* What generators compute in, by the names of a run's settings. */
+#define DECODER_OPTIONS                                                                            \
+    {"weights", KEY_WEIGHTS, "TYPE", 0, "As [generate] weights of a run: f32 (default) or bf16"},  \
+        {"activations", KEY_ACTIVATIONS, "TYPE", 0, "As [generate] activations"},                  \
+    {                                                                                              \
+        "kv", KEY_KV, "TYPE", 0, "As [generate] kv"                                                \
+    }
+
+static enum tn_dtype type_of(struct argp_state *state, const char *option, const char *text)
+{
+    if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
+        argp_error(state, "--%s: \"%s\" is neither f32 nor bf16", option, text);
+    return strcmp(text, "bf16") == 0 ? TN_BF16 : TN_F32;
+}
+
+static error_t parse_decoder(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    switch (key) {
+    case KEY_WEIGHTS:
+        tool->weights = type_of(state, "weights", arg);
+        return 0;
+    case KEY_ACTIVATIONS:
+        tool->activations = type_of(state, "activations", arg);
+        return 0;
+    case KEY_KV:
+        tool->kv = type_of(state, "kv", arg);
+        return 0;
+    default:
+        return parse_dir(key, arg, state);
+    }
 }
 
 static int run(struct tool *tool, tool_command command)
@@ -199,6 +236,7 @@ static const struct argp_option logprobs_options[] = {
     {"format", KEY_FORMAT, "NAME", 0, "Format of the input (default: recognized by its fields)"},
     {"template", KEY_TEMPLATE, "NAME", 0, "Chat template: auto (the model's own), none, or a name"},
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "Today, for templates that ask for it"},
+    DECODER_OPTIONS,
     {0},
 };
 
@@ -219,7 +257,7 @@ static error_t parse_logprobs(int key, char *arg, struct argp_state *state)
         tool->date = arg;
         return 0;
     default:
-        return parse_dir(key, arg, state);
+        return parse_decoder(key, arg, state);
     }
 }
 
@@ -278,6 +316,7 @@ static const struct argp_option generate_options[] = {
     {"seed", KEY_SEED, "N", 0, "Same seed, same text (default 0)"},
     {"samples", KEY_SAMPLES, "N", 0, "Answers to the prompt (default 1)"},
     {"greedy", KEY_GREEDY, NULL, 0, "The likeliest token always"},
+    DECODER_OPTIONS,
     {0},
 };
 
@@ -322,7 +361,7 @@ static error_t parse_generate(int key, char *arg, struct argp_state *state)
         tool->greedy = true;
         return 0;
     default:
-        return parse_dir(key, arg, state);
+        return parse_decoder(key, arg, state);
     }
 }
 

@@ -10,6 +10,7 @@
 
 #include "common/base/cli.h"
 #include "common/base/err.h"
+#include "common/tensor/backend.h"
 
 /* Everything that the command line can say; zeroed, then filled by argp. */
 struct tool {
@@ -33,7 +34,8 @@ struct tool {
     double temperature, top_p;
     int64_t top_k, max_new_tokens, seed, samples;
     bool greedy;
-    const char *date;          /* YYYY-MM-DD; NULL: none */
+    enum tn_dtype weights, activations, kv; /* of a decoder */
+    const char *date;                       /* YYYY-MM-DD; NULL: none */
     /* init */
     const char *config, *tokenizer, *dtype;
     /* convert */

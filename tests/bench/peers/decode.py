@@ -206,6 +206,8 @@ def main():
     a.add_argument("--steps", type=int, default=0, help="0: by batch")
     a.add_argument("--threads", type=int, default=2)
     a.add_argument("--repeats", type=int, default=5)
+    a.add_argument("--types", default="f32,bf16,pairs",
+                   help="ours: weights and cache f32 or bf16; pairs: activations bf16 as well")
     a.add_argument("--only", default="", help="peers by name, separated by commas")
     a.add_argument("--cpu-time", action="store_true",
                    help="tokens by CPU second, for machines that are not quiet; with one thread")
@@ -222,7 +224,7 @@ def main():
                   for d in ("float32", "bfloat16") for c in ("dynamic", "static")]
     if o.only:
         peers = [p for p in peers if p.name in o.only.split(",")]
-    sides = [Ours(o.ours, o.model, o.threads, d) for d in ("f32", "bf16")]
+    sides = [Ours(o.ours, o.model, o.threads, d) for d in o.types.split(",")]
     result = {"clock": "cpu" if o.cpu_time else "wall", "context": o.context,
               "threads": o.threads, "rows": []}
     for batch in map(int, o.batches.split(",")):

@@ -329,6 +329,27 @@ START_TEST(test_logprobs)
         json_decref(result);
     }
     ck_assert_int_eq(lines, 100);
+    /* As a generator with narrow types: other bits, near. */
+    char *narrow =
+        expect_output("logprobs m -i in.jsonl --weights bf16 --activations bf16 --kv bf16", NULL);
+    ck_assert_str_ne(out, narrow);
+    line = narrow;
+    const char *exact = out;
+    for (lines = 0; *line != 0; line += strcspn(line, "\n") + 1, lines++) {
+        json_t *result = parse_line(line), *expected = parse_line(exact);
+        double sum = json_real_value(json_object_get(result, "sum"));
+        ck_assert(json_equal(json_object_get(result, "token_ids"),
+                             json_object_get(expected, "token_ids")));
+        ck_assert(fabs(sum - json_real_value(json_object_get(expected, "sum"))) < 0.5);
+        exact += strcspn(exact, "\n") + 1;
+        json_decref(result);
+        json_decref(expected);
+    }
+    ck_assert_int_eq(lines, 100);
+    free(narrow);
+    expect_failure("logprobs m -i in.jsonl --kv f16", NULL, 2, "neither f32 nor bf16");
+    expect_failure("logprobs m -i in.jsonl --activations bf16", NULL, 18, "weights in bf16");
+    free(expect_output("generate m -p ab -n 3 --weights bf16 --activations bf16", NULL));
     expect_failure("logprobs m", NULL, 2, "--input FILE is missing");
     expect_failure("logprobs m --input none.jsonl", NULL, 4, "none.jsonl");
     expect_failure("logprobs m --input in.jsonl --format nonsense", NULL, 2, "nonsense");
