@@ -3,9 +3,11 @@
  * A request names a prompt, up to two given answers to score, and whether to sample an answer. All
  * of it happens in one slot: the prompt is run once, the answers after it, then the sampled one.
  * Each model_decoder_step is one pass over a batch that holds one row of every slot that is
- * sampling and, up to rows_per_step, rows of prompts and given answers; a slot that falls free is
- * filled at once from the queue. What a prompt has in common with one that a slot has run (a system
- * prompt, examples, the same prompt sampled twice) is copied from there, not run again.
+ * sampling and, up to rows_per_step, rows of prompts and given answers, of which there are only
+ * some for each slot that is sampling, so that new prompts don't hold up what runs; a slot that
+ * falls free is filled at once from the queue. What a prompt has in common with one that a slot has
+ * run (a system prompt, examples, the same prompt sampled twice) is copied from there, not run
+ * again.
  *
  * Bits: a request's result is a function of the weights, the request and the dtypes alone. It
  * doesn't depend on what else is in the batch, on slots, on rows_per_step or on threads. Draw i of

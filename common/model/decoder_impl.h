@@ -16,6 +16,10 @@
 #include "common/model/parts.h"
 
 #define DECODER_LOGIT_ROWS 64 /* rows whose logits exist at once */
+/* Rows of prompts and given answers in a step beside slots that sample: for each of those, and of
+ * all at least. */
+#define DECODER_GIVEN_EACH 2
+#define DECODER_GIVEN_LEAST 32
 
 /* A request with its buffers, max_positions elements each. */
 struct decoder_record {
@@ -84,6 +88,7 @@ struct model_decoder {
     int32_t logit_rows;
     /* the batch of a step, host */
     int32_t n_rows;
+    int32_t next_given; /* slot whose given rows come first in the next step */
     int32_t *ids, *positions;
     struct tn_cache_row *cache_rows;
     struct decoder_logit_row *samples; /* (slots): rows to sample from, some also score */

@@ -46,10 +46,11 @@ static void add_last_prompt_row(struct model_decoder *d, struct decoder_record *
         d->scores[d->n_scores++] = l;
 }
 
-/* Rows of the prompt, then of one answer, as far as the step has room. */
-static void add_given_rows(struct model_decoder *d, int32_t slot, struct decoder_record *r)
+/* Rows of the prompt, then of one answer, as far as there is room. */
+static void add_given_rows(struct model_decoder *d, int32_t slot, struct decoder_record *r,
+                           int32_t room)
 {
-    int32_t room = d->options.rows_per_step, n_prompt = r->request.n_prompt;
+    int32_t n_prompt = r->request.n_prompt;
     if (d->slots[slot].donor >= 0)
         return; /* its beginning comes from another slot */
     while (d->n_rows < room && r->prompt_done < n_prompt) {
@@ -80,6 +81,16 @@ static bool is_sampling(const struct decoder_record *r)
     return r->prompt_done == r->request.n_prompt && r->branch == MODEL_DECODER_ANSWERS;
 }
 
+/* Rows of this step. While slots sample, given rows are some for each of them, so that their tokens
+ * come after a small multiple of the time that they would take alone. */
+static int32_t step_room(const struct model_decoder *d)
+{
+    int32_t given = SP_MAX(DECODER_GIVEN_LEAST, DECODER_GIVEN_EACH * d->n_samples);
+    if (d->n_samples == 0)
+        return d->options.rows_per_step;
+    return SP_MIN(d->options.rows_per_step, d->n_samples + given);
+}
+
 static void build_batch(struct model_decoder *d)
 {
     d->n_rows = d->n_samples = d->n_scores = 0;
@@ -92,10 +103,14 @@ static void build_batch(struct model_decoder *d)
         d->samples[d->n_samples++] =
             (struct decoder_logit_row){.row = row, .record = r, .sample = true};
     }
-    for (int32_t s = 0; s < d->options.slots; s++) {
+    /* Slots take turns, beginning with the one that the last step had no more room for. */
+    int32_t room = step_room(d), first = d->next_given;
+    for (int32_t i = 0; i < d->options.slots && d->n_rows < room; i++) {
+        int32_t s = (first + i) % d->options.slots;
         struct decoder_record *r = decoder_slot_record(d, s);
         if (r && !is_sampling(r))
-            add_given_rows(d, s, r);
+            add_given_rows(d, s, r, room);
+        d->next_given = s;
     }
 }
 

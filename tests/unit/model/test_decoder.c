@@ -309,6 +309,52 @@ START_TEST(common_beginnings_are_run_once)
 }
 END_TEST
 
+/* New prompts, all the time, beside a slot that samples: it gets a token in every step, and the
+ * steps stay short; every slot gets its turn. */
+START_TEST(prompts_do_not_hold_up_what_runs)
+{
+    enum { SLOTS = 24, STEPS = 60 };
+    struct model *m = new_model(false);
+    struct model_decoder *d = NULL;
+    struct model_decoder_options o = {.slots = SLOTS, .queue = SLOTS};
+    struct model_decoder_result result;
+    struct model_decoder_stats before, after;
+    int32_t prompt[90], done = 0, largest = 0;
+    bool idle;
+    ck_ok(model_decoder_new(m, &o, &d, err));
+    struct model_decoder_request r = {.prompt = prompt,
+                                      .n_prompt = 4,
+                                      .generate = true,
+                                      .max_new_tokens = STEPS + 10,
+                                      .params = {1, 0, 1}};
+    random_ids(1, 53, 90, prompt);
+    ck_ok(model_decoder_submit(d, &r, err));
+    ck_ok(model_decoder_step(d, &idle, err));
+    r.max_new_tokens = 3;
+    r.n_prompt = 90;
+    for (uint32_t step = 0, k = 0; step < STEPS; step++) {
+        for (; model_decoder_room(d) > 0; k++) {
+            random_ids(2 + k, 53, 90, prompt);
+            r.user = &prompt[k % 90];
+            ck_ok(model_decoder_submit(d, &r, err));
+        }
+        model_decoder_get_stats(d, &before);
+        ck_ok(model_decoder_step(d, &idle, err));
+        model_decoder_get_stats(d, &after);
+        int32_t given = (int32_t)(after.prefill_rows - before.prefill_rows);
+        largest = SP_MAX(largest, given);
+        ck_assert_uint_gt(after.sampled_tokens, before.sampled_tokens);
+        ck_assert_int_le(given, SP_MAX(32, 2 * after.active));
+        while (model_decoder_take_result(d, &result))
+            done++;
+    }
+    ck_assert_int_eq(largest, 32);
+    ck_assert_int_ge(done, STEPS * 32 / 90 - SLOTS / 2);
+    model_decoder_free(d);
+    model_free(m);
+}
+END_TEST
+
 START_TEST(end_tokens_and_cuts)
 {
     static struct outcome outcomes[N_REQUESTS];
@@ -596,6 +642,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, bits_do_not_depend_on_the_batch, 0, SP_COUNT(widths));
     tcase_add_test(t, logprobs_have_the_bits_of_the_training_pass);
     tcase_add_test(t, common_beginnings_are_run_once);
+    tcase_add_test(t, prompts_do_not_hold_up_what_runs);
     tcase_add_test(t, end_tokens_and_cuts);
     tcase_add_test(t, seeds_and_keys_change_the_draws);
     tcase_add_test(t, narrow_weights_and_cache_stay_close);
