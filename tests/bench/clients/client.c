@@ -367,10 +367,10 @@ void client_wake(struct client *client, int64_t now_ns)
 {
     if (client->conn.state == CONN_CLOSED && now_ns >= client->dial_ns && !client->all->stopping)
         conn_dial(&client->conn);
-    if (client->conn.state != CONN_READY)
-        return;
     if (client->conn.dribble)
         conn_tick(&client->conn);
+    if (client->conn.state != CONN_READY)
+        return;
     if (client->kind == CLIENT_SILENT && client->holds)
         return;
     if (client->said_hello && !client->all->stopping) {
