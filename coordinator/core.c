@@ -9,6 +9,7 @@ struct coord_core *coord_core_new(const struct coord_options *options)
 {
     struct coord_core *core = sp_xalloc(sizeof(*core));
     core->options = *options;
+    core->fit_version = 1;
     if (core->options.max_parked == 0)
         core->options.max_parked = SP_MAX_PARKED_POLLS;
     /* Ids of one process do not meet those of the one before: workers still name them. */
@@ -62,15 +63,14 @@ void coord_core_free(struct coord_core *core)
             coord_write_free(core->write_by_id.values[i]);
     }
     coord_map_deinit(&core->worker_by_id);
+    coord_map_deinit(&core->worker_by_name);
+    sp_names_deinit(&core->names);
     coord_map_deinit(&core->lease_by_id);
     coord_map_deinit(&core->write_by_id);
-    for (uint32_t i = 0; i < core->name_count; i++)
-        free(core->names[i]);
     for (uint32_t i = 0; i < core->hold_count; i++) {
         free(core->holds[i].worker);
         free(core->holds[i].reason);
     }
-    free(core->names);
     free(core->holds);
     free(core->runs);
     free(core->workers);
@@ -336,7 +336,6 @@ void coord_step(struct coord_core *core, const struct coord_event *event, int64_
                 struct coord_actions *actions)
 {
     core->out = actions;
-    core->steps++;
     if (now_ms > core->now_ms)
         core->now_ms = now_ms;
     switch (event->kind) {

@@ -5,6 +5,7 @@
 #include "common/base/limits.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/names.h"
 #include "coordinator/core_sources.h"
 #include "coordinator/map.h"
 #include "coordinator/rate.h"
@@ -133,8 +134,9 @@ struct coord_run {
     int64_t durations[COORD_DURATIONS];
     uint32_t duration_count;
     bool starting;                    /* COORD_W_START is being written */
-    uint32_t live;                    /* generators, as counted in step live_step */
-    uint64_t live_step;
+    uint32_t live;                    /* generators, as counted at live_ms */
+    int64_t live_ms;
+    uint64_t live_version;            /* of the core's fit_version; 0: not counted yet */
 };
 
 /* ---- workers and leases ---- */
@@ -152,6 +154,7 @@ struct coord_worker {
     bool spoke;                       /* asked for something since this instance's first hello */
     int64_t idle_since_ms;            /* since when it has no lease */
     uint32_t leases;
+    struct coord_lease *first_lease;  /* those that have not lapsed, linked */
     uint64_t tokens_generated, tokens_scored, results;
     double tokens_per_s;
     uint64_t last_request, last_lease; /* the newest grant, for retries */
@@ -164,6 +167,8 @@ struct coord_worker {
 struct coord_lease {
     uint64_t id;
     struct coord_worker *worker;      /* NULL: the worker is forgotten */
+    struct coord_lease *next, *previous; /* of the same worker; not of lapsed ones */
+    uint32_t place;                   /* in the core's list */
     struct coord_run *run;
     uint32_t iteration;
     uint64_t attempt;
@@ -210,14 +215,14 @@ struct coord_core {
     uint64_t grants;                  /* sequence number of the newest grant */
     uint64_t version;
     int64_t last_tick_ms;
-    uint64_t steps;                   /* events handled */
+    uint64_t fit_version;             /* rises with what decides who fits which run */
     bool work_changed;                /* parked polls may find something */
     bool pairs_changed;               /* parked fetches may */
     struct coord_run **runs;
     uint32_t run_count;
     struct coord_worker **workers;
     uint32_t worker_count;
-    struct coord_map worker_by_id, lease_by_id, write_by_id;
+    struct coord_map worker_by_id, worker_by_name, lease_by_id, write_by_id;
     struct coord_lease **leases;
     uint32_t lease_count;
     struct coord_parked *parked;
@@ -227,8 +232,7 @@ struct coord_core {
     int64_t now_ms;                   /* of the step in progress */
     uint64_t alarms;
     bool disk_low;
-    char **names;                     /* of workers that made results; owned */
-    uint32_t name_count;
+    struct sp_names names;         /* of workers, those of results included */
     struct coord_hold *holds;         /* owned */
     uint32_t hold_count;
     bool distrust;                    /* results of quarantined workers may be there */
@@ -328,7 +332,7 @@ bool core_worker_may_fit(const struct coord_run *run, const struct coord_worker 
  * when it does not fit. */
 bool core_claim_class(struct coord_core *core, struct coord_run *run,
                       const struct coord_worker *worker);
-/* Generators of the run's class that are alive; counted once in a step. */
+/* Generators of the run's class that are alive; who falls silent may count a tick longer. */
 uint32_t core_live_generators(const struct coord_core *core, struct coord_run *run);
 void core_forget_workers(struct coord_core *core);
 

@@ -22,6 +22,7 @@ static void put(struct coord_core *core, const char *worker, enum store_hold_kin
                 const char *reason)
 {
     uint32_t i = 0;
+    core->fit_version++;
     while (i < core->hold_count && strcmp(core->holds[i].worker, worker) != 0)
         i++;
     if (i < core->hold_count) {

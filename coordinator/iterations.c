@@ -361,6 +361,7 @@ void core_written(struct coord_core *core, const struct coord_event *event)
     case COORD_W_CLASS:
         free(run->numerics_class);
         run->numerics_class = write->text;
+        core->fit_version++;
         write->text = NULL;
         run->pinning = false;
         core->work_changed = true;

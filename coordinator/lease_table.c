@@ -32,18 +32,23 @@ struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *work
     for (uint32_t i = 0; i < count; i++)
         lease->checks[i] = run->iteration->sets[set].state[positions[i]] == KEY_STORED;
     core->leases = sp_xgrow(core->leases, core->lease_count + 1, sizeof(*core->leases));
+    lease->place = core->lease_count;
     core->leases[core->lease_count++] = lease;
     coord_map_put(&core->lease_by_id, lease->id, lease);
     worker->leases++;
+    lease->next = worker->first_lease;
+    if (lease->next)
+        lease->next->previous = lease;
+    worker->first_lease = lease;
     return lease;
 }
 
-/* Removes the record; index is its place in the list. */
-static void forget(struct coord_core *core, uint32_t index)
+/* Removes the record. */
+static void forget(struct coord_core *core, struct coord_lease *lease)
 {
-    struct coord_lease *lease = core->leases[index];
     coord_map_remove(&core->lease_by_id, lease->id);
-    core->leases[index] = core->leases[--core->lease_count];
+    core->leases[lease->place] = core->leases[--core->lease_count];
+    core->leases[lease->place]->place = lease->place;
     free(lease->positions);
     free(lease->done);
     free(lease->checks);
@@ -53,7 +58,16 @@ static void forget(struct coord_core *core, uint32_t index)
 static void leave_worker(struct coord_core *core, struct coord_lease *lease)
 {
     struct coord_worker *worker = lease->worker;
-    if (worker && --worker->leases == 0)
+    if (!worker)
+        return;
+    if (lease->previous)
+        lease->previous->next = lease->next;
+    else
+        worker->first_lease = lease->next;
+    if (lease->next)
+        lease->next->previous = lease->previous;
+    lease->next = lease->previous = NULL;
+    if (--worker->leases == 0)
         worker->idle_since_ms = core->now_ms;
 }
 
@@ -136,12 +150,7 @@ void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint3
         run->median_ms = 0; /* computed again when it is asked for */
     }
     leave_worker(core, lease);
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        if (core->leases[i] == lease) {
-            forget(core, i);
-            return;
-        }
-    }
+    forget(core, lease);
 }
 
 void leases_drop_run(struct coord_core *core, struct coord_run *run)
@@ -165,7 +174,7 @@ void core_expire_leases(struct coord_core *core)
         struct coord_lease *lease = core->leases[i];
         if (lease->lapsed) {
             if (lease->forget_ms <= core->now_ms) {
-                forget(core, i);
+                forget(core, lease);
                 continue;
             }
         } else if (lease->expires_ms <= core->now_ms) {
@@ -215,10 +224,10 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     action->body.renew.lost = (struct proto_u64s){.values = ids, .count = lost};
     /* A lease that it knew of and does not name any more is dropped; one renewal may have been on
      * its way when the lease was granted. */
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        struct coord_lease *lease = core->leases[i];
-        if (lease->worker != worker || lease->lapsed || lease->confirm_by_ms != COORD_NEVER ||
-            contains(renew->leases, lease->id))
+    struct coord_lease *next;
+    for (struct coord_lease *lease = worker->first_lease; lease; lease = next) {
+        next = lease->next;
+        if (lease->confirm_by_ms != COORD_NEVER || contains(renew->leases, lease->id))
             continue;
         if (++lease->unlisted >= 2)
             lease_lapse(core, lease, false, "was dropped by its worker");

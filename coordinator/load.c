@@ -30,9 +30,7 @@ void coord_loaded_deinit(struct coord_loaded *loaded)
     free(loaded->source_skipped);
     for (int set = 0; set < COORD_SET_COUNT; set++)
         free(loaded->owners[set]);
-    for (uint32_t i = 0; i < loaded->worker_count; i++)
-        free(loaded->workers[i]);
-    free(loaded->workers);
+    sp_names_deinit(&loaded->workers);
     *loaded = (struct coord_loaded){0};
 }
 
@@ -150,7 +148,6 @@ static enum sp_err load_holder(const struct load *l, struct sp_error *err)
 struct owners {
     struct coord_loaded *to;
     int set;
-    uint32_t last; /* neighbours are mostly of one worker */
 };
 
 static void note_owner(void *context, uint64_t position, const char *worker)
@@ -160,19 +157,7 @@ static void note_owner(void *context, uint64_t position, const char *worker)
     if (position >= to->positions[o->set] || worker[0] == '\0' ||
         strcmp(worker, STORE_GIVEN) == 0) /* the trainer's, the data's: nobody to distrust */
         return;
-    if (o->last == 0 || strcmp(to->workers[o->last - 1], worker) != 0) {
-        o->last = 0;
-        for (uint32_t i = 0; i < to->worker_count && o->last == 0; i++) {
-            if (strcmp(to->workers[i], worker) == 0)
-                o->last = i + 1;
-        }
-        if (o->last == 0) {
-            to->workers = sp_xgrow(to->workers, to->worker_count + 1, sizeof(*to->workers));
-            to->workers[to->worker_count++] = sp_xstrdup(worker);
-            o->last = to->worker_count;
-        }
-    }
-    to->owners[o->set][position] = o->last;
+    to->owners[o->set][position] = sp_names_add(&to->workers, worker);
 }
 
 /* "iteration attempt epoch steps" of the newest rewind, where it is this attempt's. */
@@ -322,7 +307,7 @@ enum sp_err coord_load_add(struct coord_core *core, struct coord_loaded *loaded,
                 uint32_t owner = loaded->owners[set] ? loaded->owners[set][p] : 0;
                 if (!rc && owner > 0)
                     coord_core_set_owner(core, name, (enum proto_set)set, p,
-                                         loaded->workers[owner - 1]);
+                                         loaded->workers.texts[owner - 1]);
             }
         }
         for (size_t i = 0; i < loaded->skipped_count; i++)

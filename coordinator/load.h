@@ -4,6 +4,7 @@
 #ifndef SPIN_COORDINATOR_LOAD_H
 #define SPIN_COORDINATOR_LOAD_H
 
+#include "common/base/names.h"
 #include "common/checkpoint/blobstore.h"
 #include "coordinator/core.h"
 
@@ -17,9 +18,8 @@ struct coord_loaded {
     struct coord_iteration_info iteration;
     uint8_t *stored[COORD_SET_COUNT];   /* bitmaps, as store_results_bitmap */
     uint32_t positions[COORD_SET_COUNT];
-    uint32_t *owners[COORD_SET_COUNT];  /* by position: 1 + index in workers; 0: not stored */
-    char **workers;
-    uint32_t worker_count;
+    uint32_t *owners[COORD_SET_COUNT];  /* by position: number in workers; 0: not stored */
+    struct sp_names workers;
     uint32_t *skipped;                  /* prompts */
     size_t skipped_count;
     uint32_t *source_skipped;           /* prompts of the iteration whose pairs are replayed */

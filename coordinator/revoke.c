@@ -18,7 +18,7 @@ static uint32_t checkpoint_sets(void)
 
 static bool is_distrusted(const struct coord_core *core, uint32_t name)
 {
-    const struct coord_hold *hold = name > 0 ? core_hold(core, core->names[name - 1]) : NULL;
+    const struct coord_hold *hold = name > 0 ? core_hold(core, core->names.texts[name - 1]) : NULL;
     return hold && hold->kind == STORE_HOLD_QUARANTINED;
 }
 
@@ -59,8 +59,8 @@ static void collect(struct revocation *r)
 {
     struct coord_core *core = r->core;
     struct coord_iteration *it = r->run->iteration;
-    uint8_t *distrusted = sp_xalloc(core->name_count + 1);
-    for (uint32_t n = 1; n <= core->name_count; n++)
+    uint8_t *distrusted = sp_xalloc(core->names.count + 1);
+    for (uint32_t n = 1; n <= core->names.count; n++)
         distrusted[n] = is_distrusted(core, n);
     for (int s = 0; s < COORD_SET_COUNT; s++) {
         struct coord_set *set = &it->sets[s];

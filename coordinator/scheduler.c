@@ -111,13 +111,11 @@ static bool straggler_due(const struct coord_core *core, struct coord_run *run)
     return core->now_ms - it->awaited_since_ms > patience;
 }
 
-static bool holds_key(const struct coord_core *core, const struct coord_worker *worker,
-                      const struct coord_run *run, uint32_t position)
+static bool holds_key(const struct coord_worker *worker, const struct coord_run *run,
+                      uint32_t position)
 {
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        const struct coord_lease *lease = core->leases[i];
-        if (lease->lapsed || lease->worker != worker || lease->run != run ||
-            lease->set != PROTO_SET_TRAIN)
+    for (const struct coord_lease *lease = worker->first_lease; lease; lease = lease->next) {
+        if (lease->run != run || lease->set != PROTO_SET_TRAIN)
             continue;
         for (uint32_t k = 0; k < lease->count; k++) {
             if (lease->positions[k] == position)
@@ -182,7 +180,7 @@ static struct coord_lease *lease_straggler(struct coord_core *core, struct coord
                                            struct coord_run *run)
 {
     struct coord_iteration *it = run->iteration;
-    if (!straggler_due(core, run) || holds_key(core, worker, run, it->awaited))
+    if (!straggler_due(core, run) || holds_key(worker, run, it->awaited))
         return NULL;
     set_take_second(&it->sets[PROTO_SET_TRAIN], it->awaited);
     struct coord_lease *lease = lease_new(core, worker, run, PROTO_SET_TRAIN, &it->awaited, 1);
@@ -192,13 +190,12 @@ static struct coord_lease *lease_straggler(struct coord_core *core, struct coord
     return lease;
 }
 
-static uint32_t held_keys(const struct coord_core *core, const struct coord_worker *worker,
-                          const struct coord_run *run, enum proto_set set)
+static uint32_t held_keys(const struct coord_worker *worker, const struct coord_run *run,
+                          enum proto_set set)
 {
     uint32_t held = 0;
-    for (uint32_t i = 0; worker->leases > 0 && i < core->lease_count; i++) {
-        const struct coord_lease *lease = core->leases[i];
-        if (!lease->lapsed && lease->worker == worker && lease->run == run && lease->set == set)
+    for (const struct coord_lease *lease = worker->first_lease; lease; lease = lease->next) {
+        if (lease->run == run && lease->set == set)
             held += lease->open;
     }
     return held;
@@ -250,7 +247,7 @@ static struct coord_lease *lease_next(struct coord_core *core, struct coord_work
     /* Who is first at the door does not take what the others would have had a moment later. */
     uint32_t open = set_free_keys(set) + set->leased;
     uint32_t fair = (open + live - 1) / live;
-    uint32_t held = held_keys(core, worker, run, (enum proto_set)chosen);
+    uint32_t held = held_keys(worker, run, (enum proto_set)chosen);
     if (held >= fair)
         return NULL;
     uint32_t share = SP_MAX(set_free_keys(set) / (4 * live), 1u);
@@ -436,5 +433,6 @@ void core_lease_request(struct coord_core *core, const struct coord_event *event
     parked->max_items = ask->max_items;
     parked->run = sp_xstrdup(ask->run);
     parked->runs = event->who.runs ? sp_xstrdup(event->who.runs) : NULL;
-    core->work_changed = true;
+    /* The others find nothing that they did not find before. */
+    core_serve_worker(core, worker->id);
 }

@@ -198,10 +198,8 @@ static const char *role_name(enum proto_role role)
 
 static const char *run_of_worker(const struct coord_core *core, const struct coord_worker *worker)
 {
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        if (core->leases[i]->worker == worker && !core->leases[i]->lapsed)
-            return core->leases[i]->run->info.name;
-    }
+    if (worker->first_lease)
+        return worker->first_lease->run->info.name;
     for (uint32_t i = 0; i < core->run_count; i++) {
         if (core->runs[i]->iteration && core->runs[i]->iteration->holder == worker->id)
             return core->runs[i]->info.name;

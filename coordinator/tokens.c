@@ -7,6 +7,7 @@
 #include "common/base/hash.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/names.h"
 
 #define ADMIN_FILE "admin.token"
 
@@ -124,8 +125,8 @@ enum sp_err coord_token_mint(uint32_t role, const char *name, const char *runs, 
 /* ---- checking ---- */
 
 struct coord_tokens {
-    struct store_token *rows; /* strings owned */
-    size_t count;
+    struct store_token *rows; /* [ids.count] strings owned */
+    struct sp_names ids;      /* of row n: n + 1; one a worker, so there may be thousands */
 };
 
 struct coord_tokens *coord_tokens_new(void)
@@ -144,20 +145,18 @@ void coord_tokens_free(struct coord_tokens *tokens)
 {
     if (tokens == NULL)
         return;
-    for (size_t i = 0; i < tokens->count; i++)
+    for (uint32_t i = 0; i < tokens->ids.count; i++)
         free_row(&tokens->rows[i]);
+    sp_names_deinit(&tokens->ids);
     free(tokens->rows);
     free(tokens);
 }
 
-/* Tokens are few (one a worker) and ids are public, so a plain search will do. */
+/* Ids are public: how long the search takes tells nothing. */
 static struct store_token *find(const struct coord_tokens *tokens, const char *id, size_t length)
 {
-    for (size_t i = 0; i < tokens->count; i++) {
-        if (strlen(tokens->rows[i].id) == length && memcmp(tokens->rows[i].id, id, length) == 0)
-            return &tokens->rows[i];
-    }
-    return NULL;
+    uint32_t number = sp_names_find(&tokens->ids, id, length);
+    return number ? &tokens->rows[number - 1] : NULL;
 }
 
 void coord_tokens_put(struct coord_tokens *tokens, const struct store_token *token)
@@ -170,8 +169,9 @@ void coord_tokens_put(struct coord_tokens *tokens, const struct store_token *tok
     if (row) {
         free_row(row);
     } else {
-        tokens->rows = sp_xgrow(tokens->rows, tokens->count + 1, sizeof(*tokens->rows));
-        row = &tokens->rows[tokens->count++];
+        uint32_t number = sp_names_add(&tokens->ids, token->id);
+        tokens->rows = sp_xgrow(tokens->rows, number, sizeof(*tokens->rows));
+        row = &tokens->rows[number - 1];
     }
     *row = copy;
 }

@@ -10,18 +10,12 @@
 
 uint32_t core_name(struct coord_core *core, const char *name)
 {
-    for (uint32_t i = 0; i < core->name_count; i++) {
-        if (strcmp(core->names[i], name) == 0)
-            return i + 1;
-    }
-    core->names = sp_xgrow(core->names, core->name_count + 1, sizeof(*core->names));
-    core->names[core->name_count++] = sp_xstrdup(name);
-    return core->name_count;
+    return sp_names_add(&core->names, name);
 }
 
 static const char *name_of(const struct coord_core *core, uint32_t name)
 {
-    return name > 0 ? core->names[name - 1] : "?";
+    return name > 0 ? core->names.texts[name - 1] : "?";
 }
 
 bool verify_applies(const struct coord_core *core, const struct coord_run *run)
@@ -301,11 +295,7 @@ int verify_set_for(const struct coord_core *core, const struct coord_run *run,
                    const struct coord_worker *worker)
 {
     const struct coord_iteration *it = run->iteration;
-    uint32_t me = 0;
-    for (uint32_t i = 0; i < core->name_count && me == 0; i++) {
-        if (strcmp(core->names[i], worker->name) == 0)
-            me = i + 1;
-    }
+    uint32_t me = sp_names_find(&core->names, worker->name, strlen(worker->name));
     for (int s = 0; s < COORD_SET_COUNT; s++) {
         const struct coord_set *set = &it->sets[s];
         if (set->checks == 0 || !can_be_checked(it, (enum proto_set)s))

@@ -63,8 +63,8 @@ static void disputes(const struct coord_core *core, const struct coord_run *run,
         add(list, core->now_ms - it->since_ms, "generator",
             "a third generator: at position %u of set %d the bits of %s and %s differ; or "
             "`spinctl quarantine` one of them",
-            dispute->position, (int)dispute->set, owner ? core->names[owner - 1] : "?",
-            core->names[dispute->other - 1]);
+            dispute->position, (int)dispute->set, owner ? core->names.texts[owner - 1] : "?",
+            core->names.texts[dispute->other - 1]);
     }
     for (uint32_t i = 0; i < core->hold_count; i++)
         add(list, 0, core->holds[i].worker, "%s: `spinctl uncordon %s` (%s)",

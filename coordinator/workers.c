@@ -79,14 +79,17 @@ struct sp_digest *coord_token_manifests(const struct coord_core *core, const cha
     return list;
 }
 
+/* Names are of a role: a generator and a trainer may have the same. */
+static uint64_t name_key(uint32_t name, enum proto_role role)
+{
+    return (uint64_t)name << 8 | (uint64_t)role;
+}
+
 static struct coord_worker *find_by_name(const struct coord_core *core, enum proto_role role,
                                          const char *name)
 {
-    for (uint32_t i = 0; i < core->worker_count; i++) {
-        if (core->workers[i]->role == role && strcmp(core->workers[i]->name, name) == 0)
-            return core->workers[i];
-    }
-    return NULL;
+    uint32_t number = sp_names_find(&core->names, name, strlen(name));
+    return number ? coord_map_get(&core->worker_by_name, name_key(number, role)) : NULL;
 }
 
 static void replace(char **field, const char *text)
@@ -129,11 +132,8 @@ static void take_over(struct coord_core *core, struct coord_worker *worker, uint
         if (it && it->holder == worker->id)
             core_trainer_lost(core, core->runs[i], "was started again");
     }
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        struct coord_lease *lease = core->leases[i];
-        if (lease->worker == worker && !lease->lapsed)
-            lease_lapse(core, lease, true, "died with its worker");
-    }
+    while (worker->first_lease)
+        lease_lapse(core, worker->first_lease, true, "died with its worker");
     worker->id = ++core->next_id;
     coord_map_put(&core->worker_by_id, worker->id, worker);
 }
@@ -151,6 +151,8 @@ static struct coord_worker *add_worker(struct coord_core *core, const struct pro
     core->workers = sp_xgrow(core->workers, core->worker_count + 1, sizeof(*core->workers));
     core->workers[core->worker_count++] = worker;
     coord_map_put(&core->worker_by_id, worker->id, worker);
+    coord_map_put(&core->worker_by_name, name_key(core_name(core, worker->name), worker->role),
+                  worker);
     return worker;
 }
 
@@ -190,10 +192,7 @@ static void settle_leases(struct coord_core *core, struct coord_worker *worker,
     }
     reply->leases_lost = (struct proto_u64s){.values = action->ids, .count = lost};
     int64_t soon = core->now_ms + core->options.times.reclaim_ms;
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        struct coord_lease *lease = core->leases[i];
-        if (lease->worker != worker || lease->lapsed)
-            continue;
+    for (struct coord_lease *lease = worker->first_lease; lease; lease = lease->next) {
         if (contains(hello->leases, lease->id)) {
             lease->expires_ms = core->now_ms + core->options.times.lease_ms;
             lease->confirm_by_ms = COORD_NEVER;
@@ -271,6 +270,7 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
     replace(&worker->numerics_class, hello->numerics_class);
     replace(&worker->token_id, event->who.token_id);
     worker->slots = hello->slots;
+    core->fit_version++;
     worker->seen_ms = worker->hello_ms = core->now_ms;
     if (worker->leases == 0)
         worker->idle_since_ms = core->now_ms;
@@ -333,10 +333,12 @@ bool core_claim_class(struct coord_core *core, struct coord_run *run,
 
 uint32_t core_live_generators(const struct coord_core *core, struct coord_run *run)
 {
-    if (run->live_step == core->steps && core->steps > 0)
+    if (run->live_version == core->fit_version &&
+        core->now_ms - run->live_ms < core->options.times.tick_ms)
         return run->live;
     run->live = 0;
-    run->live_step = core->steps;
+    run->live_ms = core->now_ms;
+    run->live_version = core->fit_version;
     for (uint32_t i = 0; i < core->worker_count; i++) {
         const struct coord_worker *worker = core->workers[i];
         if (worker->role == PROTO_ROLE_GENERATOR && core_worker_fits(run, worker) &&
@@ -369,8 +371,11 @@ void core_forget_workers(struct coord_core *core)
             if (core->leases[l]->worker == worker)
                 core->leases[l]->worker = NULL;
         }
+        core->fit_version++;
         coord_map_remove(&core->worker_by_id, worker->id);
         coord_swarms_forget(core->sources.swarms, worker->id);
+        coord_map_remove(&core->worker_by_name,
+                         name_key(core_name(core, worker->name), worker->role));
         free(worker->name);
         free(worker->host);
         free(worker->device);
