@@ -6,6 +6,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "common/base/mem.h"
@@ -63,10 +64,21 @@ static void forward(int signal_number)
     errno = saved;
 }
 
+/* A shell's soft limit is what select() can take; every connection of a daemon is a file. */
+static void raise_files(void)
+{
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
+        files.rlim_cur = files.rlim_max;
+        (void)setrlimit(RLIMIT_NOFILE, &files);
+    }
+}
+
 void sp_daemon_init(const struct sp_daemon_hooks *hooks)
 {
     static struct sp_daemon_hooks copy; /* read by the signal thread for the life of the process */
     copy = *hooks;
+    raise_files();
     signal(SIGPIPE, SIG_IGN);
     sigset_t set = daemon_signals();
     SP_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);

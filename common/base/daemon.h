@@ -7,7 +7,8 @@
 #include <stdint.h>
 
 /* SIGTERM and SIGINT set the stop flag and call `on_stop` from a signal thread; SIGHUP calls
- * `on_reload` (NULL: ignored); SIGPIPE is ignored. A second SIGINT or SIGTERM exits with 130. */
+ * `on_reload` (NULL: ignored); SIGPIPE is ignored. A second SIGINT or SIGTERM exits with 130. As
+ * many files may be open as the hard limit says. */
 struct sp_daemon_hooks {
     void (*on_stop)(void *context);
     void (*on_reload)(void *context);

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 
 #include "common/base/clock.h"
@@ -177,6 +178,31 @@ START_TEST(test_drain)
 }
 END_TEST
 
+/* Every connection is a file: a shell's soft limit is no limit of workers. */
+START_TEST(test_files_that_may_be_open)
+{
+    struct cluster cluster;
+    struct rlimit before, low;
+    char path[64], line[256];
+    unsigned long soft = 0, hard = 0;
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &before), 0);
+    low = (struct rlimit){.rlim_cur = 256, .rlim_max = before.rlim_max};
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &low), 0);
+    cluster_open(&cluster);
+    snprintf(path, sizeof(path), "/proc/%d/limits", (int)cluster.coordinator);
+    FILE *file = fopen(path, "re");
+    ck_assert_ptr_nonnull(file);
+    while (fgets(line, sizeof(line), file) != NULL &&
+           sscanf(line, "Max open files %lu %lu", &soft, &hard) != 2)
+        ;
+    fclose(file);
+    ck_assert_uint_eq(hard, before.rlim_max);
+    ck_assert_uint_eq(soft, hard);
+    cluster_close(&cluster);
+    ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &before), 0);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/operations");
@@ -186,6 +212,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_old_checkpoints_go);
     tcase_add_test(c, test_drain);
     tcase_add_test(c, test_priorities);
+    tcase_add_test(c, test_files_that_may_be_open);
     suite_add_tcase(s, c);
     return s;
 }
