@@ -1,15 +1,21 @@
 /* Results a second into the store, by the size of a transaction, and pairs a second out of it.
  *     bench_store [DIRECTORY [SECONDS [PAIRS]]]
  * DIRECTORY is on the disk to measure; default: . and 2. With PAIRS one iteration then grows to so
- * many, and at every power of ten the rates of writing and reading are given anew. */
+ * many, and at every power of ten the rates of writing and reading are given anew.
+ *     bench_store --fill STATE_DIR RUN FROM TO TOKENS
+ * puts pairs FROM to TO of iteration 0 into a coordinator's state directory, as a thousand
+ * generators would have. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/fs.h"
+#include "common/base/json.h"
 #include "common/base/mem.h"
 #include "coordinator/store/store_run.h"
+#include "proto/plan.h"
+#include "proto/run_settings.h"
 
 #define PROMPTS 2000
 #define ANSWER_TOKENS 256
@@ -148,8 +154,71 @@ static void grow(struct store *store, struct store_run *run, uint32_t iteration,
     free(bitmap);
 }
 
+/* ---- filling a coordinator's store ---- */
+
+#define WORKERS 1000
+#define LEASE 32
+
+static void put_pair(struct store_run *run, const struct plan *plan, uint32_t position,
+                     const struct proto_ids *ids)
+{
+    char worker[32];
+    struct plan_key key;
+    enum store_put put;
+    plan_key_at(plan, position, &key);
+    snprintf(worker, sizeof(worker), "generator-%u", position / LEASE % WORKERS);
+    struct store_result r = {.position = position,
+                             .prompt = key.prompt,
+                             .sample = key.sample,
+                             .ids = *ids,
+                             .finish = PROTO_FINISH_LENGTH,
+                             .ref_real = -1,
+                             .ref_generated = -2,
+                             .worker = worker};
+    must(store_result_put(run, &r, &put, &error));
+}
+
+/* The workers hand in in turns, each from a lease of its own. */
+static void fill(const char *dir, const char *name, uint32_t from, uint32_t to, uint32_t tokens)
+{
+    struct store *store = NULL;
+    struct store_run *run = NULL;
+    struct store_run_info info;
+    struct run_settings settings;
+    struct plan plan;
+    json_t *json = NULL;
+    struct sp_arena *arena = sp_arena_new(1 << 16, 64 << 20);
+    must(store_open(dir, NULL, &store, &error));
+    must(store_run_open(store, name, &run, &error));
+    must(store_run_info(run, arena, &info, &error));
+    must(sp_json_parse(info.settings, strlen(info.settings), "settings", &json, &error));
+    must(run_settings_from_json(json, &settings, &error));
+    plan_init(&settings, 0, info.prompts[STORE_SPLIT_TRAIN], &plan);
+    int32_t *ids = sp_xarray(tokens, sizeof(*ids));
+    struct proto_ids answer = {.ids = ids, .count = tokens};
+    for (uint32_t turn = from; turn < to; turn += WORKERS * LEASE) {
+        store_begin(store);
+        for (uint32_t i = 0; i < WORKERS * LEASE; i++) {
+            uint32_t position = turn + i % WORKERS * LEASE + i / WORKERS;
+            if (position < to)
+                put_pair(run, &plan, position, &answer);
+        }
+        must(store_commit(store, &error));
+    }
+    free(ids);
+    json_decref(json);
+    sp_config_deinit(&run_settings_spec, &settings);
+    sp_arena_free(arena);
+    store_close(store);
+}
+
 int main(int argc, char **argv)
 {
+    if (argc == 7 && strcmp(argv[1], "--fill") == 0) {
+        fill(argv[2], argv[3], (uint32_t)atoi(argv[4]), (uint32_t)atoi(argv[5]),
+             (uint32_t)atoi(argv[6]));
+        return 0;
+    }
     char *dir = sp_xprintf("%s/bench-store-XXXXXX", argc > 1 ? argv[1] : ".");
     double seconds = argc > 2 ? atof(argv[2]) : 2;
     struct store *store = NULL;
