@@ -184,7 +184,7 @@ static void fill(const char *dir, const char *name, uint32_t from, uint32_t to, 
     struct store *store = NULL;
     struct store_run *run = NULL;
     struct store_run_info info;
-    struct run_settings settings;
+    struct run_settings settings = {0};
     struct plan plan;
     json_t *json = NULL;
     struct sp_arena *arena = sp_arena_new(1 << 16, 64 << 20);
