@@ -198,6 +198,7 @@ enum train_end train_session_snapshot(struct train_session *session)
         .totals = session->totals,
         .unreported = session->unreported,
         .unreported_count = session->unreported_count,
+        .backend = session->trainer->backend,
     };
     snapshot.params = model_params(session->model, &snapshot.n_params);
     snapshot.state = spin_optimizer_state(optimizer, &snapshot.n_state);

@@ -12,6 +12,7 @@
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/tensor/backend.h"
 
 #define MAGIC "spin-snapshot 1\n"
 #define MAGIC_BYTES 16
@@ -19,6 +20,7 @@
 #define HEADER_LIMIT (64u << 20)
 #define ALIGN 64
 #define WRITE_BYTES (1u << 20)
+#define PIECE_FLOATS (1u << 20)
 
 const char *train_identity_differs(const struct train_identity *a, const struct train_identity *b)
 {
@@ -202,6 +204,23 @@ static enum sp_err write_bytes(struct writer *writer, const void *data, size_t b
     return SP_OK;
 }
 
+/* Floats of a backend's memory, a piece at a time; of the host's as they lie. */
+static enum sp_err write_floats(struct writer *writer, struct tn_backend *backend,
+                                const float *from, size_t n, struct sp_error *err)
+{
+    enum sp_err rc = SP_OK;
+    if (backend == NULL)
+        return write_bytes(writer, from, n * sizeof(*from), err);
+    float *piece = sp_xarray(SP_MIN(n, (size_t)PIECE_FLOATS), sizeof(*piece));
+    for (size_t at = 0; rc == SP_OK && at < n; at += PIECE_FLOATS) {
+        size_t bytes = SP_MIN(n - at, (size_t)PIECE_FLOATS) * sizeof(*piece);
+        backend->ops->download(backend, piece, from + at, bytes);
+        rc = write_bytes(writer, piece, bytes, err);
+    }
+    free(piece);
+    return rc;
+}
+
 static enum sp_err write_all(struct writer *writer, const struct train_snapshot *snapshot,
                              struct sp_error *err)
 {
@@ -221,9 +240,9 @@ static enum sp_err write_all(struct writer *writer, const struct train_snapshot 
     if (rc == SP_OK)
         rc = write_bytes(writer, head.data, head.length, err);
     if (rc == SP_OK)
-        rc = write_bytes(writer, snapshot->params, snapshot->n_params * sizeof(float), err);
+        rc = write_floats(writer, snapshot->backend, snapshot->params, snapshot->n_params, err);
     if (rc == SP_OK)
-        rc = write_bytes(writer, snapshot->state, snapshot->n_state * sizeof(float), err);
+        rc = write_floats(writer, snapshot->backend, snapshot->state, snapshot->n_state, err);
     struct sp_digest digest;
     sp_sha256_final(writer->hash, &digest);
     sp_sha256_free(writer->hash);
@@ -353,8 +372,8 @@ void train_snapshot_close(struct train_snapshot_file *file)
 }
 
 enum sp_err train_snapshot_find(const char *dir, const struct train_identity *identity,
-                                const struct train_rewind *rewind,
-                                struct train_snapshot_file *ret, struct sp_error *err)
+                                const struct train_rewind *rewind, struct train_snapshot_file *ret,
+                                struct sp_error *err)
 {
     static const char *const suffixes[] = {"snapshot", "previous"};
     for (size_t i = 0; i < SP_COUNT(suffixes); i++) {

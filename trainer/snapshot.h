@@ -23,6 +23,8 @@
 
 #define TRAIN_SNAPSHOT_UNREPORTED_MAX 4096
 
+struct tn_backend;
+
 /* Which training a snapshot belongs to; it is of use to an equal one only. */
 struct train_identity {
     char run[SP_MAX_RUN_NAME + 1];
@@ -43,6 +45,7 @@ struct train_snapshot {
     uint32_t unreported_count;
     const float *params, *state;
     size_t n_params, n_state;
+    struct tn_backend *backend; /* whose memory params and state are; NULL: the host's */
 };
 
 enum sp_err train_snapshot_write(const char *dir, const struct train_snapshot *snapshot,
@@ -65,8 +68,8 @@ struct train_rewind {
 /* The newest whole snapshot of this identity; SP_ENOTFOUND when there is none. Says in the log what
  * it passed over and why. */
 enum sp_err train_snapshot_find(const char *dir, const struct train_identity *identity,
-                                const struct train_rewind *rewind,
-                                struct train_snapshot_file *ret, struct sp_error *err) SP_MUST_USE;
+                                const struct train_rewind *rewind, struct train_snapshot_file *ret,
+                                struct sp_error *err) SP_MUST_USE;
 /* Removes both files of a run. */
 enum sp_err train_snapshot_drop(const char *dir, const char *run, struct sp_error *err) SP_MUST_USE;
 /* NULL when equal, else what differs, for the log. */

@@ -102,11 +102,15 @@ static void check_equal_bits(const float *a, const float *b, size_t n, const cha
 
 void check_same_bits(output_fn *run, size_t n)
 {
-    static const char *const isas[] = {"generic", "avx2", "avx512"};
+    static const struct {
+        const char *name, *isa;
+        int32_t threads;
+    } on[] = {
+        {"cpu", "generic", 3}, {"cpu", "avx2", 3}, {"cpu", "avx512", 3}, {"cuda-fp32", NULL, 1}};
     float *first = NULL;
-    for (size_t i = 0; i < SP_COUNT(isas); i++)
-        for (int32_t threads = 1; threads <= 3; threads++) {
-            struct tn_backend *backend = open_backend("cpu", isas[i], threads);
+    for (size_t i = 0; i < SP_COUNT(on); i++)
+        for (int32_t threads = 1; threads <= on[i].threads; threads++) {
+            struct tn_backend *backend = open_backend(on[i].name, on[i].isa, threads);
             if (!backend)
                 break;
             float *out = zeros(n);

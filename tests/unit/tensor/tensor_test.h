@@ -25,8 +25,9 @@ struct tn_backend *open_backend(const char *name, const char *isa, int32_t threa
 double error_f(const float *a, const float *b, size_t n);
 double error_d(const float *a, const double *b, size_t n);
 
-/* Runs on "cpu" with every instruction set that the CPU has and 1, 2 and 3 threads, and fails
- * unless all n floats have the same bits in each. */
+/* Runs on "cpu" with every instruction set that the CPU has and 1, 2 and 3 threads, and on
+ * "cuda-fp32" with its kernels run by the host, and fails unless all n floats have the same bits in
+ * each. */
 typedef void output_fn(struct tn_backend *backend, float *out);
 void check_same_bits(output_fn *run, size_t n);
 /* Runs on "cpu" and on "openblas" and compares by normalised error. */

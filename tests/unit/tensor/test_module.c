@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/mem.h"
+#include "common/tensor/cuda/explain.h"
 #include "common/tensor/module.h"
 
 static char folder[] = "/tmp/spin-modules-XXXXXX";
@@ -90,6 +91,79 @@ START_TEST(file_that_cannot_be_loaded)
 }
 END_TEST
 
+/* The module of this build, whose kernels the host runs. */
+START_TEST(module_of_this_version)
+{
+    static const char *const names[] = {"cuda", "cuda-fp32"};
+    setenv("SPIN_EMULATE_MIB", "1", 1);
+    for (int i = 0; i < 2; i++) {
+        struct tn_backend_options options = {.module_path = EMULATED};
+        struct tn_backend *backend = NULL;
+        struct sp_error err = {0};
+        char class[TN_CLASS_BYTES];
+        ck_assert_msg(tn_open(names[i], &options, &backend, &err) == SP_OK, "%s", err.text);
+        ck_assert_str_eq(backend->name, names[i]);
+        ck_assert_ptr_nonnull(strstr(backend->device, "emulated"));
+        setenv("SPIN_MODULE_PATH", EMULATED, 1);
+        ck_assert_int_eq(tn_numerics_class(names[i], class, &err), SP_OK);
+        ck_assert_str_eq(class, backend->numerics_class);
+        unsetenv("SPIN_MODULE_PATH");
+        /* A device that is full: nothing is given, and what was free still is. */
+        ck_assert_ptr_null(backend->ops->alloc(backend, 2, 1 << 20));
+        ck_assert_ptr_null(backend->ops->alloc(backend, SIZE_MAX, 8));
+        void *memory = backend->ops->alloc(backend, 1, 1 << 20);
+        ck_assert_ptr_nonnull(memory);
+        ck_assert(!backend->ops->reserve(backend, 64, 64, 4, 16, 64));
+        backend->ops->free(backend, memory);
+        ck_assert(backend->ops->reserve(backend, 64, 64, 4, 16, 64));
+        tn_close(backend);
+    }
+    unsetenv("SPIN_EMULATE_MIB");
+}
+END_TEST
+
+START_TEST(what_keeps_a_device_from_opening)
+{
+    static const struct {
+        struct cuda_trouble trouble;
+        enum sp_err code;
+        const char *cause, *remedy;
+    } cases[] = {
+        {{CUDA_OLD_DRIVER, 0, 13000, NULL, ""},
+         SP_EUNSUPPORTED,
+         "no NVIDIA driver on this machine",
+         "install one for CUDA 13"},
+        {{CUDA_OTHER, 0, 13000, NULL, ""}, SP_EUNSUPPORTED, "libcuda.so.1 is missing", "CUDA 13"},
+        {{CUDA_OLD_DRIVER, 12040, 13000, NULL, ""},
+         SP_EUNSUPPORTED,
+         "driver is of CUDA 12.4, needed is 13.0",
+         "upgrade the driver"},
+        {{CUDA_NO_DEVICE, 13000, 13000, NULL, ""},
+         SP_EUNSUPPORTED,
+         "no NVIDIA device",
+         "CUDA_VISIBLE_DEVICES"},
+        {{CUDA_NO_MEMORY, 13000, 13000, "H100", ""},
+         SP_ENOMEM,
+         "H100 has no memory left",
+         "nvidia-smi shows who has it"},
+        {{CUDA_NO_KERNELS, 13000, 13000, "V100", ""},
+         SP_EUNSUPPORTED,
+         "no kernels for V100",
+         "-Dgpu_archs"},
+        {{CUDA_OTHER, 13000, 13000, "H100", "broken in two"},
+         SP_EUNSUPPORTED,
+         "H100 does not start: broken in two",
+         "dmesg"},
+    };
+    for (size_t i = 0; i < SP_COUNT(cases); i++) {
+        struct sp_error err = {0};
+        ck_assert_int_eq(cuda_explain(&cases[i].trouble, &err), cases[i].code);
+        ck_assert_msg(strstr(err.text, cases[i].cause) && strstr(err.text, cases[i].remedy),
+                      "\"%s\" lacks \"%s\" or \"%s\"", err.text, cases[i].cause, cases[i].remedy);
+    }
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("module");
@@ -99,6 +173,8 @@ static Suite *suite(void)
     tcase_add_test(tcase, module_of_another_version);
     tcase_add_test(tcase, library_that_is_no_module);
     tcase_add_test(tcase, file_that_cannot_be_loaded);
+    tcase_add_test(tcase, module_of_this_version);
+    tcase_add_test(tcase, what_keeps_a_device_from_opening);
     suite_add_tcase(suite, tcase);
     return suite;
 }

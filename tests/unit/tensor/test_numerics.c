@@ -1,6 +1,6 @@
-/* The numerics revision: a digest over what every operation of "cpu" makes of inputs from the
- * counter-based generator. When it changes on purpose, raise TN_NUMERICS_REVISION (runs pin it) and
- * put the new digest here; when it changes by accident, promise 1 is broken. */
+/* The numerics revision: a digest over what every operation of "cpu" and of "cuda-fp32" makes of
+ * inputs from the counter-based generator. When it changes on purpose, raise TN_NUMERICS_REVISION
+ * (runs pin it) and put the new digest here; when it changes by accident, promise 1 is broken. */
 #include "tests/unit/check_main.h"
 
 #include <string.h>
@@ -159,11 +159,23 @@ static void check_digest(struct log *log, const char *expected)
     ck_assert_str_eq(hex, expected);
 }
 
-static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+/* The instruction sets of "cpu", then "cuda-fp32" with kernels that the host runs (tests/gpu),
+ * their threads one way and the other. NULL: not on this machine. */
+static struct tn_backend *open_nth(int i)
+{
+    static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    if (i < 4)
+        return open_backend("cpu", isas[i], 2);
+    if (i == 5)
+        setenv("SPIN_EMULATE_BACKWARDS", "1", 1);
+    struct tn_backend *b = open_backend("cuda-fp32", NULL, 1);
+    unsetenv("SPIN_EMULATE_BACKWARDS");
+    return b;
+}
 
 START_TEST(the_digest_is_the_revision_s)
 {
-    struct tn_backend *b = open_backend("cpu", isas[_i], 2);
+    struct tn_backend *b = open_nth(_i);
     if (!b)
         return;
     struct log log = {.hash = sp_sha256_new()};
@@ -180,7 +192,7 @@ END_TEST
 /* Products whose rows are rounded: a class beside the others, so a digest beside theirs. */
 START_TEST(the_digest_of_rounded_rows)
 {
-    struct tn_backend *b = open_backend("cpu", isas[_i], 2);
+    struct tn_backend *b = open_nth(_i);
     if (!b)
         return;
     struct log log = {.hash = sp_sha256_new()};
@@ -202,8 +214,8 @@ static Suite *suite(void)
     TCase *tcase = tcase_create("numerics");
     tcase_set_timeout(tcase, 30);
     tcase_add_checked_fixture(tcase, NULL, free_arrays);
-    tcase_add_loop_test(tcase, the_digest_is_the_revision_s, 0, 4);
-    tcase_add_loop_test(tcase, the_digest_of_rounded_rows, 0, 4);
+    tcase_add_loop_test(tcase, the_digest_is_the_revision_s, 0, 6);
+    tcase_add_loop_test(tcase, the_digest_of_rounded_rows, 0, 6);
     suite_add_tcase(suite, tcase);
     return suite;
 }

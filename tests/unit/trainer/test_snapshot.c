@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "common/base/mem.h"
+#include "common/tensor/backend.h"
 #include "tests/unit/check_main.h"
 
 #define N_PARAMS 37
@@ -100,6 +101,34 @@ START_TEST(test_what_is_written_comes_back)
     ck_assert_int_eq(memcmp(s->params, params, sizeof(params)), 0);
     ck_assert_int_eq(memcmp(s->state, state, sizeof(state)), 0);
     train_snapshot_close(&file);
+}
+END_TEST
+
+/* Memory of a device, which the host can't touch, in more than one piece */
+START_TEST(test_a_backend_s_memory_is_written)
+{
+    enum { N = (1 << 20) + 5 };
+    struct train_snapshot s = example(10);
+    struct train_snapshot_file file;
+    struct sp_error err = {0};
+    float *host = sp_xarray(N, sizeof(*host));
+    for (int i = 0; i < N; i++)
+        host[i] = (float)i;
+    ck_assert_msg(tn_open("cuda-fp32", NULL, &s.backend, &err) == SP_OK, "%s", err.text);
+    float *device = s.backend->ops->alloc(s.backend, 2 * N, sizeof(*device));
+    s.backend->ops->upload(s.backend, device, host, N * sizeof(*device));
+    s.params = device;
+    s.state = device + N;
+    s.n_params = s.n_state = N;
+    ck_assert_msg(train_snapshot_write(dir, &s, &err) == SP_OK, "%s", err.text);
+    ck_assert_int_eq(train_snapshot_find(dir, &s.identity, &no_rewind, &file, &err), SP_OK);
+    ck_assert_int_eq(memcmp(file.snapshot.params, host, N * sizeof(*host)), 0);
+    memset(host, 0, N * sizeof(*host));
+    ck_assert_int_eq(memcmp(file.snapshot.state, host, N * sizeof(*host)), 0);
+    train_snapshot_close(&file);
+    s.backend->ops->free(s.backend, device);
+    tn_close(s.backend);
+    free(host);
 }
 END_TEST
 
@@ -283,6 +312,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_damage_anywhere_is_found);
     tcase_add_test(c, test_forged_headers_get_errors);
     tcase_add_test(c, test_sizes_must_agree_with_the_header);
+    tcase_add_test(c, test_a_backend_s_memory_is_written);
     tcase_add_test(c, test_drop_removes_everything);
     suite_add_tcase(s, c);
     return s;

@@ -1,0 +1,208 @@
+/* cuda: opens the CUDA backends; their memory; what the module exports. */
+#include "common/tensor/cuda/cuda.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "common/base/mem.h"
+#include "common/tensor/module.h"
+
+bool cuda_grow(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
+{
+    if (bytes <= cuda->blocks[block].bytes)
+        return true;
+    device_free(cuda->device, cuda->blocks[block].at);
+    cuda->blocks[block].at = device_alloc(cuda->device, bytes);
+    cuda->blocks[block].bytes = cuda->blocks[block].at ? bytes : 0;
+    return cuda->blocks[block].at != NULL;
+}
+
+void *cuda_scratch(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
+{
+    SP_ASSERT(cuda_grow(cuda, block, bytes));
+    return cuda->blocks[block].at;
+}
+
+void *cuda_table(struct tn_cuda *cuda, enum cuda_block block, const void *host, size_t bytes)
+{
+    void *to = cuda_scratch(cuda, block, bytes);
+    device_put(cuda->device, to, host, bytes);
+    return to;
+}
+
+void cuda_flat(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args)
+{
+    device_launch(cuda->device, kernel, (struct device_grid){cuda_parts(n, GPU_FLAT), 1},
+                  (struct device_grid){GPU_FLAT, 1}, args);
+}
+
+void cuda_rows(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args)
+{
+    device_launch(cuda->device, kernel, (struct device_grid){cuda_parts(n, GPU_ROWS), 1},
+                  (struct device_grid){GPU_LANES, GPU_ROWS}, args);
+}
+
+/* --- memory --- */
+
+static void *op_alloc(struct tn_backend *backend, size_t count, size_t elem_bytes)
+{
+    size_t bytes;
+    if (!sp_mul_size(count, elem_bytes, &bytes))
+        return NULL;
+    return device_alloc(tn_cuda_of(backend)->device, bytes);
+}
+
+static void op_free(struct tn_backend *backend, void *memory)
+{
+    device_free(tn_cuda_of(backend)->device, memory);
+}
+
+static void op_upload(struct tn_backend *backend, void *to, const void *from_host, size_t bytes)
+{
+    device_put(tn_cuda_of(backend)->device, to, from_host, bytes);
+}
+
+static void op_download(struct tn_backend *backend, void *to_host, const void *from, size_t bytes)
+{
+    device_get(tn_cuda_of(backend)->device, to_host, from, bytes);
+}
+
+static void op_zero(struct tn_backend *backend, void *memory, size_t bytes)
+{
+    device_zero(tn_cuda_of(backend)->device, memory, bytes);
+}
+
+static bool op_reserve(struct tn_backend *backend, int32_t max_rows, int32_t longest, int32_t heads,
+                       int32_t head_size, int32_t max_width)
+{
+    struct tn_cuda *cuda = tn_cuda_of(backend);
+    size_t rows = (size_t)max_rows, width = (size_t)max_width;
+    bool ok = cuda_grow(cuda, CUDA_SCORES, cuda_attention_bytes(max_rows, longest, heads)) &&
+              cuda_grow(cuda, CUDA_SUMS, rows * (size_t)heads * sizeof(float)) &&
+              cuda_grow(cuda, CUDA_TABLE, rows * sizeof(struct gpu_key)) &&
+              cuda_grow(cuda, CUDA_TABLE2, rows * sizeof(struct gpu_key));
+    (void)head_size;
+    if (ok && cuda->bf16)
+        ok = cuda_grow(cuda, CUDA_NARROW_A, rows * width * sizeof(uint16_t));
+    return ok;
+}
+
+/* --- the backend --- */
+
+static void op_close(struct tn_backend *backend)
+{
+    struct tn_cuda *cuda = tn_cuda_of(backend);
+    for (int i = 0; cuda->device && i < CUDA_BLOCK_COUNT; i++)
+        device_free(cuda->device, cuda->blocks[i].at);
+    device_close(cuda->device);
+    free(cuda);
+    free(backend);
+}
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* Its own products, on a matrix that fills the device. */
+static double op_probe(struct tn_backend *backend)
+{
+    enum { SIDE = 2048, RUNS = 8 };
+    struct tn_cuda *cuda = tn_cuda_of(backend);
+    float *m = op_alloc(backend, (size_t)3 * SIDE * SIDE, sizeof(float));
+    double best = 0.0;
+    if (!m)
+        return 0.0;
+    for (int i = 0; i < RUNS; i++) {
+        device_wait(cuda->device);
+        double start = now();
+        backend->ops->linear(backend, m, m + (size_t)SIDE * SIDE, m + (size_t)2 * SIDE * SIDE, SIDE,
+                             SIDE, SIDE, false);
+        device_wait(cuda->device);
+        best = SP_MAX(best, 2.0 * SIDE * SIDE * SIDE / (now() - start));
+    }
+    op_free(backend, m);
+    return best;
+}
+
+static struct tn_ops cuda_ops;
+
+static const struct tn_ops *operations(void)
+{
+    cuda_ops = (struct tn_ops){
+        .alloc = op_alloc,
+        .free = op_free,
+        .upload = op_upload,
+        .download = op_download,
+        .zero = op_zero,
+        .reserve = op_reserve,
+        .close = op_close,
+        .probe = op_probe,
+    };
+    cuda_add_rows(&cuda_ops);
+    cuda_add_products(&cuda_ops);
+    cuda_add_attention(&cuda_ops);
+    cuda_add_logits(&cuda_ops);
+    return &cuda_ops;
+}
+
+static bool rounds(const char *name)
+{
+    return strcmp(name, "cuda") == 0;
+}
+
+static void class_of(const char *name, const struct device_info *info, char ret[TN_CLASS_BYTES])
+{
+    if (rounds(name))
+        snprintf(ret, TN_CLASS_BYTES, "cuda r%d sm_%d %s", TN_CUDA_REVISION, info->arch,
+                 info->library);
+    else
+        snprintf(ret, TN_CLASS_BYTES, "cuda-fp32 r%d", TN_CUDA_REVISION);
+}
+
+static enum sp_err module_class(const char *name, char ret[TN_CLASS_BYTES], struct sp_error *err)
+{
+    struct device_info info;
+    enum sp_err rc = device_describe(&info, err);
+    if (rc == SP_OK)
+        class_of(name, &info, ret);
+    return rc;
+}
+
+static enum sp_err module_open(const char *name, const struct tn_backend_options *options,
+                               struct tn_backend **ret, struct sp_error *err)
+{
+    struct device_info info;
+    struct device *device;
+    (void)options;
+    enum sp_err rc = device_describe(&info, err);
+    if (rc == SP_OK)
+        rc = device_open(&device, err);
+    if (rc != SP_OK)
+        return rc;
+    struct tn_cuda *cuda = sp_xalloc(sizeof(*cuda));
+    struct tn_backend *backend = sp_xalloc(sizeof(*backend));
+    *cuda = (struct tn_cuda){.device = device, .bf16 = rounds(name)};
+    backend->ops = operations();
+    backend->name = rounds(name) ? "cuda" : "cuda-fp32";
+    backend->threads = 1;
+    backend->state = cuda;
+    class_of(name, &info, backend->numerics_class);
+    snprintf(backend->device, sizeof(backend->device), "%s, %zu MiB", info.name,
+             info.memory_bytes >> 20);
+    *ret = backend;
+    return SP_OK;
+}
+
+extern const struct tn_module spin_tensor_module;
+__attribute__((visibility("default"))) const struct tn_module spin_tensor_module = {
+    .interface = TN_MODULE_INTERFACE,
+    .ops_bytes = sizeof(struct tn_ops),
+    .version = SPIN_VERSION,
+    .open = module_open,
+    .numerics_class = module_class,
+};

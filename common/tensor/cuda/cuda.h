@@ -1,0 +1,69 @@
+/* cuda: what the host's side of the CUDA backends shares. The backends "cuda" and "cuda-fp32" are
+ * one table of operations over one device; they differ in their matrix products: "cuda-fp32" has
+ * the plain chains of the cpu backend, "cuda" rounds both factors to bf16 and asks cublasLt, which
+ * sums in fp32. Everything else is fp32 and has the order of the cpu backend's sums in both.
+ *
+ * Tables that an operation gets from the host (ids, positions, targets) are copied to blocks of the
+ * device that are used again and again; copies and kernels are done in order, so that nothing
+ * overtakes. Blocks grow when an operation needs more than was reserved. */
+#ifndef SPIN_TENSOR_CUDA_CUDA_H
+#define SPIN_TENSOR_CUDA_CUDA_H
+
+#include "common/tensor/backend.h"
+#include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/kernels.h"
+
+#define TN_CUDA_REVISION 1
+#define TN_CUDA_BLOCKS 1024 /* blocks of attention at a time, each with scores in scratch */
+
+enum cuda_block {
+    CUDA_TABLE, /* host tables: an operation has at most three */
+    CUDA_TABLE2,
+    CUDA_TABLE3,
+    CUDA_RESULT, /* what goes to the host */
+    CUDA_RESULT2,
+    CUDA_SCORES, /* of attention; sorted lists of sampling */
+    CUDA_SUMS,
+    CUDA_NARROW_A, /* factors as bf16 */
+    CUDA_NARROW_B,
+    CUDA_BLOCK_COUNT,
+};
+
+struct tn_cuda {
+    struct device *device;
+    bool bf16; /* products */
+    struct {
+        void *at;
+        size_t bytes;
+    } blocks[CUDA_BLOCK_COUNT];
+};
+
+static inline struct tn_cuda *tn_cuda_of(struct tn_backend *backend)
+{
+    return (struct tn_cuda *)backend->state;
+}
+static inline size_t cuda_parts(size_t n, size_t of)
+{
+    return (n + of - 1) / of;
+}
+
+bool cuda_grow(struct tn_cuda *cuda, enum cuda_block block, size_t bytes); /* false: no memory */
+/* At least so many bytes; aborts when there is no memory: an operation can't fail. */
+void *cuda_scratch(struct tn_cuda *cuda, enum cuda_block block, size_t bytes);
+/* A host table's copy on the device. */
+void *cuda_table(struct tn_cuda *cuda, enum cuda_block block, const void *host, size_t bytes);
+
+/* Launches over n elements, and over n rows of GPU_LANES threads each. */
+void cuda_flat(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args);
+void cuda_rows(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args);
+
+/* The operations of each file, put into the table. */
+void cuda_add_rows(struct tn_ops *ops);
+void cuda_add_products(struct tn_ops *ops);
+void cuda_add_attention(struct tn_ops *ops);
+void cuda_add_logits(struct tn_ops *ops);
+
+/* Scratch of attention for sequences of `longest` positions and of sampling; see tn_ops.reserve. */
+size_t cuda_attention_bytes(int32_t rows, int32_t longest, int32_t heads);
+
+#endif

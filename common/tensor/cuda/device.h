@@ -1,0 +1,60 @@
+/* device: one NVIDIA device with its memory, one stream of work and the products of cublasLt: all
+ * that this folder asks of CUDA. tests/gpu/emulate.c is another implementation, on the host.
+ *
+ * Calls return at once and are done in order; device_get and device_wait wait. A failure of the
+ * device after it was opened (a fault of memory, a kernel that was stopped) can't be mended by the
+ * process: it is written to standard error and the process aborts, and its daemon starts again.
+ * One thread. */
+#ifndef SPIN_TENSOR_CUDA_DEVICE_H
+#define SPIN_TENSOR_CUDA_DEVICE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "common/base/err.h"
+
+struct device;
+
+struct device_info {
+    char name[96];    /* "NVIDIA H100 80GB HBM3" */
+    int arch;         /* 90 for sm_90 */
+    char library[64]; /* what products depend on: "cublasLt 13.0.2" */
+    size_t memory_bytes, free_bytes;
+};
+
+/* The first device that CUDA_VISIBLE_DEVICES leaves. SP_EUNSUPPORTED: no driver, an old one, no
+ * device, one that the kernels were not built for; SP_ENOMEM: its memory is taken. */
+enum sp_err device_open(struct device **ret, struct sp_error *err) SP_MUST_USE;
+void device_close(struct device *device); /* NULL is fine */
+/* What the device is, without taking its memory. */
+enum sp_err device_describe(struct device_info *ret, struct sp_error *err) SP_MUST_USE;
+
+void *device_alloc(struct device *device, size_t bytes); /* zeroed; NULL: no memory */
+void device_free(struct device *device, void *memory);   /* NULL is fine */
+void device_put(struct device *device, void *to, const void *from_host, size_t bytes);
+void device_get(struct device *device, void *to_host, const void *from, size_t bytes);
+void device_copy(struct device *device, void *to, const void *from, size_t bytes);
+void device_zero(struct device *device, void *memory, size_t bytes);
+void device_wait(struct device *device);
+
+/* One of the handles of kernels.h; `args` is its struct, copied. Nothing is done for a grid of 0.
+ */
+struct device_grid {
+    size_t x, y;
+};
+void device_launch(struct device *device, const void *kernel, struct device_grid blocks,
+                   struct device_grid threads, const void *args);
+
+/* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums. A is (M,K), or (K,M) when transposed; B
+ * is (K,N), or (N,K). The algorithm is chosen once for each shape of weights, without splitting k,
+ * so that a row of C does not depend on how many rows there are. false: cublasLt has none. */
+struct device_product {
+    float *c;
+    const uint16_t *a, *b;
+    int32_t M, N, K;
+    bool a_transposed, b_transposed, accumulate;
+};
+bool device_product(struct device *device, const struct device_product *product);
+
+#endif

@@ -1,0 +1,168 @@
+/* A device on the host: see emulate.h. SPIN_EMULATE_MIB is how much memory it has. */
+#include "tests/gpu/emulate.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "common/base/half.h"
+#include "common/base/mem.h"
+#include "common/tensor/cuda/device.h"
+
+struct emu emu;
+
+struct piece { /* one allocation: whole pages, the last of which can't be touched */
+    struct piece *next;
+    uint8_t *pages;
+    size_t open_bytes; /* all but the last page */
+    size_t bytes;
+    uint8_t *memory;
+};
+
+struct device {
+    struct piece *pieces;
+    size_t free_bytes;
+    bool open;
+};
+
+static size_t memory_bytes(void)
+{
+    const char *mib = getenv("SPIN_EMULATE_MIB");
+    return (size_t)(mib ? strtoul(mib, NULL, 10) : 4096) << 20;
+}
+
+enum sp_err device_describe(struct device_info *ret, struct sp_error *err)
+{
+    *ret = (struct device_info){.memory_bytes = memory_bytes(), .free_bytes = memory_bytes()};
+    snprintf(ret->name, sizeof(ret->name), "emulated by the host");
+    snprintf(ret->library, sizeof(ret->library), "emulated");
+    (void)err;
+    return SP_OK;
+}
+
+enum sp_err device_open(struct device **ret, struct sp_error *err)
+{
+    struct device *d = sp_xalloc(sizeof(*d));
+    d->free_bytes = memory_bytes();
+    emu.backwards = getenv("SPIN_EMULATE_BACKWARDS") != NULL;
+    *ret = d;
+    (void)err;
+    return SP_OK;
+}
+
+/* Memory of the device is there for kernels and copies alone. */
+static void protect(struct device *d, bool open)
+{
+    for (struct piece *p = d->pieces; p; p = p->next)
+        SP_ASSERT(mprotect(p->pages, p->open_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE) ==
+                  0);
+    d->open = open;
+}
+
+void *device_alloc(struct device *d, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    if (bytes > d->free_bytes)
+        return NULL;
+    struct piece *p = sp_xalloc(sizeof(*p));
+    p->bytes = bytes;
+    p->open_bytes = (bytes + 4 + page - 1) / page * page;
+    p->pages = mmap(NULL, p->open_bytes + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    SP_ASSERT(p->pages != MAP_FAILED);
+    p->memory = p->pages + p->open_bytes - (bytes + 3) / 4 * 4;
+    p->next = d->pieces;
+    d->pieces = p;
+    d->free_bytes -= bytes;
+    return p->memory;
+}
+
+void device_free(struct device *d, void *memory)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    struct piece **at = &d->pieces;
+    if (!memory)
+        return;
+    while (*at && (*at)->memory != memory)
+        at = &(*at)->next;
+    SP_ASSERT(*at != NULL); /* it is this device's, and was not freed before */
+    struct piece *p = *at;
+    *at = p->next;
+    munmap(p->pages, p->open_bytes + page);
+    d->free_bytes += p->bytes;
+    free(p);
+}
+
+void device_close(struct device *d)
+{
+    if (!d)
+        return;
+    SP_ASSERT(d->pieces == NULL); /* nothing was forgotten */
+    free(d);
+}
+
+void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+{
+    device_copy(d, to, from_host, bytes);
+}
+
+void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
+{
+    device_copy(d, to_host, from, bytes);
+}
+
+void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+{
+    protect(d, true);
+    memcpy(to, from, bytes);
+    protect(d, false);
+}
+
+void device_zero(struct device *d, void *memory, size_t bytes)
+{
+    protect(d, true);
+    memset(memory, 0, bytes);
+    protect(d, false);
+}
+
+void device_wait(struct device *d)
+{
+    (void)d;
+}
+
+void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
+                   struct device_grid threads, const void *args)
+{
+    const struct emu_kernel *k = kernel;
+    SP_ASSERT(threads.x * threads.y <= 256 && blocks.x <= 0x7fffffff && blocks.y <= 65535);
+    emu.threads = (struct emu_index){(uint32_t)threads.x, (uint32_t)threads.y};
+    emu.blocks = (struct emu_index){(uint32_t)blocks.x, (uint32_t)blocks.y};
+    protect(d, true);
+    for (uint32_t y = 0; y < blocks.y; y++)
+        for (uint32_t x = 0; x < blocks.x; x++) {
+            emu.block = (struct emu_index){x, y};
+            k->run(args);
+        }
+    protect(d, false);
+}
+
+/* The reference of cublasLt's products: one chain over k. */
+bool device_product(struct device *d, const struct device_product *p)
+{
+    protect(d, true);
+    for (int32_t m = 0; m < p->M; m++)
+        for (int32_t n = 0; n < p->N; n++) {
+            float *c = p->c + (size_t)m * (size_t)p->N + (size_t)n, sum = p->accumulate ? *c : 0.0f;
+            for (int32_t k = 0; k < p->K; k++) {
+                size_t a = p->a_transposed ? (size_t)k * (size_t)p->M + (size_t)m
+                                           : (size_t)m * (size_t)p->K + (size_t)k;
+                size_t b = p->b_transposed ? (size_t)n * (size_t)p->K + (size_t)k
+                                           : (size_t)k * (size_t)p->N + (size_t)n;
+                sum = fmaf(sp_bf16_to_f32(p->a[a]), sp_bf16_to_f32(p->b[b]), sum);
+            }
+            *c = sum;
+        }
+    protect(d, false);
+    return true;
+}
