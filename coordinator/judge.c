@@ -162,20 +162,35 @@ static enum sp_err judge_holdout(struct judge *j, struct sp_error *err)
     return SP_OK;
 }
 
+/* What a generator scores afterwards is compared with what one scored before, if one did: its
+ * arithmetic may be narrower than the trainer's. */
+static enum sp_err read_trained(struct judge *j, uint32_t position, struct proto_train_pair *ret,
+                                bool *ret_stored, struct sp_error *err)
+{
+    static const enum store_refs refs[] = {STORE_REFS_GENERATOR, STORE_REFS_LATEST};
+    for (size_t i = 0; i < SP_COUNT(refs); i++) {
+        struct store_pair_key key;
+        key_of(j, position, &key);
+        key.refs = refs[i];
+        SP_TRY(store_pairs_read(j->run, j->plan.iteration, PROTO_SET_TRAIN, STORE_SPLIT_TRAIN, &key,
+                                1, j->arena, ret, ret_stored, err));
+        if (!isnan(ret->ref_real) && !isnan(ret->ref_generated))
+            break;
+    }
+    return SP_OK;
+}
+
 static enum sp_err judge_trained(struct judge *j, struct sp_error *err)
 {
-    uint32_t n = coord_set_positions(&j->info->settings, &j->plan, PROTO_SET_TRAINED,
-                                     j->info->prompts);
+    uint32_t n =
+        coord_set_positions(&j->info->settings, &j->plan, PROTO_SET_TRAINED, j->info->prompts);
     for (uint32_t position = 0; position < n; position++) {
-        struct store_pair_key key;
         struct proto_train_pair pair;
         struct store_result after;
         uint64_t at = position;
         bool stored = false;
-        key_of(j, position, &key);
         sp_arena_reset(j->arena);
-        SP_TRY(store_pairs_read(j->run, j->plan.iteration, PROTO_SET_TRAIN, STORE_SPLIT_TRAIN, &key,
-                                1, j->arena, &pair, &stored, err));
+        SP_TRY(read_trained(j, position, &pair, &stored, err));
         if (pair.skipped || !stored)
             continue;
         SP_TRY(store_results_get(j->run, j->plan.iteration, PROTO_SET_TRAINED, &at, 1, j->arena,
@@ -253,8 +268,8 @@ static enum sp_err count_exact(const struct judge *j, enum proto_set set, json_t
     uint32_t n = coord_set_positions(&j->info->settings, &j->plan, set, j->info->prompts);
     if (!j->query || n == 0)
         return SP_OK;
-    SP_TRY(coord_query_exact_match(j->query, j->run, j->plan.iteration, set, &correct, &count,
-                                   err));
+    SP_TRY(
+        coord_query_exact_match(j->query, j->run, j->plan.iteration, set, &correct, &count, err));
     json_object_set_new(object, name,
                         json_pack("{s:I,s:I,s:f}", "correct", (json_int_t)correct, "n",
                                   (json_int_t)count, "share",
@@ -287,8 +302,8 @@ static json_t *warnings_of(const struct judge *j)
     if (s->length > VERDICT_SHORTCUT_WARN)
         json_array_append_new(list, json_string("length alone tells the two answers apart"));
     if (s->end_token > VERDICT_SHORTCUT_WARN)
-        json_array_append_new(
-            list, json_string("a missing end token alone tells the two answers apart"));
+        json_array_append_new(list,
+                              json_string("a missing end token alone tells the two answers apart"));
     if (s->first_token > VERDICT_SHORTCUT_WARN)
         json_array_append_new(list,
                               json_string("the first token alone tells the two answers apart"));
@@ -358,8 +373,7 @@ static enum sp_err judge_all(struct judge *j, struct coord_judgement *ret, struc
     j->input.iteration = j->plan.iteration;
     j->input.confidence = settings->verdict_confidence;
     j->input.min_pairs = (uint64_t)settings->verdict_min_pairs;
-    j->input.loss_at_zero =
-        settings->mode == RUN_MODE_SFT ? NAN : loss_of(settings, 0, j->beta);
+    j->input.loss_at_zero = settings->mode == RUN_MODE_SFT ? NAN : loss_of(settings, 0, j->beta);
     if (!rc)
         rc = judge_pairs(j, err);
     if (!rc)

@@ -123,6 +123,9 @@ enum sp_err coord_build_pairs(struct store *store, const struct coord_action *ac
         struct plan_key key;
         plan_key_at(&b.plan, position, &key);
         struct store_pair_key at = {.position = position,
+                                    .refs = b.info->settings.score_by == RUN_SCORE_BY_TRAINER
+                                                ? STORE_REFS_TRAINER
+                                                : STORE_REFS_LATEST,
                                     .source_iteration = key.source_iteration,
                                     .prompt = key.prompt,
                                     .sample = key.sample};

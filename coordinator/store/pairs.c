@@ -3,16 +3,20 @@
 
 #include "coordinator/store/internal.h"
 
-/* ?7 is the source iteration: what was skipped there has no answer to replay. */
+/* ?7 is the source iteration: what was skipped there has no answer to replay. ?8 is an enum
+ * store_refs. */
+#define REFERENCE(column)                                                                          \
+    "CASE ?8 WHEN 0 THEN coalesce(r.trainer_" column ", r.ref_" column ")"                         \
+    " WHEN 1 THEN r.trainer_" column " ELSE r.ref_" column " END"
 #define PAIR_SQL                                                                                   \
     "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                             \
     " EXISTS (SELECT 1 FROM skips s WHERE s.iteration IN (?1, ?7) AND s.prompt = p.idx),"          \
     " r.position IS NOT NULL, coalesce(r.prompt, p.idx), coalesce(r.sample, ?6),"                  \
     " coalesce(r.source_iteration, ?7), coalesce(r.ids, zeroblob(0)), coalesce(r.finish, 0),"      \
-    " coalesce(r.trainer_real, r.ref_real), coalesce(r.trainer_generated, r.ref_generated)"        \
-    " FROM prompts p LEFT JOIN results r"                                                          \
-    " ON r.iteration = ?1 AND r.work_set = ?2 AND r.position = ?3"                                 \
-    " WHERE p.split = ?4 AND p.idx = ?5"
+    " " REFERENCE("real") ", " REFERENCE(                                                          \
+        "generated") " FROM prompts p LEFT JOIN results r"                                         \
+                     " ON r.iteration = ?1 AND r.work_set = ?2 AND r.position = ?3"                \
+                     " WHERE p.split = ?4 AND p.idx = ?5"
 
 /* Numbers of the columns that must agree with the key. */
 enum { COLUMN_PROMPT = 7, COLUMN_SAMPLE, COLUMN_SOURCE };
@@ -61,9 +65,10 @@ static enum sp_err read_one(struct store_run *run, uint32_t iteration, uint32_t 
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
-    enum sp_err rc = sdb_query(run->db, PAIR_SQL, &statement, err, "iiuiiii", (int64_t)iteration,
-                               (int64_t)set, key->position, (int64_t)split, (int64_t)key->prompt,
-                               (int64_t)key->sample, (int64_t)key->source_iteration);
+    enum sp_err rc =
+        sdb_query(run->db, PAIR_SQL, &statement, err, "iiuiiiii", (int64_t)iteration, (int64_t)set,
+                  key->position, (int64_t)split, (int64_t)key->prompt, (int64_t)key->sample,
+                  (int64_t)key->source_iteration, (int64_t)key->refs);
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
     if (rc == SP_OK && !have)

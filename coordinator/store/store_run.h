@@ -238,9 +238,17 @@ enum sp_err store_results_last_ms(struct store_run *run, uint32_t iteration, int
 
 /* ---- pairs: prompts and results together, as the trainer and pairs_sha256 see them ---- */
 
+/* Whose references a pair has; a scorer that has not delivered any leaves NaN. */
+enum store_refs {
+    STORE_REFS_LATEST = 0, /* the trainer's, where there are none the generator's */
+    STORE_REFS_TRAINER,
+    STORE_REFS_GENERATOR,
+};
+
 struct store_pair_key { /* from plan_key_at, or by hand for other sets */
     uint64_t position;
     uint32_t source_iteration, prompt, sample;
+    enum store_refs refs;
 };
 /* ret[count] in the order of keys, ret_stored[count] (may be NULL): whether a result row is there.
  * generated_ids: the result's ids, else the rejected_ids of the data. Without a row the references

@@ -296,7 +296,12 @@ START_TEST(test_trainer_references)
     r = fx_result(4, ids);
     OK(store_result_put(fx.run, &r, &put, &fx.err));
     OK(store_commit(fx.store, &fx.err));
-    struct store_pair_key keys[4] = {{2, 0, 2, 0}, {3, 0, 3, 0}, {4, 0, 4, 0}, {5, 0, 5, 0}};
+    struct store_pair_key keys[4] = {
+        {.position = 2, .prompt = 2},
+        {.position = 3, .prompt = 3},
+        {.position = 4, .prompt = 4},
+        {.position = 5, .prompt = 5},
+    };
     struct proto_train_pair pairs[4];
     bool stored[4];
     OK(store_pairs_read(fx.run, 0, 0, STORE_SPLIT_TRAIN, keys, 4, fx.arena, pairs, stored,
@@ -308,6 +313,21 @@ START_TEST(test_trainer_references)
     ck_assert(pairs[2].ref_real == -5.5f && stored[2]);
     ck_assert(isnan(pairs[3].ref_real) && !stored[3]);
     ck_assert_uint_eq(pairs[3].finish, PROTO_FINISH_NONE);
+    for (int i = 0; i < 4; i++)
+        keys[i].refs = STORE_REFS_TRAINER;
+    OK(store_pairs_read(fx.run, 0, 0, STORE_SPLIT_TRAIN, keys, 4, fx.arena, pairs, stored,
+                        &fx.err));
+    ck_assert(pairs[0].ref_real == -7.0f && pairs[0].ref_generated == -8.0f);
+    ck_assert(pairs[1].ref_real == -9.0f && stored[1]);
+    ck_assert(isnan(pairs[2].ref_real) && isnan(pairs[2].ref_generated) && stored[2]);
+    ck_assert(isnan(pairs[3].ref_real) && !stored[3]);
+    for (int i = 0; i < 4; i++)
+        keys[i].refs = STORE_REFS_GENERATOR;
+    OK(store_pairs_read(fx.run, 0, 0, STORE_SPLIT_TRAIN, keys, 4, fx.arena, pairs, stored,
+                        &fx.err));
+    ck_assert(pairs[0].ref_real == -3.5f && pairs[2].ref_real == -5.5f);
+    ck_assert(isnan(pairs[1].ref_real) && stored[1]);
+    ck_assert(isnan(pairs[3].ref_real) && !stored[3]);
     uint8_t bitmap[1] = {0};
     uint64_t n = 0;
     OK(store_results_bitmap(fx.run, 0, 0, 8, true, bitmap, &n, &fx.err));
