@@ -9,6 +9,7 @@
 #include "common/base/mem.h"
 #include "common/checkpoint/materialise.h"
 #include "coordinator/create_run_internal.h"
+#include "coordinator/try.h"
 
 /* All digests of a manifest: its own and its chunks'. */
 static enum sp_err add_refs(struct store_builder *builder, const char *owner,
@@ -267,15 +268,33 @@ enum sp_err coord_create_run_name(const char *args, char **ret_name, struct sp_e
 /* ---- a repeated create-run ---- */
 
 /* Paths are where the files lay; their digests say what they are, and are compared. */
-static json_t *without_paths(const json_t *settings)
+static json_t *without_paths(const struct run_settings *settings)
 {
     static const char *const paths[] = {"data.train",       "data.holdout",     "data.eval",
                                         "data.generated_1", "data.generated_2", "data.generated_3",
                                         "model.base"};
-    json_t *copy = json_copy((json_t *)settings);
+    json_t *object = sp_config_to_json(&run_settings_spec, settings);
     for (size_t i = 0; i < SP_COUNT(paths); i++)
-        json_object_del(copy, paths[i]);
-    return copy;
+        json_object_del(object, paths[i]);
+    return object;
+}
+
+/* What the version that made the run did not know has its default. */
+static enum sp_err same_settings(const char *stored, const struct run_settings *wanted,
+                                 bool *ret_same, struct sp_error *err)
+{
+    struct run_settings settings;
+    json_t *object = NULL;
+    SP_TRY(sp_json_parse(stored, strlen(stored), "stored settings", &object, err));
+    sp_config_init(&run_settings_spec, &settings);
+    enum sp_err rc = run_settings_from_json(object, &settings, err);
+    json_t *a = without_paths(&settings), *b = without_paths(wanted);
+    *ret_same = json_equal(a, b);
+    json_decref(a);
+    json_decref(b);
+    json_decref(object);
+    sp_config_deinit(&run_settings_spec, &settings);
+    return rc;
 }
 
 static bool same_files(const struct create_args *args, const json_t *report)
@@ -298,28 +317,22 @@ enum sp_err coord_create_run_same(struct store_run *run, const char *args, char 
 {
     struct create_args parsed = {0};
     struct store_run_info info;
-    json_t *settings = NULL, *report = NULL;
+    json_t *report = NULL;
+    bool same = false;
     enum sp_err rc = create_args_parse(args, &parsed, err);
     if (rc != SP_OK)
         return rc;
     struct sp_arena *arena = sp_arena_new(1 << 16, 64 << 20);
     rc = store_run_info(run, arena, &info, err);
     if (rc == SP_OK)
-        rc = sp_json_parse(info.settings, strlen(info.settings), "stored settings", &settings, err);
+        rc = same_settings(info.settings, &parsed.settings, &same, err);
     if (rc == SP_OK)
         rc = sp_json_parse(info.data, strlen(info.data), "stored report", &report, err);
     if (rc == SP_OK) {
-        json_t *a = without_paths(settings);
-        json_t *canonical = sp_config_to_json(&run_settings_spec, &parsed.settings);
-        json_t *b = without_paths(canonical);
-        json_decref(canonical);
         const json_t *tasks = json_object_get(report, "tasks");
         bool same_tasks = !tasks == !parsed.tasks && (!tasks || json_equal(tasks, parsed.tasks));
-        bool same = same_tasks && json_equal(a, b) &&
-                    sp_digest_equal(&info.base_manifest, &parsed.base) &&
-                    same_files(&parsed, report);
-        json_decref(a);
-        json_decref(b);
+        same = same && same_tasks && sp_digest_equal(&info.base_manifest, &parsed.base) &&
+               same_files(&parsed, report);
         if (!same)
             rc = sp_fail(err, SP_EEXIST,
                          "run %s exists already, with other settings, data or base: choose another "
@@ -330,7 +343,6 @@ enum sp_err coord_create_run_same(struct store_run *run, const char *args, char 
         json_object_set_new(report, "existing", json_true());
         *ret_report = sp_json_canonical(report);
     }
-    json_decref(settings);
     json_decref(report);
     sp_arena_free(arena);
     create_args_deinit(&parsed);

@@ -1,4 +1,6 @@
 /* create-run: from blobs and settings to a run's file. */
+#include <sqlite3.h>
+
 #include "tests/unit/coordinator/create_fixture.h"
 
 static const json_t *split_of(const json_t *report, int i)
@@ -238,6 +240,34 @@ START_TEST(test_again)
     free(args);
     cf_set(&cf, "run.seed=1");
     cf_data(&cf, "train", "{\"prompt\":\"other\",\"response\":\"data\"}\n");
+    args = sp_json_canonical(cf.args);
+    FAILS(SP_EEXIST, coord_create_run_same(fx.run, args, &text, &fx.err));
+    free(args);
+    cf_free(&cf);
+}
+END_TEST
+
+/* Made by a version that knew fewer settings: the same file still makes the same run. */
+START_TEST(test_again_after_an_upgrade)
+{
+    struct cf cf = cf_new();
+    cf_make(&cf);
+    struct fx fx = cf.fx;
+    char *path = sp_xprintf("%s/runs/%s.db", fx.dir, store_run_name(fx.run));
+    sqlite3 *db = NULL;
+    ck_assert_int_eq(sqlite3_open_v2(path, &db, SQLITE_OPEN_READWRITE, NULL), SQLITE_OK);
+    ck_assert_int_eq(
+        sqlite3_exec(db, "UPDATE info SET settings = json_remove(settings, '$.\"data.turns\"')",
+                     NULL, NULL, NULL),
+        SQLITE_OK);
+    ck_assert_int_eq(sqlite3_changes(db), 1);
+    ck_assert_int_eq(sqlite3_close(db), SQLITE_OK);
+    free(path);
+    char *args = sp_json_canonical(cf.args), *text = NULL;
+    OK(coord_create_run_same(fx.run, args, &text, &fx.err));
+    free(args);
+    free(text);
+    cf_set(&cf, "data.turns=all"); /* other than the default that the stored ones get */
     args = sp_json_canonical(cf.args);
     FAILS(SP_EEXIST, coord_create_run_same(fx.run, args, &text, &fx.err));
     free(args);
@@ -496,6 +526,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_dpo_needs_both_answers);
     tcase_add_test(t, test_spin_ignores_given_answers);
     tcase_add_test(t, test_again);
+    tcase_add_test(t, test_again_after_an_upgrade);
     tcase_add_test(t, test_turns);
     tcase_add_test(t, test_cancelled);
     tcase_add_test(t, test_bad_arguments);
