@@ -30,8 +30,11 @@ struct member {
     uint64_t source;
     int64_t since_ms;
     bool direct; /* its newest transfer was from the coordinator */
-    uint64_t refused[REFUSED_MAX];
-    uint32_t refused_count;
+    struct {
+        uint64_t giver;
+        int64_t until_ms; /* INT64_MAX: for good */
+    } refused[REFUSED_MAX];
+    uint32_t refused_count; /* ever; the newest are there */
 };
 
 struct swarm {
@@ -301,11 +304,11 @@ uint32_t coord_swarms_givers(const struct coord_swarms *swarms, int64_t now_ms)
 
 /* ---- reports ---- */
 
-static bool is_refused(const struct member *member, uint64_t giver)
+static bool is_refused(const struct member *member, uint64_t giver, int64_t now_ms)
 {
     uint32_t known = SP_MIN(member->refused_count, (uint32_t)REFUSED_MAX);
     for (uint32_t i = 0; i < known; i++) {
-        if (member->refused[i] == giver)
+        if (member->refused[i].giver == giver && now_ms < member->refused[i].until_ms)
             return true;
     }
     return false;
@@ -326,13 +329,15 @@ static void note_failure(struct coord_swarms *swarms, struct swarm *swarm, struc
         }
         return;
     }
-    if (!is_refused(member, member->source))
-        member->refused[member->refused_count++ % REFUSED_MAX] = member->source;
+    /* Who is silent may only be busy, or far away for a moment. */
+    int64_t until_ms = outcome == SWARM_POISONED ? INT64_MAX : now_ms + swarms->times.patience_ms;
+    uint32_t place = member->refused_count++ % REFUSED_MAX;
+    member->refused[place].giver = member->source;
+    member->refused[place].until_ms = until_ms;
     if (!giver)
         return;
     if (giver->accuser != 0 && giver->accuser != member->worker) {
-        giver->dropped_until_ms =
-            outcome == SWARM_POISONED ? INT64_MAX : now_ms + swarms->times.transfer_ms;
+        giver->dropped_until_ms = SP_MAX(giver->dropped_until_ms, until_ms);
         link_giver(swarms, giver, false);
     }
     giver->accuser = member->worker;
@@ -420,7 +425,7 @@ static bool may_give(const struct coord_swarms *swarms, const struct member *mem
                      const struct member *source, int64_t now_ms)
 {
     return source != member && source->giver && is_usable(swarms, source->giver, now_ms) &&
-           source->giver->busy < source->giver->places && !is_refused(member, source->worker);
+           source->giver->busy < source->giver->places && !is_refused(member, source->worker, now_ms);
 }
 
 static bool ask_givers(struct coord_swarms *swarms, const struct swarm *swarm,
@@ -452,7 +457,7 @@ static bool has_hope(const struct coord_swarms *swarms, const struct swarm *swar
     for (uint32_t i = 0; i < swarm->member_count; i++) {
         const struct member *source = &swarm->members[i];
         if (source == member || !source->giver || !is_usable(swarms, source->giver, now_ms) ||
-            is_refused(member, source->worker))
+            is_refused(member, source->worker, now_ms))
             continue;
         if (source->fetching)
             return true;

@@ -9,8 +9,8 @@
  * does not exceed while givers have it and nobody has waited too long.
  *
  * Nothing that a worker reports is believed further than this: a chunk is verified by who fetches
- * it. A giver that is said to have sent wrong bytes, or to be silent, is not named again to who
- * said so, and to nobody when two have said so. */
+ * it. A giver that is said to have sent wrong bytes is not named again to who said so, and to
+ * nobody when two have said so; one that is said to be silent, not for a while. */
 #ifndef SPIN_COORDINATOR_SWARM_H
 #define SPIN_COORDINATOR_SWARM_H
 
@@ -30,7 +30,9 @@ struct coord_swarms;
 struct coord_swarm_times {
     int64_t silent_ms;   /* a giver that is not heard of for so long is not named */
     int64_t transfer_ms; /* a place is free again after this, whatever became of it */
-    int64_t patience_ms; /* who has waited so long gets a chunk from the coordinator */
+    /* Who has waited so long gets a chunk from the coordinator; who did not answer is not named for
+     * so long. */
+    int64_t patience_ms;
 };
 
 /* seed: of the choice among equals. */

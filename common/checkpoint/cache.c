@@ -132,13 +132,13 @@ static enum sp_err verify_entry(const struct entry *entry, struct sp_error *err)
 }
 
 /* With a shared lock on `fd`, which it takes over on success. SP_ENOTFOUND: not there, or there and
- * damaged, and now removed. */
-static enum sp_err use_entry(const struct entry *entry, int fd, struct ckpt_cache_ref **ret,
-                             struct sp_error *err)
+ * damaged, and now removed. known: all of it has been verified just now. */
+static enum sp_err use_entry(const struct entry *entry, int fd, bool known,
+                             struct ckpt_cache_ref **ret, struct sp_error *err)
 {
     if (!sp_path_exists(entry->dir))
         return sp_fail(err, SP_ENOTFOUND, "%s: not in the cache", entry->dir);
-    enum sp_err rc = verify_entry(entry, err);
+    enum sp_err rc = known ? SP_OK : verify_entry(entry, err);
     if (rc != SP_OK) {
         if (flock(fd, LOCK_EX | LOCK_NB) != 0)
             return sp_wrap(err, SP_ECORRUPT, "damaged, and in use by another process");
@@ -169,7 +169,7 @@ enum sp_err ckpt_cache_find(struct ckpt_cache *cache, const struct sp_digest *di
     else if (flock(fd, LOCK_SH) != 0)
         rc = sp_fail_errno(err, errno, "%s: lock", entry.lock);
     else
-        rc = use_entry(&entry, fd, ret, err);
+        rc = use_entry(&entry, fd, false, ret, err);
     if (rc != SP_OK && fd >= 0)
         close(fd);
     entry_deinit(&entry);
@@ -355,13 +355,14 @@ enum sp_err ckpt_cache_get_from(struct ckpt_cache *cache, const struct ckpt_mani
     struct entry entry = entry_of(cache, hex);
     enum sp_err rc = SP_OK;
     int fd = open_lock(&entry), damaged = 0;
-    bool done = false;
+    bool done = false, filled = false;
     if (fd < 0)
         rc = sp_fail_errno(err, errno, "%s", entry.lock);
     while (rc == SP_OK && !done) {
         if (!sp_path_exists(entry.dir)) {
             if (flock(fd, LOCK_EX | LOCK_NB) == 0) {
-                if (!sp_path_exists(entry.dir))
+                filled = !sp_path_exists(entry.dir);
+                if (filled)
                     rc = fill_entry(cache, &entry, hex, manifest, source, progress,
                                     progress_context, err);
             } else {
@@ -377,7 +378,7 @@ enum sp_err ckpt_cache_get_from(struct ckpt_cache *cache, const struct ckpt_mani
         if (flock(fd, LOCK_SH) != 0)
             rc = sp_fail_errno(err, errno, "%s: lock", entry.lock);
         else
-            rc = use_entry(&entry, fd, ret, err);
+            rc = use_entry(&entry, fd, filled, ret, err);
         if (rc == SP_OK)
             done = true;
         else if (rc == SP_ENOTFOUND)

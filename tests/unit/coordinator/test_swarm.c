@@ -135,9 +135,9 @@ START_TEST(the_silent_come_back)
     ask(7, 8, none, SWARM_GOT, 1);
     ask(7, 8, none, SWARM_SILENT, 2);
     ck_assert_uint_eq(coord_swarms_givers(swarms, 2), 0);
-    coord_swarms_seen(swarms, 1, 2 + times.transfer_ms);
-    ck_assert_uint_eq(coord_swarms_givers(swarms, 2 + times.transfer_ms), 1);
-    ck_assert_uint_eq(ask(6, 8, none, SWARM_GOT, 2 + times.transfer_ms).source, 1);
+    coord_swarms_seen(swarms, 1, 2 + times.patience_ms);
+    ck_assert_uint_eq(coord_swarms_givers(swarms, 2 + times.patience_ms), 1);
+    ck_assert_uint_eq(ask(7, 8, none, SWARM_GOT, 2 + times.patience_ms).source, 1);
 }
 END_TEST
 
