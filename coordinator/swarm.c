@@ -425,7 +425,8 @@ static bool may_give(const struct coord_swarms *swarms, const struct member *mem
                      const struct member *source, int64_t now_ms)
 {
     return source != member && source->giver && is_usable(swarms, source->giver, now_ms) &&
-           source->giver->busy < source->giver->places && !is_refused(member, source->worker, now_ms);
+           source->giver->busy < source->giver->places &&
+           !is_refused(member, source->worker, now_ms);
 }
 
 static bool ask_givers(struct coord_swarms *swarms, const struct swarm *swarm,

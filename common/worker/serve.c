@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <time.h>
 #include <uv.h>
 
 #include "common/base/log.h"
@@ -9,6 +10,7 @@
 #include "common/checkpoint/partial.h"
 #include "proto/ticket.h"
 
+#define STOP_S 1
 #define PARALLEL_PER_SLOT 2 /* one is being read while another one is on its way */
 
 struct worker_server {
@@ -116,8 +118,16 @@ void worker_server_stop(struct worker_server *server)
 {
     if (server == NULL)
         return;
+    struct timespec until;
     uv_async_send(&server->stop);
-    pthread_join(server->thread, NULL);
+    clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_sec += STOP_S;
+    if (pthread_timedjoin_np(server->thread, NULL, &until) != 0) {
+        /* A reply is still on its way to somebody slow. The thread takes no requests any more and
+         * has nothing that others need: it ends with the process. */
+        pthread_detach(server->thread);
+        return;
+    }
     uv_loop_close(&server->loop);
     free_server(server);
 }

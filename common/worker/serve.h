@@ -12,6 +12,7 @@ struct worker_server;
 enum sp_err worker_server_start(struct worker_link *link, const struct worker_settings *settings,
                                 const char *url, uint32_t slots, struct worker_server **ret,
                                 struct sp_error *err) SP_MUST_USE;
-void worker_server_stop(struct worker_server *server); /* NULL is fine */
+/* At the end of the process: what is being sent has a second. NULL is fine. */
+void worker_server_stop(struct worker_server *server);
 
 #endif

@@ -406,6 +406,48 @@ START_TEST(test_tickets)
 }
 END_TEST
 
+/* With TLS: a certificate of our authority is wanted before anything is read. */
+START_TEST(test_strangers_at_a_givers_port)
+{
+    struct tls_cluster tls = {0};
+    char url[64], more[160], paths[3][128], byte;
+    int port = free_port();
+    snprintf(url, sizeof(url), "tls+tcp://127.0.0.1:%d", port);
+    snprintf(more, sizeof(more), "[weights]\nserve = %s\nserve_name = generator.test\n", url);
+    tls_cluster_open(&tls);
+    pid_t generator = tls_cluster_start_worker(&tls, GENERATOR, "generator", more);
+    int fd = dial(port);
+    static const char greeting[] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
+    ck_assert_int_eq(send(fd, greeting, sizeof(greeting), MSG_NOSIGNAL), sizeof(greeting));
+    shutdown(fd, SHUT_WR);
+    ssize_t n = read(fd, &byte, 1); /* at most a TLS alert, never a greeting */
+    ck_assert(n <= 0 || byte == 0x15);
+    close(fd);
+    static const char *const files[] = {"certs/ca.pem", "certs/trainer.test.pem",
+                                        "others/trainer.test.pem"};
+    for (int i = 0; i < 3; i++)
+        snprintf(paths[i], sizeof(paths[i]), "%s/%s", tls.cluster.dir, files[i]);
+    for (int stranger = 0; stranger < 2; stranger++) {
+        struct proto_client_options options = {.url = url,
+                                               .tls = {.ca_file = paths[0],
+                                                       .cert_file = paths[1 + stranger],
+                                                       .server_name = "generator.test"},
+                                               .request_ms = 5000};
+        struct proto_client *client = NULL;
+        struct proto_chunk_get ask = {0};
+        const void *body = NULL;
+        struct sp_error err = {0};
+        ck_assert_msg(proto_client_open(&options, &client, &err) == SP_OK, "%s", err.text);
+        ck_assert_int_eq(proto_call(client, PROTO_CHUNK_GET, &ask, 0, &body, &err), SP_EDENIED);
+        const char *expected = stranger ? "TLS handshake failed" : "the ticket is not for";
+        ck_assert_msg(strstr(err.text, expected) != NULL, "%s", err.text);
+        proto_client_free(client);
+    }
+    cluster_end(&generator, SIGKILL);
+    cluster_close(&tls.cluster);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/blobs");
@@ -416,6 +458,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_a_liar_is_refused_and_dropped);
     tcase_add_test(c, test_a_dead_source);
     tcase_add_test(c, test_tickets);
+    tcase_add_test(c, test_strangers_at_a_givers_port);
     suite_add_tcase(s, c);
     return s;
 }

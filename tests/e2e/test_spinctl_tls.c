@@ -28,8 +28,8 @@ START_TEST(test_an_iteration_over_tls)
     tls_cluster_open(&tls);
     cluster_write_rows(&tls.cluster, "train.jsonl", 0, 40);
     cluster_create_run(&tls.cluster, "r", 1, "");
-    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator");
-    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer");
+    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator", "");
+    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer", "");
     int code = tls_cluster_spinctl(&tls, &said, CA CERT NAMED TOKEN "run r --iterations 1");
     ck_assert_msg(code == 0 && strstr(said.out, "iteration 0 closed"), "%s%s", said.out, said.err);
     code = tls_cluster_spinctl(&tls, &said, CA CERT NAMED TOKEN "workers");
@@ -150,8 +150,8 @@ START_TEST(test_sighup)
     tls_cluster_open(&tls);
     cluster_write_rows(&tls.cluster, "train.jsonl", 0, 40);
     cluster_create_run(&tls.cluster, "r", 1, "");
-    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator");
-    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer");
+    tls.cluster.generators[0] = tls_cluster_start_worker(&tls, GENERATOR, "generator", "");
+    tls.cluster.trainers[0] = tls_cluster_start_worker(&tls, TRAINER, "trainer", "");
     cluster_start_iteration(&tls.cluster, "r");
     /* Damaged files: the old listener stays. */
     const char *const keep[] = {"/bin/mv", "certs/coordinator.test.pem", "certs/old.pem", NULL};

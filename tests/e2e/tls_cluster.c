@@ -70,7 +70,8 @@ void tls_cluster_open(struct tls_cluster *tls)
     json_decref(cluster_ctl_ok(cluster, "--timeout", "20", "status", NULL));
 }
 
-pid_t tls_cluster_start_worker(struct tls_cluster *tls, const char *program, const char *role)
+pid_t tls_cluster_start_worker(struct tls_cluster *tls, const char *program, const char *role,
+                               const char *more)
 {
     char file[64], log[64];
     snprintf(file, sizeof(file), "%s.conf", role);
@@ -78,8 +79,8 @@ pid_t tls_cluster_start_worker(struct tls_cluster *tls, const char *program, con
     cluster_write(&tls->cluster, file,
                   "[coordinator]\nurl = %s\ntoken_file = %s.token\ntls_ca = certs/ca.pem\n"
                   "tls_cert = certs/%s.test.pem\ntls_server_name = coordinator.test\n"
-                  "[worker]\nname = %s\nstate_dir = %s-state\n[compute]\nthreads = 1\n",
-                  tls->url, role, role, role, role);
+                  "[worker]\nname = %s\nstate_dir = %s-state\n[compute]\nthreads = 1\n%s",
+                  tls->url, role, role, role, role, more);
     const char *const argv[] = {program, "--config", file, NULL};
     return program_start(tls->cluster.dir, log, argv);
 }

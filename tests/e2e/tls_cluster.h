@@ -16,8 +16,10 @@ struct tls_cluster {
 void tls_cluster_open(struct tls_cluster *tls); /* closed by cluster_close */
 /* What deploy/tls/make-certificates makes of the arguments. */
 void tls_cluster_make(struct tls_cluster *tls, const char *arguments);
-/* Named by its role, with settings in ROLE.conf and its log in ROLE.log. */
-pid_t tls_cluster_start_worker(struct tls_cluster *tls, const char *program, const char *role);
+/* Named by its role, with settings in ROLE.conf, `more` ("": none) at their end, and its log in
+ * ROLE.log. */
+pid_t tls_cluster_start_worker(struct tls_cluster *tls, const char *program, const char *role,
+                               const char *more);
 /* Over TLS, with these options alone; the exit code. */
 int tls_cluster_spinctl(struct tls_cluster *tls, struct said *said, const char *options);
 /* The same as the administrator, with the certificate in file `cert`. */

@@ -113,6 +113,22 @@ START_TEST(not_without_a_lease)
 }
 END_TEST
 
+START_TEST(trainers_may_have_all)
+{
+    with_lease("a");
+    const struct proto_hello_reply *giver = hello("g", "tls+tcp://g:7072", true);
+    uint64_t id = giver->worker_id;
+    struct proto_blob_sources sources = {.worker_id = cf_hello(&fx, PROTO_ROLE_TRAINER, "t"),
+                                         .manifest = manifest,
+                                         .chunks = CHUNKS,
+                                         .have = {.data = none, .length = 1}};
+    const struct cf_reply *reply =
+        cf_ask(&fx, PROTO_ROLE_TRAINER, PROTO_BLOB_SOURCES, &sources);
+    CF_OK(reply);
+    ck_assert_uint_eq(((const struct proto_blob_sources_reply *)reply->body)->source, id);
+}
+END_TEST
+
 START_TEST(nonsense_is_refused)
 {
     uint64_t a = with_lease("a");
@@ -204,6 +220,7 @@ static Suite *suite(void)
     tcase_add_test(t, without_givers_nothing_changes);
     tcase_add_test(t, a_ticket_for_the_source);
     tcase_add_test(t, not_without_a_lease);
+    tcase_add_test(t, trainers_may_have_all);
     tcase_add_test(t, nonsense_is_refused);
     tcase_add_test(t, held_until_there_is_something);
     tcase_add_test(t, givers_that_are_no_more);
