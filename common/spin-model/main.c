@@ -1,6 +1,7 @@
 /* spin-model: looks into checkpoints, tokenizes, scores, generates, makes and converts models,
  * without any daemon. Options and prose stand in the table of commands below; `--help` shows them.
  */
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,17 +27,13 @@ enum {
     KEY_DIGEST,
     KEY_FORMAT,
     KEY_TEMPLATE,
-    KEY_PROMPT,
     KEY_PROMPT_IDS,
     KEY_SYSTEM,
-    KEY_TEMPERATURE,
     KEY_TOP_K,
     KEY_TOP_P,
-    KEY_MAX_NEW_TOKENS,
     KEY_SEED,
     KEY_SAMPLES,
     KEY_GREEDY,
-    KEY_CONFIG,
     KEY_TOKENIZER,
     KEY_DTYPE,
     KEY_SECONDS,
@@ -52,60 +49,115 @@ enum {
     KEY_KV,
 };
 
-static int64_t whole(struct argp_state *state, const char *option, const char *text, int64_t min,
-                     int64_t max)
+/* What an option fills in. A key means the same in every command that has it. */
+enum kind { FLAG, TEXT, WHOLE, REAL, TYPE };
+
+static const struct setting {
+    int key;
+    const char *name;
+    enum kind kind;
+    size_t field;     /* of struct tool */
+    int64_t min, max; /* of numbers */
+} settings[] = {
+#define FIELD(f) offsetof(struct tool, f)
+    {KEY_JSON, "json", FLAG, FIELD(json)},
+    {'q', "quiet", FLAG, FIELD(quiet)},
+    {KEY_THREADS, "threads", WHOLE, FIELD(threads), 1, 256},
+    {KEY_BACKEND, "backend", TEXT, FIELD(backend)},
+    {KEY_TENSORS, "tensors", FLAG, FIELD(tensors)},
+    {KEY_DIGEST, "digest", FLAG, FIELD(digest)},
+    {KEY_DECODE, "decode", FLAG, FIELD(decode)},
+    {KEY_SPECIAL, "special", FLAG, FIELD(special)},
+    {KEY_SKIP_SPECIAL, "skip-special", FLAG, FIELD(skip_special)},
+    {KEY_LINES, "lines", FLAG, FIELD(lines)},
+    {KEY_TOKENS, "tokens", FLAG, FIELD(pieces)},
+    {'i', "input", TEXT, FIELD(input)},
+    {KEY_MESSAGES, "messages", TEXT, FIELD(input)},
+    {KEY_FORMAT, "format", TEXT, FIELD(format)},
+    {KEY_TEMPLATE, "template", TEXT, FIELD(template_name)},
+    {KEY_DATE, "date", TEXT, FIELD(date)},
+    {'p', "prompt", TEXT, FIELD(prompt)},
+    {KEY_PROMPT_IDS, "prompt-ids", TEXT, FIELD(prompt_ids)},
+    {KEY_SYSTEM, "system", TEXT, FIELD(system)},
+    {'t', "temperature", REAL, FIELD(temperature), 0, 100},
+    {KEY_TOP_K, "top-k", WHOLE, FIELD(top_k), 0, SP_MAX_VOCAB},
+    {KEY_TOP_P, "top-p", REAL, FIELD(top_p), 0, 1},
+    {'n', "max-new-tokens", WHOLE, FIELD(max_new_tokens), 1, SP_MAX_SEQUENCE_TOKENS},
+    {KEY_SEED, "seed", WHOLE, FIELD(seed), 0, INT64_MAX},
+    {KEY_SAMPLES, "samples", WHOLE, FIELD(samples), 1, SP_MAX_LEASE_ITEMS},
+    {KEY_GREEDY, "greedy", FLAG, FIELD(greedy)},
+    {KEY_WEIGHTS, "weights", TYPE, FIELD(weights)},
+    {KEY_ACTIVATIONS, "activations", TYPE, FIELD(activations)},
+    {KEY_KV, "kv", TYPE, FIELD(kv)},
+    {'c', "config", TEXT, FIELD(config)},
+    {KEY_TOKENIZER, "tokenizer", TEXT, FIELD(tokenizer)},
+    {KEY_DTYPE, "dtype", TEXT, FIELD(dtype)},
+    {KEY_TO, "to", TEXT, FIELD(to)},
+    {KEY_HELD_OUT, "held-out", TEXT, FIELD(held_out)},
+    {KEY_ONLY, "only", TEXT, FIELD(bench_only)},
+    {KEY_LONGEST, "longest", WHOLE, FIELD(bench_longest), 2, INT32_MAX},
+    {KEY_REPEATS, "repeats", WHOLE, FIELD(bench_repeats), 1, 100},
+    {KEY_SECONDS, "seconds", REAL, FIELD(bench_seconds), 0, 3600},
+#undef FIELD
+};
+
+static int64_t whole(struct argp_state *state, const struct setting *s, const char *text)
 {
     char *end;
     long long value = strtoll(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < min || value > max)
-        argp_error(state, "--%s: \"%s\" is not a whole number from %lld to %lld", option, text,
-                   (long long)min, (long long)max);
+    if (*text == 0 || *end != 0 || value < s->min || value > s->max)
+        argp_error(state, "--%s: \"%s\" is not a whole number from %lld to %lld", s->name, text,
+                   (long long)s->min, (long long)s->max);
     return value;
 }
 
-static double real(struct argp_state *state, const char *option, const char *text, double min,
-                   double max)
+static double real(struct argp_state *state, const struct setting *s, const char *text)
 {
     char *end;
     double value = strtod(text, &end);
-    if (*text == 0 || *end != 0 || !(value >= min && value <= max))
-        argp_error(state, "--%s: \"%s\" is not a number from %g to %g", option, text, min, max);
+    if (*text == 0 || *end != 0 || !(value >= (double)s->min && value <= (double)s->max))
+        argp_error(state, "--%s: \"%s\" is not a number from %lld to %lld", s->name, text,
+                   (long long)s->min, (long long)s->max);
     return value;
 }
 
-/* ---- options of every command ---- */
-
-static const struct argp_option global_options[] = {
-    {"json", KEY_JSON, NULL, 0, "Print JSON, one document a line"},
-    {"quiet", 'q', NULL, 0, "No progress bars"},
-    {"threads", KEY_THREADS, "N", 0,
-     "Compute threads (default: all cores); results don't depend on it"},
-    {"backend", KEY_BACKEND, "NAME", 0, "cpu (default), openblas, cuda or cuda-fp32"},
-    {0},
-};
-
-static error_t parse_global(int key, char *arg, struct argp_state *state)
+static enum tn_dtype type_of(struct argp_state *state, const struct setting *s, const char *text)
 {
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_JSON:
-        tool->json = true;
-        return 0;
-    case 'q':
-        tool->quiet = true;
-        return 0;
-    case KEY_THREADS:
-        tool->threads = whole(state, "threads", arg, 1, 256);
-        return 0;
-    case KEY_BACKEND:
-        tool->backend = arg;
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
+    if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
+        argp_error(state, "--%s: \"%s\" is neither f32 nor bf16", s->name, text);
+    return strcmp(text, "bf16") == 0 ? TN_BF16 : TN_F32;
 }
 
-/* The one argument that every command has. */
+static error_t parse_option(int key, char *arg, struct argp_state *state)
+{
+    const struct setting *s = settings;
+    while (s < settings + SP_COUNT(settings) && s->key != key)
+        s++;
+    if (s == settings + SP_COUNT(settings))
+        return ARGP_ERR_UNKNOWN;
+    char *tool = state->input;
+    void *field = tool + s->field;
+    switch (s->kind) {
+    case FLAG:
+        *(bool *)field = true;
+        break;
+    case TEXT:
+        *(const char **)field = arg;
+        break;
+    case WHOLE:
+        *(int64_t *)field = whole(state, s, arg);
+        break;
+    case REAL:
+        *(double *)field = real(state, s, arg);
+        break;
+    case TYPE:
+        *(enum tn_dtype *)field = type_of(state, s, arg);
+        break;
+    }
+    return 0;
+}
+
+/* Commands with one argument. */
 static error_t parse_dir(int key, char *arg, struct argp_state *state)
 {
     struct tool *tool = state->input;
@@ -117,8 +169,32 @@ static error_t parse_dir(int key, char *arg, struct argp_state *state)
         argp_error(state, "unexpected argument: %s", arg);
     if (key == ARGP_KEY_END && tool->dir == NULL)
         argp_error(state, "DIR is missing");
-    return ARGP_ERR_UNKNOWN;
+    return parse_option(key, arg, state);
 }
+
+/* Commands with two. */
+static error_t parse_in_out(int key, char *arg, struct argp_state *state)
+{
+    struct tool *tool = state->input;
+    if (key == ARGP_KEY_ARG && tool->out == NULL) {
+        *(tool->dir == NULL ? &tool->dir : &tool->out) = arg;
+        return 0;
+    }
+    if (key == ARGP_KEY_ARG)
+        argp_error(state, "unexpected argument: %s", arg);
+    if (key == ARGP_KEY_END && tool->out == NULL)
+        argp_error(state, "%s is missing", tool->dir == NULL ? "IN" : "OUT");
+    return parse_option(key, arg, state);
+}
+
+static const struct argp_option global_options[] = {
+    {"json", KEY_JSON, NULL, 0, "Print JSON, one document a line"},
+    {"quiet", 'q', NULL, 0, "No progress bars"},
+    {"threads", KEY_THREADS, "N", 0,
+     "Compute threads (default: all cores); results don't depend on it"},
+    {"backend", KEY_BACKEND, "NAME", 0, "cpu (default), openblas, cuda or cuda-fp32"},
+    {0},
+};
 
 /* What generators compute in, by the names of a run's settings. */
 #define DECODER_OPTIONS                                                                            \
@@ -127,31 +203,6 @@ static error_t parse_dir(int key, char *arg, struct argp_state *state)
     {                                                                                              \
         "kv", KEY_KV, "TYPE", 0, "As [generate] kv"                                                \
     }
-
-static enum tn_dtype type_of(struct argp_state *state, const char *option, const char *text)
-{
-    if (strcmp(text, "f32") != 0 && strcmp(text, "bf16") != 0)
-        argp_error(state, "--%s: \"%s\" is neither f32 nor bf16", option, text);
-    return strcmp(text, "bf16") == 0 ? TN_BF16 : TN_F32;
-}
-
-static error_t parse_decoder(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_WEIGHTS:
-        tool->weights = type_of(state, "weights", arg);
-        return 0;
-    case KEY_ACTIVATIONS:
-        tool->activations = type_of(state, "activations", arg);
-        return 0;
-    case KEY_KV:
-        tool->kv = type_of(state, "kv", arg);
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
 
 static int run(struct tool *tool, tool_command command)
 {
@@ -169,21 +220,6 @@ static const struct argp_option info_options[] = {
     {0},
 };
 
-static error_t parse_info(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_TENSORS:
-        tool->tensors = true;
-        return 0;
-    case KEY_DIGEST:
-        tool->digest = true;
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
-
 static int run_info(void *context)
 {
     return run(context, tool_info);
@@ -199,30 +235,6 @@ static const struct argp_option tokenize_options[] = {
     {"tokens", KEY_TOKENS, NULL, 0, "Show the tokens beside their ids"},
     {0},
 };
-
-static error_t parse_tokenize(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_DECODE:
-        tool->decode = true;
-        return 0;
-    case KEY_SPECIAL:
-        tool->special = true;
-        return 0;
-    case KEY_SKIP_SPECIAL:
-        tool->skip_special = true;
-        return 0;
-    case KEY_LINES:
-        tool->lines = true;
-        return 0;
-    case KEY_TOKENS:
-        tool->pieces = true;
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
 
 static int run_tokenize(void *context)
 {
@@ -240,27 +252,6 @@ static const struct argp_option logprobs_options[] = {
     {0},
 };
 
-static error_t parse_logprobs(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case 'i':
-        tool->input = arg;
-        return 0;
-    case KEY_FORMAT:
-        tool->format = arg;
-        return 0;
-    case KEY_TEMPLATE:
-        tool->template_name = arg;
-        return 0;
-    case KEY_DATE:
-        tool->date = arg;
-        return 0;
-    default:
-        return parse_decoder(key, arg, state);
-    }
-}
-
 static int run_logprobs(void *context)
 {
     return run(context, tool_logprobs);
@@ -277,24 +268,6 @@ static const struct argp_option render_options[] = {
     {"date", KEY_DATE, "YYYY-MM-DD", 0, "Today, for templates that ask for it"},
     {0},
 };
-
-static error_t parse_render(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_MESSAGES:
-        tool->input = arg;
-        return 0;
-    case KEY_TEMPLATE:
-        tool->template_name = arg;
-        return 0;
-    case KEY_DATE:
-        tool->date = arg;
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
 
 static int run_render(void *context)
 {
@@ -320,51 +293,6 @@ static const struct argp_option generate_options[] = {
     {0},
 };
 
-static error_t parse_generate(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case 'p':
-        tool->prompt = arg;
-        return 0;
-    case KEY_PROMPT_IDS:
-        tool->prompt_ids = arg;
-        return 0;
-    case KEY_SYSTEM:
-        tool->system = arg;
-        return 0;
-    case KEY_TEMPLATE:
-        tool->template_name = arg;
-        return 0;
-    case KEY_DATE:
-        tool->date = arg;
-        return 0;
-    case 't':
-        tool->temperature = real(state, "temperature", arg, 0, 100);
-        return 0;
-    case KEY_TOP_K:
-        tool->top_k = whole(state, "top-k", arg, 0, SP_MAX_VOCAB);
-        return 0;
-    case KEY_TOP_P:
-        tool->top_p = real(state, "top-p", arg, 0, 1);
-        return 0;
-    case 'n':
-        tool->max_new_tokens = whole(state, "max-new-tokens", arg, 1, SP_MAX_SEQUENCE_TOKENS);
-        return 0;
-    case KEY_SEED:
-        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
-        return 0;
-    case KEY_SAMPLES:
-        tool->samples = whole(state, "samples", arg, 1, SP_MAX_LEASE_ITEMS);
-        return 0;
-    case KEY_GREEDY:
-        tool->greedy = true;
-        return 0;
-    default:
-        return parse_decoder(key, arg, state);
-    }
-}
-
 static int run_generate(void *context)
 {
     return run(context, tool_generate);
@@ -379,27 +307,6 @@ static const struct argp_option init_options[] = {
     {"dtype", KEY_DTYPE, "TYPE", 0, "Store F32, BF16 or F16 (default: what the config says)"},
     {0},
 };
-
-static error_t parse_init(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case 'c':
-        tool->config = arg;
-        return 0;
-    case KEY_SEED:
-        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
-        return 0;
-    case KEY_TOKENIZER:
-        tool->tokenizer = arg;
-        return 0;
-    case KEY_DTYPE:
-        tool->dtype = arg;
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
 
 static int run_init(void *context)
 {
@@ -418,36 +325,6 @@ static const struct argp_option convert_options[] = {
     {0},
 };
 
-static error_t parse_convert(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_TO:
-        tool->to = arg;
-        return 0;
-    case KEY_DTYPE:
-        tool->dtype = arg;
-        return 0;
-    case KEY_TOKENIZER:
-        tool->tokenizer = arg;
-        return 0;
-    case KEY_HELD_OUT:
-        tool->held_out = arg;
-        return 0;
-    case ARGP_KEY_ARG:
-        if (tool->dir != NULL && tool->out != NULL)
-            argp_error(state, "unexpected argument: %s", arg);
-        *(tool->dir == NULL ? &tool->dir : &tool->out) = arg;
-        return 0;
-    case ARGP_KEY_END:
-        if (tool->out == NULL)
-            argp_error(state, "%s is missing", tool->dir == NULL ? "IN" : "OUT");
-        return 0;
-    default:
-        return ARGP_ERR_UNKNOWN;
-    }
-}
-
 static int run_convert(void *context)
 {
     return run(context, tool_convert);
@@ -464,30 +341,6 @@ static const struct argp_option bench_options[] = {
     {0},
 };
 
-static error_t parse_bench(int key, char *arg, struct argp_state *state)
-{
-    struct tool *tool = state->input;
-    switch (key) {
-    case KEY_SECONDS:
-        tool->bench_seconds = real(state, "seconds", arg, 0, 3600);
-        return 0;
-    case KEY_REPEATS:
-        tool->bench_repeats = whole(state, "repeats", arg, 1, 100);
-        return 0;
-    case KEY_LONGEST:
-        tool->bench_longest = whole(state, "longest", arg, 2, INT32_MAX);
-        return 0;
-    case KEY_ONLY:
-        tool->bench_only = arg;
-        return 0;
-    case KEY_SEED:
-        tool->seed = whole(state, "seed", arg, 0, INT64_MAX);
-        return 0;
-    default:
-        return parse_dir(key, arg, state);
-    }
-}
-
 static int run_bench(void *context)
 {
     return run(context, tool_bench);
@@ -498,13 +351,13 @@ static const struct sp_cli_command commands[] = {
      "DIR is a checkpoint in Hugging Face layout: config.json, model.safetensors (or its shards),\n"
      "tokenizer.json. What is not there is left out.\n\n"
      "  spin-model info DIR --tensors\n",
-     info_options, parse_info, run_info},
+     info_options, parse_dir, run_info},
     {"tokenize", "DIR", "Text on standard input to token ids, or back",
      "DIR holds a tokenizer.json, or is that file. The input is taken byte for byte: a newline at\n"
      "its end is part of the text.\n\n"
      "  printf 'Once upon a time' | spin-model tokenize DIR\n"
      "  echo 403 407 | spin-model tokenize DIR --decode\n",
-     tokenize_options, parse_tokenize, run_tokenize},
+     tokenize_options, parse_dir, run_tokenize},
     {"logprobs", "DIR", "Log-probabilities of given responses",
      "For each prompt and response of the input, rendered as in a run, one line of JSON: "
      "token_ids\n"
@@ -512,7 +365,7 @@ static const struct sp_cli_command commands[] = {
      "response's tokens, its end token included; natural logarithm) and their sum.\n\n"
      "  echo '{\"prompt\": \"Once upon\", \"response\": \" a time\"}' |\n"
      "      spin-model logprobs DIR --input -\n",
-     logprobs_options, parse_logprobs, run_logprobs},
+     logprobs_options, parse_dir, run_logprobs},
     {"render", "DIR", "Show a conversation as the chat template writes it",
      "Where the last message is the assistant's, it is the response and the rest the prompt. DIR\n"
      "needs a tokenizer.json and, for its own template, tokenizer_config.json or\n"
@@ -521,19 +374,19 @@ static const struct sp_cli_command commands[] = {
      "apply_chat_template gives), prompt, response, prompt_ids, response_ids, ids (both),\n"
      "loss_mask (1: counts), end_id; and refused, where it can't be trained on.\n\n"
      "  echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | spin-model render DIR --messages -\n",
-     render_options, parse_render, run_render},
+     render_options, parse_dir, run_render},
     {"generate", "DIR", "Continue a prompt",
      "The text appears as it is made. With --json: prompt_ids, ids, text, finish (stop or length)\n"
      "and logprob, once the answer is complete. The answer depends on the weights, the prompt, "
      "the\n"
      "seed and the sampling options, not on threads or on --samples.\n\n"
      "  spin-model generate DIR --prompt 'Once upon a time' --temperature 0.7\n",
-     generate_options, parse_generate, run_generate},
+     generate_options, parse_dir, run_generate},
     {"init", "DIR", "Make a model with random weights",
      "DIR must not exist yet. Matrices are drawn from a normal distribution with the config's\n"
      "initializer_range, norms are 1.\n\n"
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
-     init_options, parse_init, run_init},
+     init_options, parse_dir, run_init},
     {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and data types",
      "A GGUF file of any of the families (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to\n"
      "Q6_K, IQ4_NL), or the first part of a split one, becomes a checkpoint directory:\n"
@@ -544,13 +397,13 @@ static const struct sp_cli_command commands[] = {
      "  spin-model convert model.Q4_1.gguf model --dtype BF16\n"
      "  spin-model convert model model.gguf --dtype Q8_0\n"
      "  spin-model convert model smaller --dtype BF16 --held-out holdout.jsonl\n",
-     convert_options, parse_convert, run_convert},
+     convert_options, parse_in_out, run_convert},
     {"bench", "DIR", "Tokens per second of prefill, decoding and SPIN steps",
      "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"
      "weights, random ones are used: speed depends on the shape alone. A score or train batch is\n"
      "counted in tokens, a decode batch in sequences.\n\n"
      "  spin-model bench DIR --threads 1\n",
-     bench_options, parse_bench, run_bench},
+     bench_options, parse_dir, run_bench},
 };
 
 int main(int argc, char **argv)
@@ -568,7 +421,7 @@ int main(int argc, char **argv)
         .name = NAME,
         .summary = "Look into, score with, and generate from a model, without any daemon.",
         .options = global_options,
-        .parse = parse_global,
+        .parse = parse_option,
         .commands = commands,
         .command_count = SP_COUNT(commands),
         .context = &tool,
