@@ -28,4 +28,8 @@ char *store_run_path(const char *state_dir, const char *name, const char *suffix
 enum sp_err store_db_event_append(struct sdb *db, const struct store_event *event,
                                   struct sp_error *err) SP_MUST_USE;
 
+/* A column: the token ids of the answer that `id` names; empty for 0. */
+#define STORE_ANSWER_IDS(id)                                                                       \
+    "iif(" id " = 0, zeroblob(0), (SELECT a.ids FROM answers a WHERE a.id = " id ")) AS ids"
+
 #endif

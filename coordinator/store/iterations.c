@@ -222,6 +222,11 @@ enum sp_err store_iteration_clear(struct store_run *run, uint32_t iteration, str
     enum sp_err rc = sdb_write(run->db, err);
     if (rc == SP_OK)
         rc = delete_from(run,
+                         "DELETE FROM answers WHERE id IN (SELECT answer FROM results"
+                         " WHERE iteration = ?1 AND worker != '" STORE_GIVEN "')",
+                         iteration, err);
+    if (rc == SP_OK)
+        rc = delete_from(run,
                          "DELETE FROM results WHERE iteration = ?1 AND worker != '" STORE_GIVEN "'",
                          iteration, err);
     if (rc == SP_OK)

@@ -10,8 +10,10 @@
 #define KEY_WHERE " WHERE iteration = ?1 AND work_set = ?2 AND position = ?3"
 /* What readers see: the trainer's references in place of the generator's, where there are any. */
 #define COLUMNS                                                                                    \
-    "iteration, work_set, position, prompt, sample, source_iteration, ids, finish,"                \
-    " coalesce(trainer_real, ref_real), coalesce(trainer_generated, ref_generated), worker, at_ms"
+    "iteration, work_set, position, prompt, sample, source_iteration, " STORE_ANSWER_IDS(          \
+        "answer") ", finish,"                                                                      \
+                  " coalesce(trainer_real, ref_real), coalesce(trainer_generated, "                \
+                  "ref_generated), worker, at_ms"
 
 static enum sp_err check_put(const struct store_result *result, struct sp_error *err)
 {
@@ -41,7 +43,8 @@ static enum sp_err compare_stored(struct store_run *run, const struct store_resu
     enum sp_err rc = sdb_query(
         run->db,
         "SELECT iteration, work_set, position, prompt, sample,"
-        " source_iteration, finish, ref_real, ref_generated, ids FROM results" KEY_WHERE,
+        " source_iteration, finish, ref_real, ref_generated, " STORE_ANSWER_IDS(
+            "answer") " FROM results" KEY_WHERE,
         &statement, err, "iiu", (int64_t)result->iteration, (int64_t)result->set, result->position);
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
@@ -74,17 +77,21 @@ enum sp_err store_result_put(struct store_run *run, const struct store_result *r
     if (rc == SP_OK)
         rc = sdb_write(run->db, err);
     int changes = 0;
+    /* The answer takes the next id; a transaction has one writer. */
     if (rc == SP_OK)
         rc = sdb_run(run->db,
                      "INSERT INTO results(iteration, work_set, position, prompt, sample,"
-                     " source_iteration, ids, finish, ref_real, ref_generated, worker, at_ms)"
-                     " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)"
+                     " source_iteration, tokens, answer, finish, ref_real, ref_generated, worker,"
+                     " at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, iif(?7 > 0,"
+                     " (SELECT coalesce(max(id), 0) + 1 FROM answers), 0), ?8, ?9, ?10, ?11, ?12)"
                      " ON CONFLICT DO NOTHING",
-                     &changes, err, "iiuiiiniffti", (int64_t)result->iteration,
+                     &changes, err, "iiuiiiiiffti", (int64_t)result->iteration,
                      (int64_t)result->set, result->position, (int64_t)result->prompt,
-                     (int64_t)result->sample, (int64_t)result->source_iteration, &result->ids,
-                     (int64_t)result->finish, (double)result->ref_real,
+                     (int64_t)result->sample, (int64_t)result->source_iteration,
+                     (int64_t)result->ids.count, (int64_t)result->finish, (double)result->ref_real,
                      (double)result->ref_generated, result->worker, result->at_ms);
+    if (rc == SP_OK && changes == 1 && result->ids.count > 0)
+        rc = sdb_run(run->db, "INSERT INTO answers(ids) VALUES (?1)", NULL, err, "n", &result->ids);
     if (rc != SP_OK)
         return rc;
     if (changes == 1) {
@@ -106,9 +113,9 @@ enum sp_err store_refs_put(struct store_run *run, uint32_t iteration, uint32_t s
     if (rc == SP_OK)
         rc = sdb_run(run->db,
                      "INSERT INTO results(iteration, work_set, position, prompt, sample,"
-                     " source_iteration, ids, finish, ref_real, ref_generated, trainer_real,"
-                     " trainer_generated, worker, at_ms)"
-                     " VALUES (?1, ?2, ?3, ?4, ?5, ?1, zeroblob(0), 0, ?6, ?6, ?7, ?8, '', 0)"
+                     " source_iteration, tokens, answer, finish, ref_real, ref_generated,"
+                     " trainer_real, trainer_generated, worker, at_ms)"
+                     " VALUES (?1, ?2, ?3, ?4, ?5, ?1, 0, 0, 0, ?6, ?6, ?7, ?8, '', 0)"
                      " ON CONFLICT DO UPDATE SET trainer_real = excluded.trainer_real,"
                      " trainer_generated = excluded.trainer_generated"
                      " WHERE prompt = excluded.prompt AND sample = excluded.sample",
@@ -208,7 +215,6 @@ enum sp_err store_results_bitmap(struct store_run *run, uint32_t iteration, uint
                                  uint64_t positions, bool with_refs, uint8_t *bitmap,
                                  uint64_t *ret_count, struct sp_error *err)
 {
-    /* Without references the index of keys is all that is read. */
     static const char any[] = "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2";
     static const char scored[] =
         "SELECT position FROM results WHERE iteration = ?1 AND work_set = ?2"
@@ -237,9 +243,10 @@ enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32
     if (rc == SP_OK)
         rc = sdb_run(run->db,
                      "INSERT INTO results(iteration, work_set, position, prompt, sample,"
-                     " source_iteration, ids, finish, ref_real, ref_generated, worker, at_ms)"
-                     " SELECT ?1, work_set, position + ?3, prompt, sample, source_iteration, ids,"
-                     " finish, ?4, ?4, '" STORE_GIVEN "', ?5 FROM results"
+                     " source_iteration, tokens, answer, finish, ref_real, ref_generated, worker,"
+                     " at_ms)"
+                     " SELECT ?1, work_set, position + ?3, prompt, sample, source_iteration,"
+                     " tokens, answer, finish, ?4, ?4, '" STORE_GIVEN "', ?5 FROM results"
                      " WHERE iteration = ?1 - 1 AND work_set = ?2 AND position < ?3"
                      " ON CONFLICT DO NOTHING",
                      NULL, err, "iiifi", (int64_t)iteration, (int64_t)PROTO_SET_TRAIN,
@@ -275,6 +282,10 @@ enum sp_err store_result_revoke(struct store_run *run, uint32_t iteration, uint3
     enum sp_err rc = sdb_write(run->db, err);
     int changes = 0;
     if (rc == SP_OK)
+        rc = sdb_run(run->db,
+                     "DELETE FROM answers WHERE id = (SELECT answer FROM results" KEY_WHERE ")",
+                     NULL, err, "iiu", (int64_t)iteration, (int64_t)set, position);
+    if (rc == SP_OK)
         rc = sdb_run(run->db, "DELETE FROM results" KEY_WHERE, &changes, err, "iiu",
                      (int64_t)iteration, (int64_t)set, position);
     if (rc == SP_OK && changes == 0)
@@ -288,7 +299,13 @@ enum sp_err store_results_clear(struct store_run *run, uint32_t iteration, uint3
 {
     enum sp_err rc = sdb_write(run->db, err);
     for (uint32_t set = 0; set <= PROTO_SET_TRAINED && rc == SP_OK; set++) {
-        if (sets & (1u << set))
+        if (!(sets & (1u << set)))
+            continue;
+        rc = sdb_run(run->db,
+                     "DELETE FROM answers WHERE id IN (SELECT answer FROM results"
+                     " WHERE iteration = ?1 AND work_set = ?2)",
+                     NULL, err, "ii", (int64_t)iteration, (int64_t)set);
+        if (rc == SP_OK)
             rc = sdb_run(run->db, "DELETE FROM results WHERE iteration = ?1 AND work_set = ?2",
                          NULL, err, "ii", (int64_t)iteration, (int64_t)set);
     }
@@ -311,7 +328,7 @@ enum sp_err store_shares(struct store_run *run, uint32_t iteration, uint32_t set
     sqlite3_stmt *statement = NULL;
     enum sp_err rc =
         sdb_query(run->db,
-                  "SELECT worker, count(*), coalesce(sum(length(ids) / 4), 0)"
+                  "SELECT worker, count(*), coalesce(sum(tokens), 0)"
                   " FROM results WHERE iteration = ?1 AND work_set = ?2"
                   " AND (?3 = 0 OR source_iteration = iteration)"
                   " GROUP BY worker ORDER BY worker",

@@ -24,7 +24,18 @@ START_TEST(test_upgrade)
         "sqlite3 state/control.db 'DROP TABLE holds; PRAGMA user_version=1' && "
         "sqlite3 state/runs/r.db 'ALTER TABLE checkpoints DROP COLUMN pinned; "
         "ALTER TABLE prompts DROP COLUMN sample_ids; "
-        "ALTER TABLE checkpoints DROP COLUMN dropped_ms; PRAGMA user_version=1'",
+        "ALTER TABLE checkpoints DROP COLUMN dropped_ms; CREATE TABLE first("
+        " iteration INTEGER NOT NULL, work_set INTEGER NOT NULL, position INTEGER NOT NULL,"
+        " prompt INTEGER NOT NULL, sample INTEGER NOT NULL, source_iteration INTEGER NOT NULL,"
+        " ids BLOB NOT NULL, finish INTEGER NOT NULL, ref_real INTEGER NOT NULL,"
+        " ref_generated INTEGER NOT NULL, trainer_real INTEGER, trainer_generated INTEGER,"
+        " worker TEXT NOT NULL, at_ms INTEGER NOT NULL,"
+        " PRIMARY KEY (iteration, work_set, position)) STRICT, WITHOUT ROWID; "
+        "INSERT INTO first SELECT iteration, work_set, position, prompt, sample, source_iteration,"
+        " coalesce((SELECT ids FROM answers WHERE id = answer), zeroblob(0)), finish, ref_real,"
+        " ref_generated, trainer_real, trainer_generated, worker, at_ms FROM results; "
+        "DROP TABLE results; DROP TABLE answers; ALTER TABLE first RENAME TO results; "
+        "PRAGMA user_version=1'",
         NULL};
     struct cluster cluster;
     struct said said;
