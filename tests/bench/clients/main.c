@@ -177,8 +177,14 @@ static void connect_all(void)
     while (not_ready() > 0) {
         turn();
         if (sp_now_ns() > give_up_ns) {
-            fprintf(stderr, "bench_clients: %u of %u clients could not say hello\n", not_ready(),
-                    bench.count);
+            const struct client *one = bench.clients;
+            while (one->said_hello || one->kind == CLIENT_MUTE)
+                one++;
+            fprintf(stderr,
+                    "bench_clients: %u of %u clients could not say hello, the first of them %u: "
+                    "connection in state %d, hello %s\n",
+                    not_ready(), bench.count, one->number, (int)one->conn.state,
+                    one->asks[ASK_HELLO].out ? "sent" : "not sent");
             exit(1);
         }
     }
