@@ -26,7 +26,7 @@
 #define TICK_MS 4
 #define EVENTS 256
 #define SETTLE_NS (2 * SECOND) /* after the last client is back, or an upload's end */
-#define PATIENCE_NS (120 * SECOND)
+#define PATIENCE_NS (600 * SECOND)
 #define DIALS_A_SECOND 400
 
 struct bench {
