@@ -8,62 +8,16 @@
 #define REFERENCE(column)                                                                          \
     "CASE ?8 WHEN 0 THEN coalesce(r.trainer_" column ", r.ref_" column ")"                         \
     " WHEN 1 THEN r.trainer_" column " ELSE r.ref_" column " END"
-#define PAIR_SQL                                                                                                          \
-    "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                                                    \
-    " EXISTS (SELECT 1 FROM skips s WHERE s.iteration IN (?1, ?7) AND s.prompt = p.idx),"                                 \
-    " r.position IS NOT NULL, coalesce(r.prompt, p.idx), coalesce(r.sample, ?6),"                                         \
-    " coalesce(r.source_iteration, ?7), " STORE_ANSWER_IDS("coalesce(r.answer, 0)") ", "                                  \
-                                                                                    "coalesce(r."                         \
-                                                                                    "finish, "                            \
-                                                                                    "0),"                                 \
-                                                                                    " " REFERENCE("real") ", " REFERENCE( \
-                                                                                        "generate"                        \
-                                                                                        "d") " FR"                        \
-                                                                                             "OM "                        \
-                                                                                             "pro"                        \
-                                                                                             "mpt"                        \
-                                                                                             "s "                         \
-                                                                                             "p "                         \
-                                                                                             "LEF"                        \
-                                                                                             "T "                         \
-                                                                                             "JOI"                        \
-                                                                                             "N "                         \
-                                                                                             "res"                        \
-                                                                                             "ult"                        \
-                                                                                             "s r"                        \
-                                                                                             " ON"                        \
-                                                                                             " r."                        \
-                                                                                             "ite"                        \
-                                                                                             "rat"                        \
-                                                                                             "ion"                        \
-                                                                                             " = "                        \
-                                                                                             "?1 "                        \
-                                                                                             "AND"                        \
-                                                                                             " r."                        \
-                                                                                             "wor"                        \
-                                                                                             "k_"                         \
-                                                                                             "set"                        \
-                                                                                             " = "                        \
-                                                                                             "?2 "                        \
-                                                                                             "AND"                        \
-                                                                                             " r."                        \
-                                                                                             "pos"                        \
-                                                                                             "iti"                        \
-                                                                                             "on "                        \
-                                                                                             "= "                         \
-                                                                                             "?3"                         \
-                                                                                             " WH"                        \
-                                                                                             "ERE"                        \
-                                                                                             " p."                        \
-                                                                                             "spl"                        \
-                                                                                             "it "                        \
-                                                                                             "= "                         \
-                                                                                             "?4 "                        \
-                                                                                             "AND"                        \
-                                                                                             " p."                        \
-                                                                                             "idx"                        \
-                                                                                             " = "                        \
-                                                                                             "?5"
+#define ANSWER STORE_ANSWER_IDS("coalesce(r.answer, 0)")
+#define REFERENCES REFERENCE("real") ", " REFERENCE("generated")
+#define PAIR_SQL                                                                                   \
+    "SELECT p.split, p.idx, p.prompt_ids, p.real_ids, p.rejected_ids,"                             \
+    " EXISTS (SELECT 1 FROM skips s WHERE s.iteration IN (?1, ?7) AND s.prompt = p.idx),"          \
+    " r.position IS NOT NULL, coalesce(r.prompt, p.idx), coalesce(r.sample, ?6),"                  \
+    " coalesce(r.source_iteration, ?7), " ANSWER ", coalesce(r.finish, 0), " REFERENCES            \
+    " FROM prompts p LEFT JOIN results r"                                                          \
+    " ON r.iteration = ?1 AND r.work_set = ?2 AND r.position = ?3"                                 \
+    " WHERE p.split = ?4 AND p.idx = ?5"
 
 /* Numbers of the columns that must agree with the key. */
 enum { COLUMN_PROMPT = 7, COLUMN_SAMPLE, COLUMN_SOURCE };
