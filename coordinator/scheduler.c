@@ -425,6 +425,16 @@ void core_lease_request(struct coord_core *core, const struct coord_event *event
         return;
     }
     drop_older_poll(core, worker->id);
+    /* Before it takes a place: those who wait without work to have keep nobody from theirs. */
+    struct coord_parked now = {.kind = PARKED_LEASE,
+                               .handle = event->handle,
+                               .worker_id = worker->id,
+                               .request_id = ask->request_id,
+                               .run = (char *)(uintptr_t)ask->run,
+                               .runs = (char *)(uintptr_t)event->who.runs,
+                               .max_items = ask->max_items};
+    if (try_grant(core, &now))
+        return;
     struct coord_parked *parked = core_park(core, PARKED_LEASE, event->handle, ask->wait_ms);
     if (!parked)
         return;
@@ -433,6 +443,4 @@ void core_lease_request(struct coord_core *core, const struct coord_event *event
     parked->max_items = ask->max_items;
     parked->run = sp_xstrdup(ask->run);
     parked->runs = event->who.runs ? sp_xstrdup(event->who.runs) : NULL;
-    /* The others find nothing that they did not find before. */
-    core_serve_worker(core, worker->id);
 }

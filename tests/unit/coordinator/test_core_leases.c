@@ -539,10 +539,8 @@ START_TEST(polls_wait_for_work_and_end_empty)
 }
 END_TEST
 
-START_TEST(too_many_waiting_requests_are_sent_away)
+static void restart_with_two_places(void)
 {
-    cf_close(&fx);
-    cf_open(&fx, NULL);
     coord_core_free(fx.core);
     struct coord_options options = {.times = fx.times, .instance = 3, .max_parked = 2};
     fx.core = coord_core_new(&options);
@@ -551,6 +549,13 @@ START_TEST(too_many_waiting_requests_are_sent_away)
                 coord_load_run(fx.world.store, fx.world.blobs, WORLD_RUN, &loaded, &fx.world.err),
                 "load");
     world_check(&fx.world, coord_load_add(fx.core, &loaded, fx.now, &fx.world.err), "add");
+}
+
+START_TEST(too_many_waiting_requests_are_sent_away)
+{
+    cf_close(&fx);
+    cf_open(&fx, NULL);
+    restart_with_two_places();
     a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
     b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
     c = cf_hello(&fx, PROTO_ROLE_GENERATOR, "c");
@@ -563,6 +568,25 @@ START_TEST(too_many_waiting_requests_are_sent_away)
     uint64_t again = cf_poll(&fx, a, 1, 20000);
     CF_OK(cf_reply(&fx, first));
     ck_assert(!cf_reply(&fx, again)->there);
+}
+END_TEST
+
+/* Who waits for work that is not for it keeps nobody from the work that there is. */
+START_TEST(those_who_wait_in_vain_take_nobodys_place)
+{
+    cf_lease(&fx, a, 1); /* pins the class, which is durable */
+    restart_with_two_places();
+    a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
+    fx.class_name = "cpu another";
+    b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
+    c = cf_hello(&fx, PROTO_ROLE_GENERATOR, "c");
+    uint64_t d = cf_hello(&fx, PROTO_ROLE_GENERATOR, "d");
+    cf_poll(&fx, b, 1, 20000);
+    cf_poll(&fx, c, 1, 20000);
+    CF_FAILS(SP_EUNAVAIL, cf_reply(&fx, cf_poll(&fx, d, 1, 20000)));
+    const struct cf_reply *reply = cf_reply(&fx, cf_poll(&fx, a, 1, 20000));
+    CF_OK(reply);
+    ck_assert_uint_ne(((const struct proto_lease_reply *)reply->body)->lease_id, 0);
 }
 END_TEST
 
@@ -613,6 +637,7 @@ static Suite *suite(void)
     tcase_add_test(tc, nobody_takes_the_others_share_at_once);
     tcase_add_test(tc, polls_wait_for_work_and_end_empty);
     tcase_add_test(tc, too_many_waiting_requests_are_sent_away);
+    tcase_add_test(tc, those_who_wait_in_vain_take_nobodys_place);
     tcase_add_test(tc, status_is_held_until_something_changes);
     suite_add_tcase(s, tc);
     return s;
