@@ -167,7 +167,8 @@ static enum sp_err serve(const struct coord_settings *settings, int argc, char *
         .version = SPIN_VERSION,
         .verify_share = settings->verify_share,
         /* Enough is left for requests that are not held. */
-        .max_parked = (uint32_t)(settings->parallel - settings->parallel / 8),
+        .max_parked = (uint32_t)SP_MIN(settings->parallel - settings->parallel / 8,
+                                       (int64_t)SP_MAX_PARKED_POLLS),
     };
     sp_random_secret(&options.instance, sizeof(options.instance));
     sp_random_secret(&options.verify_seed, sizeof(options.verify_seed));

@@ -21,7 +21,7 @@ static const struct sp_setting table[] = {
      "state directory is always there."},
     {"coordinator", "log_level", SP_SET_STR, AT(log_level), "info", 0, 0, "", "",
      "debug, info, warn or error."},
-    {"coordinator", "parallel", SP_SET_I64, AT(parallel), "1024", 64, 8192, "requests", "",
+    {"coordinator", "parallel", SP_SET_I64, AT(parallel), "4096", 64, 8192, "requests", "",
      "Requests in work at once on one address; every waiting worker holds one."},
     {"coordinator", "disk_reserve", SP_SET_BYTES, AT(disk_reserve_bytes), "256 MiB", 0, 1e15,
      "bytes", "", "Below this much free space nothing is accepted and runs pause."},

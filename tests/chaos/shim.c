@@ -13,6 +13,7 @@
 #define SYNC_FAILS 1u
 #define WRITE_FAILS 2u
 #define WRITE_IS_SHORT 4u /* half of it is written, then the disk is full */
+#define SYNC_WAITS_SHIFT 16 /* above: milliseconds that a sync takes longer */
 
 static _Atomic uint32_t *order;
 
@@ -38,6 +39,11 @@ static uint32_t ordered(int fd)
     return what;
 }
 
+static void wait_for_sync(uint32_t what)
+{
+    usleep((what >> SYNC_WAITS_SHIFT) * 1000u);
+}
+
 #define REAL(name)                                                                                 \
     static typeof(&name) real;                                                                     \
     if (!real)                                                                                     \
@@ -46,7 +52,9 @@ static uint32_t ordered(int fd)
 int fsync(int fd)
 {
     REAL(fsync);
-    if (ordered(fd) & SYNC_FAILS) {
+    uint32_t what = ordered(fd);
+    wait_for_sync(what);
+    if (what & SYNC_FAILS) {
         errno = EIO;
         return -1;
     }
@@ -56,7 +64,9 @@ int fsync(int fd)
 int fdatasync(int fd)
 {
     REAL(fdatasync);
-    if (ordered(fd) & SYNC_FAILS) {
+    uint32_t what = ordered(fd);
+    wait_for_sync(what);
+    if (what & SYNC_FAILS) {
         errno = EIO;
         return -1;
     }
