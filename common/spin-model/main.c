@@ -1,6 +1,7 @@
 /* spin-model: looks into checkpoints, tokenizes, scores, generates, makes and converts models,
  * without any daemon. Options and prose stand in the table of commands below; `--help` shows them.
  */
+#include <errno.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -104,8 +105,9 @@ static const struct setting {
 static int64_t whole(struct argp_state *state, const struct setting *s, const char *text)
 {
     char *end;
+    errno = 0;
     long long value = strtoll(text, &end, 10);
-    if (*text == 0 || *end != 0 || value < s->min || value > s->max)
+    if (*text == 0 || *end != 0 || errno != 0 || value < s->min || value > s->max)
         argp_error(state, "--%s: \"%s\" is not a whole number from %lld to %lld", s->name, text,
                    (long long)s->min, (long long)s->max);
     return value;
