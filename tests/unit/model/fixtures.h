@@ -54,6 +54,14 @@ UNUSED static struct tn_backend *open_cpu(int32_t threads)
     return open_backend(name ? name : "cpu", threads);
 }
 
+/* n floats of the backend's memory, such as model_grads(), for the host to read; free(). */
+UNUSED static float *host_copy(struct tn_backend *b, const float *from, size_t n)
+{
+    float *copy = sp_xarray(n, sizeof(*copy));
+    b->ops->download(b, copy, from, n * sizeof(*copy));
+    return copy;
+}
+
 UNUSED static json_t *load_golden(const char *name)
 {
     char path[4096];

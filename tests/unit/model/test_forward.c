@@ -156,20 +156,22 @@ static void check_gradient(bool tied, int32_t window)
     weighted_sum(m, work, &p);
     ck_ok(model_backward(m, work, &p.batch, err));
     const struct model_tensor *tensors = model_tensors(m, &n_tensors);
-    float *w = model_params(m, &n);
-    float *kept = sp_xmemdup(w, n * sizeof(float));
+    float *params = model_params(m, &n);
+    float *w = host_copy(cpu, params, n), *kept = sp_xmemdup(w, n * sizeof(float));
+    float *g = host_copy(cpu, model_grads(m), n);
     for (int32_t t = 0; t < n_tensors; t++) {
         size_t first = tensors[t].offset, end = first, norm_end;
         norm_end = first + (size_t)tensors[t].rows * (size_t)SP_MAX(tensors[t].cols, 1);
         double norm = 0, at[2];
         for (; end < norm_end; end++)
-            norm += (double)model_grads(m)[end] * (double)model_grads(m)[end];
+            norm += (double)g[end] * (double)g[end];
         norm = sqrt(norm);
         ck_assert_msg(norm > 1e-3, "%s: gradient norm %g", tensors[t].name, norm);
         const double h = 0.004;
         for (int side = 0; side < 2; side++) {
             for (size_t i = first; i < end; i++)
-                w[i] = kept[i] + (float)((side ? h : -h) * (double)model_grads(m)[i] / norm);
+                w[i] = kept[i] + (float)((side ? h : -h) * (double)g[i] / norm);
+            cpu->ops->upload(cpu, params, w, n * sizeof(float));
             at[side] = weighted_sum(m, work, &p);
             memcpy(w + first, kept + first, (end - first) * sizeof(float));
         }
@@ -178,6 +180,8 @@ static void check_gradient(bool tied, int32_t window)
                       tensors[t].name, slope, norm);
     }
     free(kept);
+    free(w);
+    free(g);
     model_workspace_free(work);
     model_free(m);
 }
@@ -263,12 +267,14 @@ START_TEST(recomputing_gives_the_same_bits)
         model_zero_grads(m);
         ck_ok(model_forward(m, work, &p.batch, logprobs[first != NULL], err));
         ck_ok(model_backward(m, work, &p.batch, err));
-        if (!first) {
-            first = sp_xmemdup(model_grads(m), n * sizeof(float));
-        } else {
-            ck_assert(memcmp(first, model_grads(m), n * sizeof(float)) == 0);
+        float *grads = host_copy(cpu, model_grads(m), n);
+        if (first) {
+            ck_assert(memcmp(first, grads, n * sizeof(float)) == 0);
             ck_assert(memcmp(logprobs[0], logprobs[1], (size_t)p.batch.n_targets * sizeof(float)) ==
                       0);
+            free(grads);
+        } else {
+            first = grads;
         }
         model_workspace_free(work);
     }
@@ -314,7 +320,7 @@ START_TEST(logits_by_block_give_the_same_bits)
         model_zero_grads(m);
         ck_ok(model_forward(m, work, &batch, logprobs[k], err));
         ck_ok(model_backward(m, work, &batch, err));
-        grads[k] = sp_xmemdup(model_grads(m), n * sizeof(float));
+        grads[k] = host_copy(cpu, model_grads(m), n);
         model_workspace_free(work);
     }
     ck_assert(memcmp(logprobs[0], logprobs[1], sizeof(logprobs[0])) == 0);
@@ -341,9 +347,10 @@ START_TEST(threads_do_not_change_bits)
         ck_ok(model_forward(m, work, &p.batch, logprobs, err));
         ck_ok(model_backward(m, work, &p.batch, err));
         model_params(m, &n);
-        if (!first)
-            first = sp_xmemdup(model_grads(m), n * sizeof(float));
-        ck_assert(memcmp(first, model_grads(m), n * sizeof(float)) == 0);
+        float *grads = host_copy(b, model_grads(m), n);
+        first = first ? first : host_copy(b, model_grads(m), n);
+        ck_assert(memcmp(first, grads, n * sizeof(float)) == 0);
+        free(grads);
         model_workspace_free(work);
         model_free(m);
         tn_close(b);

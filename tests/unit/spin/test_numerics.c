@@ -1,6 +1,6 @@
 /* Promise 1 at the level of the engine: one little run of answers, scores and training steps gives
- * the same bits with every instruction set and number of threads, and the bits that are written
- * here. Who changes them on purpose raises the numerics revision of the backend's class as well. */
+ * the same bits with every instruction set and number of threads, on a device whose kernels the
+ * host runs and whose memory it can't touch, and the bits that are written here. Who changes them on purpose raises the numerics revision of the backend's class as well. */
 #include "common/base/hash.h"
 #include "common/model/decoder.h"
 #include "common/spin/step.h"
@@ -124,8 +124,10 @@ static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
         }
         spin_step_free(step);
     }
-    const float *w = model_params(m, &n);
+    const float *params = model_params(m, &n);
+    float *w = host_copy(b, params, n);
     sp_sha256_update(hash, w, n * sizeof(float));
+    free(w);
     sp_sha256_final(hash, &digest);
     sp_sha256_free(hash);
     sp_digest_hex(&digest, ret);
@@ -137,7 +139,12 @@ typedef void digest_fn(struct tn_backend *b, char ret[SP_DIGEST_HEX]);
 static void check_everywhere(digest_fn *run, const char *golden)
 {
     static const char *const isas[] = {"generic", "avx2", "avx512", "avx512bf16"};
+    struct tn_backend *device = open_backend("cuda-fp32", 1);
+    char on_device[SP_DIGEST_HEX];
     int opened = 0;
+    run(device, on_device);
+    ck_assert_msg(strcmp(on_device, golden) == 0, "%s: %s", device->device, on_device);
+    tn_close(device);
     for (size_t k = 0; k < SP_COUNT(isas); k++) {
         for (int32_t threads = 1; threads <= 3; threads++) {
             struct tn_backend *b = NULL;
