@@ -31,11 +31,11 @@ class Daemon:
 
 
 class Cluster:
-    def __init__(self, build, out, generators, quiet=False, slots=16):
+    def __init__(self, build, out, generators, quiet=False, slots=16, backend="cpu"):
         self.build, self.out = pathlib.Path(build), pathlib.Path(out)
         self.state = self.out / "state"
         self.generators, self.slots = generators, slots
-        self.quiet = quiet
+        self.quiet, self.backend = quiet, backend
         self.daemons = {}
         self.stopping = threading.Event()
         self.watcher = None
@@ -110,7 +110,7 @@ class Cluster:
             "[coordinator]\nurl = {url}\ntoken_file = {token}\n\n"
             "[worker]\nname = {name}\nstate_dir = {out}/{name}\n\n"
             "[weights]\ncache_dir = {out}/cache\n\n"
-            "[compute]\nthreads = {threads}\n"
+            f"[compute]\nbackend = {self.backend}\nthreads = {{threads}}\n"
         )
         out, cores = self.out.resolve(), os.cpu_count() or 1
         token = self.token("generator").resolve()

@@ -27,6 +27,7 @@ name = {name}
 mode = {mode}
 seed = {seed}
 iterations = {iterations}
+backend = {backend}
 
 [data]
 train = ../data/train.jsonl
@@ -107,6 +108,7 @@ class Loop:
         text = RUN.format(
             name=name,
             mode=mode,
+            backend=self.options.backend,
             seed=self.options.seed,
             iterations=iterations,
             base=task.base_directory(),
@@ -272,6 +274,8 @@ def parse(arguments):
     parser.add_argument("--kill", action="store_true", help="kill each daemon with -9 in the middle "
                         "of every iteration, to see that nothing changes but the time")
     parser.add_argument("--quiet", action="store_true", help="no live progress")
+    parser.add_argument("--backend", default="cpu", metavar="NAME",
+                        help="cpu (default), openblas, cuda or cuda-fp32")
     parser.add_argument("--build", default=None, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.generators < 1 or options.generators > 64:
@@ -301,7 +305,7 @@ def run(options):
     counts = write_data(out, options.seed, sizes)
     say(f"task: put words in order; {counts['train']} prompts with careful answers, "
         f"{counts['eval']} problems to judge by, seed {options.seed}")
-    cluster = Cluster(options.build, out, options.generators)
+    cluster = Cluster(options.build, out, options.generators, backend=options.backend)
     try:
         cluster.start()
         say(f"one coordinator, {options.generators} generators and one trainer are running; "

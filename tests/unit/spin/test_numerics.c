@@ -1,6 +1,7 @@
 /* Promise 1 at the level of the engine: one little run of answers, scores and training steps gives
  * the same bits with every instruction set and number of threads, on a device whose kernels the
- * host runs and whose memory it can't touch, and the bits that are written here. Who changes them on purpose raises the numerics revision of the backend's class as well. */
+ * host runs and whose memory it can't touch, and the bits that are written here. Who changes them
+ * on purpose raises the numerics revision of the backend's class as well. */
 #include "common/base/hash.h"
 #include "common/model/decoder.h"
 #include "common/spin/step.h"

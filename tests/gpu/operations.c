@@ -1,0 +1,292 @@
+/* Operations of a CUDA backend beside those of "cpu", each with its inputs in the backend's memory:
+ * normalised error of every output, and whether its bits are the same. What tests/gpu/run runs on a
+ * device; the unit tests run it with kernels that the host runs.
+ *
+ * usage: gpu_operations cuda|cuda-fp32     prints TAP; outputs may be off by 1e-2, in fp32 by 1e-4
+ */
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/base/rng.h"
+#include "common/tensor/backend.h"
+
+enum { T = 70, H = 6, G = 2, C = 24, D = H * C, W = (H + 2 * G) * C, F = 200, V = 613 };
+#define MAX_OUTPUTS 128
+
+struct outputs { /* of one backend, on the host */
+    struct tn_backend *b;
+    int n;
+    const char *names[MAX_OUTPUTS];
+    float *at[MAX_OUTPUTS];
+    size_t count[MAX_OUTPUTS];
+    void *held[4 * MAX_OUTPUTS]; /* memory of the backend */
+    int n_held;
+};
+
+static float *zeros(struct outputs *o, size_t n)
+{
+    float *x = o->b->ops->alloc(o->b, n, sizeof(*x));
+    SP_ASSERT(x && o->n_held < 4 * MAX_OUTPUTS);
+    o->held[o->n_held++] = x;
+    return x;
+}
+
+/* Uniform in [-scale, scale), a function of (seed, index). */
+static float *filled(struct outputs *o, size_t n, uint32_t seed, float scale)
+{
+    float *x = zeros(o, n), *host = sp_xarray(n + 4, sizeof(*host));
+    for (size_t i = 0; i < n; i += 4) {
+        uint32_t draw[4];
+        sp_rng_draw(seed, SP_STREAM_TEST, 0, (uint32_t)(i / 4), 0, 0, draw);
+        for (size_t j = 0; j < 4; j++)
+            host[i + j] = scale * ((float)(draw[j] >> 8) * (1.0f / 8388608.0f) - 1.0f);
+    }
+    o->b->ops->upload(o->b, x, host, n * sizeof(*host));
+    free(host);
+    return x;
+}
+
+static void put_host(struct outputs *o, const char *name, const float *host, size_t n)
+{
+    SP_ASSERT(o->n < MAX_OUTPUTS);
+    o->names[o->n] = name;
+    o->count[o->n] = n;
+    o->at[o->n++] = sp_xmemdup(host, n * sizeof(*host));
+}
+
+static void put(struct outputs *o, const char *name, const float *x, size_t n)
+{
+    float *host = sp_xarray(n, sizeof(*host));
+    o->b->ops->download(o->b, host, x, n * sizeof(*host));
+    put_host(o, name, host, n);
+    free(host);
+}
+
+static void put_ids(struct outputs *o, const char *name, const int32_t *ids, size_t n)
+{
+    float *host = sp_xarray(n, sizeof(*host));
+    for (size_t i = 0; i < n; i++)
+        host[i] = (float)ids[i];
+    put_host(o, name, host, n);
+    free(host);
+}
+
+static void products(struct outputs *o)
+{
+    const struct tn_ops *ops = o->b->ops;
+    float *x = filled(o, T * D, 1, 1.0f), *w = filled(o, V * D, 2, 0.3f);
+    float *dy = filled(o, T * V, 3, 0.1f), *y = zeros(o, T * V), *dx = zeros(o, T * D);
+    float *dw = filled(o, V * D, 4, 0.1f);
+    ops->linear(o->b, y, x, w, T, V, D, false);
+    put(o, "linear", y, T * V);
+    ops->linear(o->b, y, x, w, T, V, D, true);
+    put(o, "linear, added", y, T * V);
+    ops->linear_bwd_x(o->b, dx, dy, w, T, V, D, false);
+    put(o, "linear_bwd_x", dx, T * D);
+    ops->linear_bwd_w(o->b, dw, dy, x, T, V, D);
+    put(o, "linear_bwd_w", dw, V * D);
+    static const enum tn_dtype types[][2] = {
+        {TN_F32, TN_F32}, {TN_BF16, TN_F32}, {TN_BF16, TN_BF16}};
+    static const char *const names[] = {"packed fp32", "packed bf16", "packed bf16, rows too"};
+    for (int i = 0; i < 3; i++) {
+        struct tn_weights *packed = ops->weights_new(o->b, w, V, D, types[i][0], types[i][1]);
+        ops->linear_packed(o->b, y, x, packed, T);
+        put(o, names[i], y, T * V);
+        ops->linear_packed(o->b, y, x, packed, 1);
+        put(o, names[i], y, V);
+        ops->weights_free(o->b, packed);
+    }
+}
+
+static void norms(struct outputs *o)
+{
+    const struct tn_ops *ops = o->b->ops;
+    float *x = filled(o, T * D, 5, 3.0f), *dy = filled(o, T * D, 6, 1.0f);
+    float *w = filled(o, D, 7, 1.0f), *bias = filled(o, D, 8, 1.0f), *y = zeros(o, T * D);
+    float *stats = zeros(o, 2 * T * H), *dx = filled(o, T * D, 9, 1.0f), *dw = zeros(o, D);
+    ops->rmsnorm(o->b, y, stats, x, w, T, D, 1e-6f);
+    ops->rmsnorm_bwd(o->b, dx, dw, dy, x, w, stats, T, D);
+    put(o, "rmsnorm", y, T * D);
+    put(o, "rmsnorm_bwd dx", dx, T * D);
+    put(o, "rmsnorm_bwd dw", dw, D);
+    ops->layernorm(o->b, y, stats, x, w, bias, T, D, 1e-5f);
+    ops->layernorm_bwd(o->b, dx, dw, dy, x, w, stats, T, D);
+    put(o, "layernorm", y, T * D);
+    put(o, "layernorm_bwd dx", dx, T * D);
+    put(o, "layernorm_bwd dw", dw, D);
+    ops->head_norm(o->b, y, stats, x, w, T, H, C, D, 1e-6f);
+    ops->head_norm_bwd(o->b, dy, dw, x, w, stats, T, H, C, D);
+    put(o, "head_norm", y, T * D);
+    put(o, "head_norm_bwd dx", dy, T * D);
+    put(o, "head_norm_bwd dw", dw, C);
+    ops->bias(o->b, y, bias, T, D);
+    ops->bias_bwd(o->b, dw, y, T, D);
+    put(o, "bias", y, T * D);
+    put(o, "bias_bwd", dw, D);
+}
+
+static void elements(struct outputs *o)
+{
+    const struct tn_ops *ops = o->b->ops;
+    float *gu = filled(o, T * 2 * F, 10, 3.0f), *dy = filled(o, T * 2 * F, 11, 1.0f);
+    float *y = zeros(o, T * 2 * F), *cos_table = filled(o, T * C / 2, 12, 1.0f);
+    float *sin_table = filled(o, T * C / 2, 13, 1.0f), *table = filled(o, 20 * F, 14, 1.0f);
+    int32_t ids[T];
+    for (int32_t t = 0; t < T; t++)
+        ids[t] = t * 7 % 20;
+    ops->swiglu(o->b, y, gu, T, F);
+    put(o, "swiglu", y, T * F);
+    ops->swiglu_bwd(o->b, y, dy, gu, T, F);
+    put(o, "swiglu_bwd", y, T * 2 * F);
+    ops->geglu(o->b, y, gu, T, F);
+    put(o, "geglu", y, T * F);
+    ops->geglu_bwd(o->b, y, dy, gu, T, F);
+    put(o, "geglu_bwd", y, T * 2 * F);
+    for (int tanh = 0; tanh < 2; tanh++) {
+        ops->gelu(o->b, y, gu, T * F, tanh);
+        put(o, tanh ? "gelu, tanh" : "gelu", y, T * F);
+        ops->gelu_bwd(o->b, y, dy, gu, T * F, tanh);
+        put(o, tanh ? "gelu_bwd, tanh" : "gelu_bwd", y, T * F);
+    }
+    ops->softcap(o->b, y, 2.0f, T * F);
+    put(o, "softcap", y, T * F);
+    ops->affine(o->b, y, gu, 1.5f, 0.25f, T * F);
+    ops->add(o->b, y, dy, T * F);
+    put(o, "affine, add", y, T * F);
+    for (int inverse = 0; inverse < 2; inverse++) {
+        ops->rope(o->b, gu, T, H, C, 2 * F, ids, cos_table, sin_table, inverse, inverse ? 16 : 0);
+        put(o, inverse ? "rope back, in part" : "rope", gu, T * 2 * F);
+    }
+    ops->embed(o->b, y, table, ids, T, F);
+    put(o, "embed", y, T * F);
+    ops->embed_bwd(o->b, table, dy, ids, T, F, 20);
+    put(o, "embed_bwd", table, 20 * F);
+}
+
+static void attention(struct outputs *o)
+{
+    static const struct tn_segment segments[] = {{0, 20, 13, 17}, {50, 0, 20, 0}};
+    const struct tn_ops *ops = o->b->ops;
+    float *qkv = filled(o, T * W, 15, 1.5f), *dout = filled(o, T * D, 16, 1.0f);
+    float *out = zeros(o, T * D), *lse = zeros(o, T * H), *dqkv = zeros(o, T * W);
+    struct tn_cache_row rows[T];
+    for (int i = 0; i < 4; i++) {
+        int32_t window = i & 1 ? 9 : 0;
+        float cap = i & 2 ? 5.0f : 0.0f;
+        ops->attention(o->b, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window, cap);
+        ops->attention_bwd(o->b, dqkv, dout, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window,
+                           cap);
+        put(o, "attention", out, T * D);
+        put(o, "attention lse", lse, T * H);
+        put(o, "attention_bwd", dqkv, T * W);
+    }
+    for (int32_t t = 0; t < T; t++)
+        rows[t] = (struct tn_cache_row){.slot = t % 2, .position = t / 2};
+    for (int dtype = TN_F32; dtype <= TN_BF16; dtype++) {
+        struct tn_kv_cache *cache = ops->cache_new(o->b, 2, 3, T, G, C, (enum tn_dtype)dtype);
+        ops->cache_put(o->b, cache, 1, qkv, rows, T, H);
+        ops->cache_copy(o->b, cache, 1, 2, T / 2);
+        for (int32_t t = 1; t < T; t += 2)
+            rows[t].slot = 2;
+        ops->cache_attention(o->b, out, qkv, cache, 1, rows, T, H, 0.2f, 0, 0);
+        for (int32_t t = 1; t < T; t += 2)
+            rows[t].slot = 1;
+        put(o, dtype == TN_BF16 ? "cache bf16" : "cache fp32", out, T * D);
+        ops->cache_free(o->b, cache);
+    }
+}
+
+static void logits(struct outputs *o)
+{
+    const struct tn_ops *ops = o->b->ops;
+    float *x = filled(o, T * V, 17, 6.0f), lse[T], logprob[T];
+    int32_t argmax[T], ids[T];
+    struct tn_target targets[T];
+    struct tn_sample_params params[T];
+    struct tn_sample_key keys[T];
+    for (int32_t t = 0; t < T; t++) {
+        targets[t] = (struct tn_target){t / 3, t * 31 % V, 0.1f * (float)t};
+        params[t] = (struct tn_sample_params){0.25f * (float)(t % 7), t % 4 == 1 ? 30 : 0,
+                                              t % 3 == 1 ? 0.9f : 1.0f};
+        keys[t] = (struct tn_sample_key){17, 2, (uint32_t)t, 1, 8};
+    }
+    ops->row_lse(o->b, lse, argmax, x, T, V);
+    ops->gather_logprob(o->b, logprob, x, lse, targets, T, V);
+    ops->sample(o->b, ids, x, T, V, params, keys);
+    ops->logits_bwd(o->b, x, lse, targets, T, T, V);
+    put_host(o, "row_lse", lse, T);
+    put_ids(o, "argmax", argmax, T);
+    put_host(o, "gather_logprob", logprob, T);
+    put_ids(o, "sample", ids, T);
+    put(o, "logits_bwd", x, T * V);
+    ops->logits_bwd_capped(o->b, x, lse, targets, T, T, V, 30.0f);
+    put(o, "logits_bwd_capped", x, T * V);
+}
+
+static void optimizers(struct outputs *o)
+{
+    enum { N = 70001 };
+    float *w = filled(o, N, 18, 1.0f), *g = filled(o, N, 19, 0.1f);
+    float *m = zeros(o, N), *v = zeros(o, N);
+    for (int64_t step = 1; step <= 3; step++) {
+        struct tn_adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, step};
+        struct tn_rmsprop r = {1e-4f, 0.99f, 1e-8f, 0.01f, 0.9f};
+        o->b->ops->adamw(o->b, w, g, m, v, N, &a);
+        o->b->ops->rmsprop(o->b, w, g, v, N, &r);
+    }
+    float squares = (float)o->b->ops->sum_squares(o->b, w, N);
+    put(o, "optimizers: w", w, N);
+    put(o, "optimizers: m", m, N);
+    put(o, "optimizers: v", v, N);
+    put_host(o, "sum_squares", &squares, 1);
+}
+
+static struct outputs run(const char *name)
+{
+    struct outputs o = {0};
+    struct sp_error err = {0};
+    if (tn_open(name, NULL, &o.b, &err) != SP_OK) {
+        fprintf(stderr, "gpu_operations: %s\n", err.text);
+        exit(1);
+    }
+    fprintf(stderr, "# %s: %s, %s\n", name, o.b->numerics_class, o.b->device);
+    products(&o);
+    norms(&o);
+    elements(&o);
+    attention(&o);
+    logits(&o);
+    optimizers(&o);
+    for (int i = 0; i < o.n_held; i++)
+        o.b->ops->free(o.b, o.held[i]);
+    tn_close(o.b);
+    return o;
+}
+
+int main(int argc, char **argv)
+{
+    const char *name = argc == 2 ? argv[1] : "";
+    double limit = strcmp(name, "cuda") == 0 ? 1e-2 : 1e-4;
+    struct outputs device = run(name), cpu = run("cpu");
+    int failed = 0;
+    SP_ASSERT(device.n == cpu.n);
+    printf("1..%d\n", cpu.n);
+    for (int i = 0; i < cpu.n; i++) {
+        double difference = 0.0, size = 0.0;
+        for (size_t j = 0; j < cpu.count[i]; j++) {
+            difference += pow((double)device.at[i][j] - (double)cpu.at[i][j], 2);
+            size += pow((double)cpu.at[i][j], 2);
+        }
+        double error = sqrt(difference) / (sqrt(size) + 1e-30);
+        bool same = memcmp(device.at[i], cpu.at[i], cpu.count[i] * sizeof(float)) == 0;
+        bool ok = error < limit; /* false for NaN */
+        failed += !ok;
+        printf("%sok %d - %s: off by %.2g%s\n", ok ? "" : "not ", i + 1, cpu.names[i], error,
+               same ? ", same bits" : "");
+        free(device.at[i]);
+        free(cpu.at[i]);
+    }
+    return failed ? 1 : 0;
+}
