@@ -9,9 +9,10 @@
 #include "common/base/mem.h"
 #include "common/tensor/cuda/explain.h"
 
-#define CANDIDATES 32  /* algorithms that are asked for */
-#define TYPICAL_M 512  /* rows for which an algorithm is chosen, whatever comes */
-#define MAX_CHOICES 64 /* shapes of weights */
+#define CANDIDATES 32    /* algorithms that are asked for */
+#define TYPICAL_ROWS 512 /* for which an algorithm is chosen, whatever comes */
+#define ALIGNED 16       /* bytes; results that lie otherwise are not cublasLt's */
+#define MAX_CHOICES 64   /* shapes of weights */
 
 struct choice {       /* the algorithm of one shape */
     int32_t fixed[2]; /* the sizes that are the weights' */
@@ -219,39 +220,78 @@ static bool make_layouts(struct layouts *ret, const struct device_product *p)
                CUBLAS_STATUS_SUCCESS;
 }
 
-/* The best candidate that neither splits k nor needs memory of its own. */
+/* The product with another number of rows; of a weights' gradient rows are summed over. */
+static struct device_product with_rows(const struct device_product *product, int32_t rows)
+{
+    struct device_product p = *product;
+    if (p.a_transposed)
+        p.K = rows;
+    else
+        p.M = rows;
+    return p;
+}
+
+/* Whether a candidate can do the product for few rows as for many, in no memory of its own: the one
+ * that is chosen is used for all. */
+static bool fits_all_rows(struct device *d, const struct device_product *product,
+                          const cublasLtMatmulAlgo_t *algo)
+{
+    static const int32_t rows[] = {1, 7, 64, TYPICAL_ROWS, 16384};
+    bool fits = true;
+    for (size_t i = 0; fits && i < SP_COUNT(rows); i++) {
+        struct device_product p = with_rows(product, rows[i]);
+        cublasLtMatmulHeuristicResult_t result;
+        struct layouts l;
+        fits = make_layouts(&l, &p) &&
+               cublasLtMatmulAlgoCheck(d->blas, d->plans[p.a_transposed][p.b_transposed], l.first,
+                                       l.second, l.result, l.result, algo,
+                                       &result) == CUBLAS_STATUS_SUCCESS &&
+               result.workspaceSize == 0;
+        free_layouts(&l);
+    }
+    return fits;
+}
+
+static bool prefer(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferenceAttributes_t what,
+                   const void *value, size_t bytes)
+{
+    return cublasLtMatmulPreferenceSetAttribute(preference, what, value, bytes) ==
+           CUBLAS_STATUS_SUCCESS;
+}
+
+/* No splitting of k, no memory, results at any multiple of ALIGNED. */
+static bool make_preference(cublasLtMatmulPreference_t *ret)
+{
+    uint64_t workspace = 0;
+    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE, aligned = ALIGNED;
+    return cublasLtMatmulPreferenceCreate(ret) == CUBLAS_STATUS_SUCCESS &&
+           prefer(*ret, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace)) &&
+           prefer(*ret, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, &reductions,
+                  sizeof(reductions)) &&
+           prefer(*ret, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, &aligned, sizeof(aligned)) &&
+           prefer(*ret, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &aligned, sizeof(aligned));
+}
+
+/* The first candidate, best first, that does not split k and does for any number of rows. */
 static void choose(struct device *d, struct choice *choice, const struct device_product *product)
 {
-    struct device_product typical = *product;
-    if (product->a_transposed)
-        typical.K = TYPICAL_M; /* a weights' gradient: rows are summed over */
-    else
-        typical.M = TYPICAL_M;
-    struct layouts l;
+    struct device_product typical = with_rows(product, TYPICAL_ROWS);
     cublasLtMatmulPreference_t preference = NULL;
     cublasLtMatmulHeuristicResult_t results[CANDIDATES];
-    uint64_t workspace = 0;
-    uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
+    struct layouts l;
     int n = 0;
-    bool ok =
-        make_layouts(&l, &typical) &&
-        cublasLtMatmulPreferenceCreate(&preference) == CUBLAS_STATUS_SUCCESS &&
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &workspace,
-                                             sizeof(workspace)) == CUBLAS_STATUS_SUCCESS &&
-        cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
-                                             &reductions,
-                                             sizeof(reductions)) == CUBLAS_STATUS_SUCCESS &&
-        cublasLtMatmulAlgoGetHeuristic(
-            d->blas, d->plans[product->a_transposed][product->b_transposed], l.first, l.second,
-            l.result, l.result, preference, CANDIDATES, results, &n) == CUBLAS_STATUS_SUCCESS;
+    bool ok = make_layouts(&l, &typical) && make_preference(&preference) &&
+              cublasLtMatmulAlgoGetHeuristic(d->blas,
+                                             d->plans[product->a_transposed][product->b_transposed],
+                                             l.first, l.second, l.result, l.result, preference,
+                                             CANDIDATES, results, &n) == CUBLAS_STATUS_SUCCESS;
     for (int i = 0; ok && i < n && !choice->found; i++) {
         int32_t split = 1;
         size_t written = 0;
         (void)cublasLtMatmulAlgoConfigGetAttribute(
             &results[i].algo, CUBLASLT_ALGO_CONFIG_SPLITK_NUM, &split, sizeof(split), &written);
-        if (results[i].state == CUBLAS_STATUS_SUCCESS && results[i].workspaceSize == 0 &&
-            split <= 1) {
+        if (results[i].state == CUBLAS_STATUS_SUCCESS && split <= 1 &&
+            fits_all_rows(d, product, &results[i].algo)) {
             choice->algo = results[i].algo;
             choice->found = true;
         }
@@ -283,13 +323,14 @@ bool device_product(struct device *d, const struct device_product *p)
     const struct choice *choice = find_choice(d, p);
     float one = 1.0f, before = p->accumulate ? 1.0f : 0.0f;
     struct layouts l;
-    bool ok = choice->found && make_layouts(&l, p);
-    if (!choice->found)
+    if (!choice->found || (uintptr_t)p->c % ALIGNED != 0)
         return false;
-    if (ok)
-        ok = cublasLtMatmul(d->blas, d->plans[p->a_transposed][p->b_transposed], &one, p->b,
-                            l.first, p->a, l.second, &before, p->c, l.result, p->c, l.result,
-                            &choice->algo, NULL, 0, d->stream) == CUBLAS_STATUS_SUCCESS;
+    bool ok = make_layouts(&l, p) &&
+              cublasLtMatmul(d->blas, d->plans[p->a_transposed][p->b_transposed], &one, p->b,
+                             l.first, p->a, l.second, &before, p->c, l.result, p->c, l.result,
+                             &choice->algo, NULL, 0, d->stream) == CUBLAS_STATUS_SUCCESS;
     free_layouts(&l);
-    return ok;
+    /* Another way would give other bits, for these rows alone. */
+    check(ok ? cudaSuccess : cudaErrorUnknown, "product");
+    return true;
 }

@@ -48,7 +48,8 @@ void device_launch(struct device *device, const void *kernel, struct device_grid
 
 /* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums. A is (M,K), or (K,M) when transposed; B
  * is (K,N), or (N,K). The algorithm is chosen once for each shape of weights, without splitting k,
- * so that a row of C does not depend on how many rows there are. false: cublasLt has none. */
+ * so that a row of C does not depend on how many rows there are. false: cublasLt has none
+ * for the shape, or C is at no multiple of 16 bytes. */
 struct device_product {
     float *c;
     const uint16_t *a, *b;
