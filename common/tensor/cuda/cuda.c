@@ -11,6 +11,7 @@
 
 bool cuda_grow(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
 {
+    bytes = (bytes + 15) / 16 * 16; /* whatever type it holds next */
     if (bytes <= cuda->blocks[block].bytes)
         return true;
     device_free(cuda->device, cuda->blocks[block].at);

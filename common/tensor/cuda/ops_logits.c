@@ -119,7 +119,7 @@ static void op_sample(struct tn_backend *b, int32_t *ids_host, const float *logi
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
     size_t n = (size_t)R, blocks = SP_MIN(n, (size_t)SAMPLE_BLOCKS);
-    struct gpu_sample k = {.logits = logits, .R = R, .V = V, .width = 1};
+    struct gpu_sample k = {.logits = logits, .R = R, .V = V, .width = 2};
     SP_ASSERT(V > 0 && V <= 1 << 20);
     if (R == 0)
         return;
