@@ -378,9 +378,10 @@ void client_wake(struct client *client, int64_t now_ns)
             want(client, ASK_RENEW);
             client->renew_ns = now_ns + client->renew_every_ns;
         }
-        if (client->kind == CLIENT_WORKS || client->kind == CLIENT_SLOW)
+        bool works = client->kind == CLIENT_WORKS || client->kind == CLIENT_SLOW;
+        if (works && client->all->started)
             work(client, now_ns);
-        else
+        else if (!works)
             want(client, ASK_LEASE);
     }
     send_due(client, now_ns);

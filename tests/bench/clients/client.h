@@ -37,6 +37,7 @@ struct clients {
     uint64_t submissions;
     uint64_t lost_connections, hellos;
     uint64_t rng;
+    bool started;  /* pairs are sampled */
     bool stopping; /* nothing new is asked */
 };
 

@@ -413,6 +413,7 @@ int main(int argc, char **argv)
     int64_t start_ns = sp_now_ns();
     connect_all();
     bench.ready_ns = sp_now_ns();
+    bench.all.started = true;
     fprintf(stderr, "ready\n");
     uint64_t before = bench.all.acknowledged;
     stats_deinit(&bench.all.stats);
