@@ -17,8 +17,11 @@
 #define DEFAULT_REQUEST_MS 30000
 #define DEFAULT_BACKOFF_MIN_MS 200
 #define DEFAULT_BACKOFF_MAX_MS 10000
-#define RECONNECT_MIN_MS 100
-#define RECONNECT_MAX_MS 1000
+#define RECONNECT_MIN_MS 50
+#define RECONNECT_MAX_MS 400
+/* How long a dialer has for its pause and the handshake before a new one takes its place. */
+#define REDIAL_MS 1200
+#define REDIAL_LOOK_MS 5
 #define CANCEL_CHECK_MS 200
 #define LATE_ANSWER_MS 60000
 #define COMPLAIN_EVERY_MS 30000
@@ -304,21 +307,66 @@ static enum sp_err probe(struct proto_client *client, struct sp_error *err)
     return rc;
 }
 
-static void disconnect(struct proto_client *client)
+static bool is_cancelled(struct proto_client *client)
 {
-    if (client->dialing)
+    return client->options.cancelled != NULL && client->options.cancelled(client->options.context);
+}
+
+/* Waits unless interrupted or cancelled; false then. */
+static bool pause_for(struct proto_client *client, int64_t ms)
+{
+    int64_t end = sp_now_ms() + ms;
+    bool go_on = true;
+    pthread_mutex_lock(&client->lock);
+    for (;;) {
+        int64_t left = end - sp_now_ms();
+        if (client->interrupted || left <= 0)
+            break;
+        pthread_mutex_unlock(&client->lock);
+        go_on = !is_cancelled(client);
+        pthread_mutex_lock(&client->lock);
+        if (!go_on || client->interrupted)
+            break;
+        struct timespec until;
+        int64_t slice = SP_MIN(left, (int64_t)CANCEL_CHECK_MS);
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_nsec += slice * 1000000;
+        until.tv_sec += until.tv_nsec / 1000000000;
+        until.tv_nsec %= 1000000000;
+        pthread_cond_timedwait(&client->woken, &client->lock, &until);
+    }
+    go_on = go_on && !client->interrupted;
+    pthread_mutex_unlock(&client->lock);
+    return go_on;
+}
+
+static bool is_connected(struct proto_client *client)
+{
+    return client->dialing && atomic_load(client->pipes) > 0;
+}
+
+/* The dialer that had the last connection dials again by itself, after a pause. One that is stuck
+ * (the network swallowed its greeting) is closed; not any, because nng 1.5.2 never clears away what
+ * a dialer that is closed in the middle of a handshake had begun. */
+static bool wait_for_dialer(struct proto_client *client)
+{
+    int64_t end_ms = sp_now_ms() + REDIAL_MS;
+    while (client->dialing && !is_connected(client) && sp_now_ms() < end_ms)
+        if (!pause_for(client, REDIAL_LOOK_MS))
+            break;
+    if (client->dialing && !is_connected(client))
         nng_dialer_close(client->dialer);
-    client->dialing = false;
+    client->dialing = is_connected(client);
+    return client->dialing;
 }
 
 static enum sp_err connect_now(struct proto_client *client, struct sp_error *err)
 {
-    if (client->dialing && atomic_load(client->pipes) > 0)
+    if (is_connected(client))
         return SP_OK;
     enum sp_err rc = probe(client, err);
-    if (rc != SP_OK)
+    if (rc != SP_OK || wait_for_dialer(client))
         return rc;
-    disconnect(client); /* a new dialer dials at once, an old one when its pause is over */
     int code = nng_dialer_create(&client->dialer, client->socket, client->options.url);
     if (code != 0)
         return proto_fail_nng(err, code, "%s", client->options.url);
@@ -387,7 +435,7 @@ static enum sp_err receive_reply(struct proto_client *client, enum proto_type ty
 struct call {
     enum proto_type type;
     uint64_t request_id;
-    int64_t hold_ms;     /* the server may hold the request so long */
+    int64_t hold_ms; /* the server may hold the request so long */
     int64_t started_ms;
     int64_t deadline_ms; /* INT64_MAX: none */
 };
@@ -435,45 +483,12 @@ static int64_t random_below(struct proto_client *client, int64_t bound)
     return (int64_t)(client->jitter % (uint64_t)bound);
 }
 
-static bool is_cancelled(struct proto_client *client)
-{
-    return client->options.cancelled != NULL && client->options.cancelled(client->options.context);
-}
-
 static bool is_interrupted(struct proto_client *client)
 {
     pthread_mutex_lock(&client->lock);
     bool interrupted = client->interrupted;
     pthread_mutex_unlock(&client->lock);
     return interrupted;
-}
-
-/* Waits unless interrupted or cancelled; false then. */
-static bool pause_for(struct proto_client *client, int64_t ms)
-{
-    int64_t end = sp_now_ms() + ms;
-    bool go_on = true;
-    pthread_mutex_lock(&client->lock);
-    for (;;) {
-        int64_t left = end - sp_now_ms();
-        if (client->interrupted || left <= 0)
-            break;
-        pthread_mutex_unlock(&client->lock);
-        go_on = !is_cancelled(client);
-        pthread_mutex_lock(&client->lock);
-        if (!go_on || client->interrupted)
-            break;
-        struct timespec until;
-        int64_t slice = SP_MIN(left, (int64_t)CANCEL_CHECK_MS);
-        clock_gettime(CLOCK_MONOTONIC, &until);
-        until.tv_nsec += slice * 1000000;
-        until.tv_sec += until.tv_nsec / 1000000000;
-        until.tv_nsec %= 1000000000;
-        pthread_cond_timedwait(&client->woken, &client->lock, &until);
-    }
-    go_on = go_on && !client->interrupted;
-    pthread_mutex_unlock(&client->lock);
-    return go_on;
 }
 
 static void complain(struct proto_client *client, uint64_t request_id, const struct sp_error *err)
