@@ -152,4 +152,32 @@ GPU_FN int32_t gpu_window_start(int32_t position, int32_t window)
     return window > 0 && position >= window ? position - window + 1 : 0;
 }
 
+/* The largest of x(V) and its first place, by the GPU_FLAT threads of a block: each looks at its
+ * part, and behind a GPU_SYNC anybody at all parts. */
+GPU_FN void gpu_max_part(const float *x, int32_t V, float *maxima, int32_t *places)
+{
+    float max = -INFINITY;
+    int32_t place = 0;
+    for (int32_t i = (int32_t)threadIdx.x; i < V; i += GPU_FLAT)
+        if (x[i] > max) {
+            max = x[i];
+            place = i;
+        }
+    maxima[threadIdx.x] = max;
+    places[threadIdx.x] = place;
+}
+
+GPU_FN float gpu_max_of_parts(const float *maxima, const int32_t *places, int32_t *ret_place)
+{
+    float max = maxima[0];
+    int32_t place = places[0];
+    for (int i = 1; i < GPU_FLAT; i++)
+        if (maxima[i] > max || (maxima[i] == max && places[i] < place)) {
+            max = maxima[i];
+            place = places[i];
+        }
+    *ret_place = place;
+    return max;
+}
+
 #endif

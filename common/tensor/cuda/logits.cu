@@ -9,24 +9,11 @@ GPU_KERNEL(gpu_row_lse, gpu_lse)
     const float *x = p.logits + (size_t)blockIdx.x * (size_t)p.V;
     GPU_EACH
     {
-        float max = -INFINITY;
-        int32_t place = 0;
-        for (int32_t i = (int32_t)threadIdx.x; i < p.V; i += GPU_FLAT)
-            if (x[i] > max) {
-                max = x[i];
-                place = i;
-            }
-        maxima[threadIdx.x] = max;
-        places[threadIdx.x] = place;
+        gpu_max_part(x, p.V, maxima, places);
     }
     GPU_SYNC();
-    float max = maxima[0];
-    int32_t place = places[0];
-    for (int i = 1; i < GPU_FLAT; i++)
-        if (maxima[i] > max || (maxima[i] == max && places[i] < place)) {
-            max = maxima[i];
-            place = places[i];
-        }
+    int32_t place;
+    const float max = gpu_max_of_parts(maxima, places, &place);
     GPU_EACH
     {
         float sum = 0.0f;

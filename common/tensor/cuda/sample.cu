@@ -91,24 +91,11 @@ GPU_KERNEL(gpu_sample, gpu_sample)
         const bool sorted = draw.inverse_t > 0.0f && (draw.top_k < p.V || draw.top_p < 1.0f);
         GPU_EACH
         {
-            float max = -INFINITY;
-            int32_t place = 0;
-            for (int32_t i = (int32_t)threadIdx.x; i < p.V; i += GPU_FLAT)
-                if (x[i] > max) {
-                    max = x[i];
-                    place = i;
-                }
-            maxima[threadIdx.x] = max;
-            places[threadIdx.x] = place;
+            gpu_max_part(x, p.V, maxima, places);
         }
         GPU_SYNC();
-        float max = maxima[0];
-        int32_t greedy = places[0];
-        for (int i = 1; i < GPU_FLAT; i++)
-            if (maxima[i] > max || (maxima[i] == max && places[i] < greedy)) {
-                max = maxima[i];
-                greedy = places[i];
-            }
+        int32_t greedy;
+        const float max = gpu_max_of_parts(maxima, places, &greedy);
         GPU_EACH
         {
             for (int32_t i = (int32_t)threadIdx.x; draw.inverse_t > 0.0f && i < chunks;
