@@ -11,10 +11,10 @@
 #include "common/base/mem.h"
 #include "tests/e2e/harness.h"
 #include "tests/unit/check_main.h"
+#include "tests/unit/task/golden_lines.h"
 
 #define SECONDS 90
 #define TASKS SPIN_SOURCE_ROOT "/deploy/tasks/"
-#define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/task/harness.jsonl"
 
 /* A run of the quickstart's model, which the fixture was made with. */
 static void open_with_run(struct cluster *cluster)
@@ -23,19 +23,6 @@ static void open_with_run(struct cluster *cluster)
     cluster_write_rows(cluster, "train.jsonl", 0, 40);
     snprintf(cluster->base, sizeof(cluster->base), SPIN_SOURCE_ROOT "/deploy/quickstart.d/base");
     cluster_create_run(cluster, "r", 7, "");
-}
-
-static json_t *fixture(void)
-{
-    char *text = NULL;
-    size_t length = 0;
-    struct sp_error err = {0};
-    json_t *lines = json_array();
-    ck_assert(sp_read_file(GOLDEN, 1 << 20, &text, &length, &err) == SP_OK);
-    for (char *at = strtok(text, "\n"); at != NULL; at = strtok(NULL, "\n"))
-        json_array_append_new(lines, json_loads(at, 0, NULL));
-    free(text);
-    return lines;
 }
 
 static bool is_row_of(const json_t *line, const char *task)
@@ -107,7 +94,7 @@ START_TEST(test_figures_are_the_harnesss)
     struct cluster cluster;
     open_with_run(&cluster);
     cluster_start_generator(&cluster, 0);
-    json_t *lines = fixture();
+    json_t *lines = golden_lines();
     for (size_t t = 0; t < SP_COUNT(tasks); t++) {
         char *conf = sp_xprintf(TASKS "%s.conf", tasks[t]);
         write_rows(&cluster, lines, tasks[t], "rows.jsonl");
@@ -139,7 +126,7 @@ START_TEST(test_truthfulqa_and_over_long_prompts)
     struct cluster cluster;
     open_with_run(&cluster);
     cluster_start_generator(&cluster, 0);
-    json_t *lines = fixture();
+    json_t *lines = golden_lines();
     write_rows(&cluster, lines, "truthfulqa_mc1", "rows.jsonl");
     json_t *row = cluster_ctl_ok(&cluster, "evaluate", "r@base", "--task", TASKS "truthfulqa.conf",
                                  "--data", "rows.jsonl", "--items", "items.jsonl", NULL);

@@ -225,17 +225,21 @@ START_TEST(a_process_that_was_started_again_leaves_its_leases)
 }
 END_TEST
 
+/* Of a process that takes the name "x". */
+static struct proto_hello hello_of(uint64_t instance)
+{
+    return (struct proto_hello){.role = PROTO_ROLE_GENERATOR,
+                                .name = "x",
+                                .instance = instance,
+                                .host = "",
+                                .device = "",
+                                .version = "",
+                                .numerics_class = "cpu class"};
+}
+
 START_TEST(a_replaced_process_is_turned_away)
 {
-    struct proto_hello old = {.role = PROTO_ROLE_GENERATOR,
-                              .name = "x",
-                              .instance = 7,
-                              .host = "",
-                              .device = "",
-                              .version = "",
-                              .numerics_class = "cpu class"};
-    struct proto_hello new = old;
-    new.instance = 8;
+    struct proto_hello old = hello_of(7), new = hello_of(8);
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old)); /* a reconnect */
     const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new);
@@ -255,15 +259,7 @@ END_TEST
  * follows it, so the living one gets its name back. */
 START_TEST(a_late_hello_of_the_dead_takes_no_name_for_good)
 {
-    struct proto_hello alive = {.role = PROTO_ROLE_GENERATOR,
-                                .name = "x",
-                                .instance = 8,
-                                .host = "",
-                                .device = "",
-                                .version = "",
-                                .numerics_class = "cpu class"};
-    struct proto_hello dead = alive;
-    dead.instance = 7;
+    const struct proto_hello alive = hello_of(8), dead = hello_of(7);
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
     CF_FAILS(SP_EUNAVAIL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));

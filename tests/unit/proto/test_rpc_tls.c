@@ -66,6 +66,22 @@ static enum sp_err hello_with(const struct secure *s, const char *ca, const char
     return rc;
 }
 
+/* A client with our certificate; requests give up after request_ms, 0: the default. */
+static struct proto_client *open_ours(const struct secure *s, int64_t request_ms)
+{
+    struct proto_client *client = NULL;
+    struct sp_error err = {0};
+    const struct proto_client_options options = {
+        .url = s->f.url,
+        .tls = {.ca_file = s->ca, .cert_file = s->node, .server_name = "localhost"},
+        .request_ms = request_ms,
+        .backoff_min_ms = 10,
+        .backoff_max_ms = 100,
+    };
+    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    return client;
+}
+
 START_TEST(peers_of_one_ca_talk)
 {
     struct secure s;
@@ -81,15 +97,8 @@ START_TEST(a_chunk_passes_and_a_restart_is_survived)
 {
     struct secure s;
     setup(&s, true);
-    struct proto_client *client = NULL;
     struct sp_error err = {0};
-    const struct proto_client_options options = {
-        .url = s.f.url,
-        .tls = {.ca_file = s.ca, .cert_file = s.node, .server_name = "localhost"},
-        .backoff_min_ms = 10,
-        .backoff_max_ms = 100,
-    };
-    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    struct proto_client *client = open_ours(&s, 0);
     struct proto_blob_get get = {0};
     uint32_t bytes = SP_MAX_CHUNK;
     memcpy(get.sha256.bytes, &bytes, sizeof(bytes));
@@ -118,16 +127,8 @@ struct caller {
 static void *call_on(void *argument)
 {
     struct caller *caller = argument;
-    struct proto_client *client = NULL;
     struct sp_error err = {0};
-    const struct proto_client_options options = {
-        .url = caller->s->f.url,
-        .tls = {.ca_file = caller->s->ca, .cert_file = caller->s->node, .server_name = "localhost"},
-        .request_ms = 15000,
-        .backoff_min_ms = 10,
-        .backoff_max_ms = 100,
-    };
-    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    struct proto_client *client = open_ours(caller->s, 15000);
     uint8_t *data = sp_xalloc(SP_MAX_CHUNK);
     struct proto_blob_put put = {.data = {.data = data, .length = SP_MAX_CHUNK}};
     sp_sha256_of(data, SP_MAX_CHUNK, &put.sha256);
@@ -176,16 +177,10 @@ START_TEST(a_new_authority_ends_old_connections)
 {
     struct secure s;
     setup(&s, true);
-    struct proto_client *client = NULL;
     struct sp_error err = {0};
-    const struct proto_client_options options = {
-        .url = s.f.url,
-        .tls = {.ca_file = s.ca, .cert_file = s.node, .server_name = "localhost"},
-        .request_ms = 1500,
-    };
     const struct proto_hello hello = {.instance = 1};
     const void *reply;
-    ck_assert_int_eq(proto_client_open(&options, &client, &err), SP_OK);
+    struct proto_client *client = open_ours(&s, 1500);
     ck_assert_int_eq(proto_call(client, PROTO_HELLO, &hello, 0, &reply, &err), SP_OK);
     int requests = atomic_load(&s.f.requests);
     s.f.tls = (struct proto_tls){.ca_file = s.other_ca, .cert_file = s.stranger};

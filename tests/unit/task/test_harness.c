@@ -7,8 +7,7 @@
 #include "common/base/json.h"
 #include "common/task/task.h"
 #include "tests/unit/check_main.h"
-
-#define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/task/harness.jsonl"
+#include "tests/unit/task/golden_lines.h"
 
 /* The task file as it is installed; few-shot examples from the fixture's dev rows are set by hand.
  */
@@ -26,19 +25,6 @@ static struct task *load_task(const char *name)
     ck_assert_msg(task_new(text, length, path, &task, &err) == SP_OK, "%s", err.text);
     free(text);
     return task;
-}
-
-static json_t *load_lines(void)
-{
-    char *text = NULL;
-    size_t length = 0;
-    struct sp_error err = {0};
-    json_t *lines = json_array();
-    ck_assert(sp_read_file(GOLDEN, 1 << 20, &text, &length, &err) == SP_OK);
-    for (char *at = strtok(text, "\n"); at != NULL; at = strtok(NULL, "\n"))
-        json_array_append_new(lines, json_loads(at, 0, NULL));
-    free(text);
-    return lines;
 }
 
 static const char *text_at(const json_t *object, const char *key)
@@ -91,7 +77,7 @@ static json_t *dev_rows(void)
 static void check_task(const char *name)
 {
     struct task *task = load_task(name);
-    json_t *lines = load_lines(), *line, *dev = dev_rows();
+    json_t *lines = golden_lines(), *line, *dev = dev_rows();
     size_t i, seen = 0;
     if (task_settings_of(task)->fewshot > 0)
         task_set_examples(task, dev);
@@ -152,7 +138,7 @@ END_TEST
 START_TEST(test_truthfulqa)
 {
     struct task *task = load_task("truthfulqa");
-    json_t *lines = load_lines(), *line;
+    json_t *lines = golden_lines(), *line;
     size_t i, seen = 0;
     json_array_foreach(lines, i, line)
     {
@@ -198,7 +184,7 @@ END_TEST
 START_TEST(test_answers)
 {
     struct task *task = load_task("gsm8k");
-    json_t *lines = load_lines(), *line;
+    json_t *lines = golden_lines(), *line;
     size_t i, seen = 0;
     json_array_foreach(lines, i, line)
     {
