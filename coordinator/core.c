@@ -12,6 +12,8 @@ struct coord_core *coord_core_new(const struct coord_options *options)
     core->fit_version = 1;
     if (core->options.max_parked == 0)
         core->options.max_parked = SP_MAX_PARKED_POLLS;
+    if (core->options.max_claimed == 0)
+        core->options.max_claimed = SP_MAX_CLAIMED_ITEMS;
     /* Ids of one process do not meet those of the one before: workers still name them. */
     core->next_id = (options->instance & 0x7fffff) << 32;
     core->sources.swarms = core_swarms_new(&core->options);
@@ -174,6 +176,7 @@ void coord_core_add_iteration(struct coord_core *core, const char *name,
     struct coord_run *run = core_run(core, name);
     SP_ASSERT(run && !run->iteration);
     run->iteration = iteration_new(run, info, now_ms);
+    run->iteration->reclaim_until_ms = now_ms + core->options.times.reclaim_ms;
     run->evaluate_due = run->info.has_tasks;
     run->iteration->adoptable = info->trainer != NULL;
     if (info->trainer)

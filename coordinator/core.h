@@ -209,7 +209,8 @@ struct coord_options {
     struct coord_times times;
     uint64_t instance;       /* random number of this process */
     const char *version;
-    uint32_t max_parked;     /* SP_MAX_PARKED_POLLS */
+    uint32_t max_parked;     /* 0: SP_MAX_PARKED_POLLS */
+    uint32_t max_claimed;    /* 0: SP_MAX_CLAIMED_ITEMS */
     struct sp_digest ticket_secret; /* of this process: tickets (proto/ticket.h) come from it */
     uint64_t verify_seed;    /* a secret (`instance` is none): which results are made again */
     double verify_share;     /* of the results that another worker makes again; 0: none */

@@ -67,6 +67,7 @@ struct coord_iteration {
     char *reason;                     /* owned or NULL */
     uint64_t attempt;
     int64_t since_ms;                 /* of the state */
+    int64_t reclaim_until_ms;         /* loaded: until then only leases from before are taken up */
     struct sp_digest opponent, opponent_manifest, checkpoint, checkpoint_manifest;
     struct sp_digest plan_digest;
     struct sp_digest upload;          /* manifest of the publication under way; zero: not known */
@@ -251,6 +252,7 @@ void set_deinit(struct coord_set *set);
 uint32_t set_free_keys(const struct coord_set *set);
 bool set_complete(const struct coord_set *set);
 uint32_t set_take_next(struct coord_set *set); /* lowest free rank → leased; there must be one */
+bool set_take(struct coord_set *set, uint32_t position); /* free → leased; false: not free */
 void set_take_second(struct coord_set *set, uint32_t position);
 void set_release(struct coord_set *set, uint32_t position);
 bool set_store(struct coord_set *set, uint32_t position); /* true: it was not stored before */
@@ -264,6 +266,8 @@ struct coord_iteration *iteration_new(const struct coord_run *run,
                                       const struct coord_iteration_info *info, int64_t now_ms);
 void iteration_free(struct coord_iteration *iteration);
 bool iteration_set_uses_opponent(enum proto_set set);
+/* Whether items of the set are worked on in the iteration's state. */
+bool iteration_set_wanted(const struct coord_iteration *iteration, enum proto_set set);
 /* Whether items of the set may be handed out now. */
 bool iteration_set_ready(const struct coord_iteration *iteration, enum proto_set set);
 bool iteration_evaluated(const struct coord_iteration *iteration);

@@ -19,6 +19,7 @@ struct coord_lease {
     bool lapsed;                      /* its keys are free again; late answers are recognised */
     int64_t forget_ms;                /* lapsed: when the record goes */
     bool second;                      /* of a straggler's key: no measure for the median */
+    bool claimed;                     /* granted by a process before this one: none either */
     uint32_t unlisted;                /* renewals in a row that did not name it */
     uint32_t count, open;             /* keys; those not stored yet */
     uint32_t *positions;              /* [count], owned */
@@ -31,11 +32,21 @@ struct coord_lease *core_lease(const struct coord_core *core, uint64_t id);
 struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
                               struct coord_run *run, enum proto_set set, const uint32_t *positions,
                               uint32_t count);
+/* The same with the id that another process gave it: known to its worker, nothing to confirm. */
+struct coord_lease *lease_claimed(struct coord_core *core, struct coord_worker *worker,
+                                  struct coord_run *run, const struct proto_claim *claim,
+                                  const uint32_t *positions, uint32_t count);
 void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why);
 void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint32_t position);
 void leases_drop_run(struct coord_core *core, struct coord_run *run); /* cancel, close, fresh */
 void core_expire_leases(struct coord_core *core);
 void core_renew(struct coord_core *core, const struct coord_event *event);
 void core_lease_return(struct coord_core *core, const struct coord_event *event);
+
+/* ---- claims.c ---- */
+/* Takes up again the leases that a worker has from the process before this one, as far as their
+ * keys are still free: what it cannot take up stays unknown. */
+void core_take_claims(struct coord_core *core, struct coord_worker *worker,
+                      const struct coord_event *event);
 
 #endif

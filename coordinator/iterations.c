@@ -126,6 +126,7 @@ static void start_afresh(struct coord_run *run, struct coord_iteration *it)
     verify_forget(it);
     it->rewind_epoch = it->rewind_steps = it->fetched_steps = 0;
     it->attempt++;
+    it->reclaim_until_ms = 0;
     it->step = 0;
     it->first_step = it->last_step = (struct proto_step_metrics){0};
     it->checkpoint = it->checkpoint_manifest = it->upload = (struct sp_digest){0};
@@ -141,19 +142,21 @@ bool iteration_set_uses_opponent(enum proto_set set)
            set == PROTO_SET_BASE_SAMPLED;
 }
 
+bool iteration_set_wanted(const struct coord_iteration *it, enum proto_set set)
+{
+    if (it->state == COORD_EVALUATING)
+        return true;
+    return (it->state == COORD_RUNNING || it->state == COORD_PUBLISHING) &&
+           iteration_set_uses_opponent(set);
+}
+
 bool iteration_set_ready(const struct coord_iteration *it, enum proto_set set)
 {
-    if (it->state == COORD_EVALUATING) {
-        /* The player scores the answers that the opponent has given. */
-        if (set == PROTO_SET_HOLDOUT_PLAYER)
-            return set_complete(&it->sets[PROTO_SET_HOLDOUT]);
-        return true;
-    }
-    if (set == PROTO_SET_TRAIN && !iteration_has_work_order(it))
-        return false;
-    if (it->state == COORD_RUNNING || it->state == COORD_PUBLISHING)
-        return iteration_set_uses_opponent(set);
-    return false;
+    /* The player scores the answers that the opponent has given. */
+    if (it->state == COORD_EVALUATING)
+        return set != PROTO_SET_HOLDOUT_PLAYER || set_complete(&it->sets[PROTO_SET_HOLDOUT]);
+    return iteration_set_wanted(it, set) &&
+           (set != PROTO_SET_TRAIN || iteration_has_work_order(it));
 }
 
 bool iteration_evaluated(const struct coord_iteration *it)

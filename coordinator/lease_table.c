@@ -9,12 +9,12 @@ struct coord_lease *core_lease(const struct coord_core *core, uint64_t id)
     return coord_map_get(&core->lease_by_id, id);
 }
 
-struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
-                              struct coord_run *run, enum proto_set set, const uint32_t *positions,
-                              uint32_t count)
+static struct coord_lease *enter(struct coord_core *core, uint64_t id, struct coord_worker *worker,
+                                 struct coord_run *run, enum proto_set set,
+                                 const uint32_t *positions, uint32_t count)
 {
     struct coord_lease *lease = sp_xalloc(sizeof(*lease));
-    lease->id = ++core->next_id;
+    lease->id = id;
     lease->worker = worker;
     lease->run = run;
     lease->iteration = run->iteration->number;
@@ -40,6 +40,24 @@ struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *work
     if (lease->next)
         lease->next->previous = lease;
     worker->first_lease = lease;
+    return lease;
+}
+
+struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
+                              struct coord_run *run, enum proto_set set, const uint32_t *positions,
+                              uint32_t count)
+{
+    return enter(core, ++core->next_id, worker, run, set, positions, count);
+}
+
+struct coord_lease *lease_claimed(struct coord_core *core, struct coord_worker *worker,
+                                  struct coord_run *run, const struct proto_claim *claim,
+                                  const uint32_t *positions, uint32_t count)
+{
+    struct coord_lease *lease = enter(core, claim->lease_id, worker, run,
+                                      (enum proto_set)claim->set, positions, count);
+    lease->confirm_by_ms = COORD_NEVER;
+    lease->claimed = true;
     return lease;
 }
 
@@ -145,7 +163,7 @@ void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint3
     if (lease->open > 0 || lease->lapsed)
         return;
     struct coord_run *run = lease->run;
-    if (!lease->second) {
+    if (!lease->second && !lease->claimed) {
         run->durations[run->duration_count++ % COORD_DURATIONS] = core->now_ms - lease->granted_ms;
         run->median_ms = 0; /* computed again when it is asked for */
     }

@@ -155,7 +155,7 @@ static bool has_checks(const struct coord_run *run)
 
 static bool run_has_work(const struct coord_core *core, struct coord_run *run)
 {
-    return run_is_live(run) &&
+    return run_is_live(run) && core->now_ms >= run->iteration->reclaim_until_ms &&
            (set_with_work(run) >= 0 || straggler_due(core, run) || has_checks(run));
 }
 
@@ -229,7 +229,7 @@ static uint32_t fair_allowance(const struct coord_core *core, struct coord_worke
                                const struct coord_run *run, uint32_t live)
 {
     const struct coord_iteration *it = run->iteration;
-    if (core->now_ms - it->since_ms >= core->options.times.fair_ms)
+    if (core->now_ms - SP_MAX(it->since_ms, it->reclaim_until_ms) >= core->options.times.fair_ms)
         return UINT32_MAX;
     uint32_t even = (it->sets[PROTO_SET_TRAIN].count + live - 1) / live;
     uint32_t taken = *taken_pairs(worker, run);

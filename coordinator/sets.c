@@ -38,13 +38,20 @@ bool set_complete(const struct coord_set *set)
     return set->stored + set->skipped == set->count;
 }
 
+bool set_take(struct coord_set *set, uint32_t position)
+{
+    if (set->state[position] != KEY_FREE)
+        return false;
+    set->state[position] = KEY_LEASED;
+    set->leased++;
+    return true;
+}
+
 uint32_t set_take_next(struct coord_set *set)
 {
     for (; set->cursor < set->count; set->cursor++) {
         uint32_t position = set->order ? set->order[set->cursor] : set->cursor;
-        if (set->state[position] == KEY_FREE) {
-            set->state[position] = KEY_LEASED;
-            set->leased++;
+        if (set_take(set, position)) {
             set->cursor++;
             return position;
         }

@@ -178,6 +178,11 @@ json_t *core_why(const struct coord_core *core, const struct coord_run *run)
     case COORD_STATE_COUNT:
         break;
     }
+    if (coord_state_is_live(it->state) && core->now_ms < it->reclaim_until_ms)
+        add(list, since, "generator",
+            "workers to come back after the coordinator's restart: work that none of them claims "
+            "is given out in %.1f s",
+            (double)(it->reclaim_until_ms - core->now_ms) / 1000.0);
     return json_pack("{s:s,s:I,s:s,s:o}", "run", run->info.name, "iteration",
                      (json_int_t)it->number, "state", coord_state_name(it->state), "why", list);
 }

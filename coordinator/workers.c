@@ -282,6 +282,7 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
         .renew_ms = (uint32_t)core->options.times.renew_ms,
         .poll_ms = (uint32_t)core->options.times.poll_ms,
     };
+    core_take_claims(core, worker, event);
     settle_leases(core, worker, hello, action);
     core_sources_hello(core, worker, hello, action);
     store_worker(core, worker);

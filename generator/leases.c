@@ -60,6 +60,21 @@ static enum sp_err find_weights(struct seeker *seeker, struct gen_lease *lease,
     return SP_OK;
 }
 
+static void hold(struct gen *gen, const struct proto_lease_reply *grant)
+{
+    uint32_t count = SP_MIN(grant->items_count, (uint32_t)SP_MAX_LEASE_ITEMS);
+    uint64_t positions[SP_MAX_LEASE_ITEMS];
+    for (uint32_t i = 0; i < count; i++)
+        positions[i] = grant->items[i].position;
+    struct proto_claim claim = {.lease_id = grant->lease_id,
+                                .run = grant->run,
+                                .iteration = grant->iteration,
+                                .set = count > 0 ? grant->items[0].set : 0, /* one of all */
+                                .checkpoint = grant->checkpoint,
+                                .positions = {.values = positions, .count = count}};
+    worker_link_hold(gen->link, &claim);
+}
+
 /* Fetches the weights of a grant and hands both to the compute thread. The grant lives in the
  * peer's arena, so it is copied before the next call. */
 static enum sp_err accept_grant(struct seeker *seeker, const struct proto_lease_reply *grant,
@@ -68,7 +83,7 @@ static enum sp_err accept_grant(struct seeker *seeker, const struct proto_lease_
     struct gen *gen = seeker->gen;
     struct gen_lease *lease = NULL;
     uint64_t id = grant->lease_id;
-    worker_link_hold(gen->link, id);
+    hold(gen, grant);
     enum sp_err rc = gen_lease_new(grant, &lease, err);
     if (rc == SP_OK && strcmp(lease->grant.backend, gen->backend->name) != 0 &&
         lease->grant.backend[0] != '\0')

@@ -13,6 +13,8 @@
 #define DEFAULT_RENEW_MS 15000
 #define DEFAULT_POLL_MS 20000
 #define HELD_MAX 16
+#define CLAIMS_ARENA_BYTES ((size_t)16 << 10)
+#define CLAIMS_ARENA_LIMIT ((size_t)16 << 20)
 
 struct worker_link {
     const struct worker_settings *settings;
@@ -35,7 +37,7 @@ struct worker_link {
     bool has_key;
     struct sp_digest key;
     int64_t clock_offset_ms; /* the coordinator's clock less ours */
-    uint64_t *roll;            /* leases held */
+    struct proto_claim *roll;  /* leases held; run and positions are owned */
     uint32_t roll_count, roll_capacity;
 };
 
@@ -70,12 +72,20 @@ enum sp_err worker_link_new(const struct worker_settings *settings,
     return SP_OK;
 }
 
+static void forget_claim(struct proto_claim *claim)
+{
+    free((char *)(uintptr_t)claim->run);
+    free((uint64_t *)(uintptr_t)claim->positions.values);
+}
+
 void worker_link_free(struct worker_link *link)
 {
     if (link == NULL)
         return;
     pthread_mutex_destroy(&link->lock);
     pthread_mutex_destroy(&link->roll_lock);
+    while (link->roll_count > 0)
+        forget_claim(&link->roll[--link->roll_count]);
     free(link->roll);
     free(link->token);
     free(link);
@@ -83,14 +93,18 @@ void worker_link_free(struct worker_link *link)
 
 /* ---- leases held ---- */
 
-void worker_link_hold(struct worker_link *link, uint64_t lease)
+void worker_link_hold(struct worker_link *link, const struct proto_claim *lease)
 {
+    struct proto_claim copy = *lease;
+    copy.run = sp_xstrdup(lease->run);
+    copy.positions.values =
+        sp_xmemdup(lease->positions.values, lease->positions.count * sizeof(uint64_t));
     pthread_mutex_lock(&link->roll_lock);
     if (link->roll_count == link->roll_capacity) {
         link->roll_capacity = link->roll_capacity == 0 ? 8 : link->roll_capacity * 2;
         link->roll = sp_xgrow(link->roll, link->roll_capacity, sizeof(*link->roll));
     }
-    link->roll[link->roll_count++] = lease;
+    link->roll[link->roll_count++] = copy;
     pthread_mutex_unlock(&link->roll_lock);
 }
 
@@ -98,7 +112,8 @@ void worker_link_drop(struct worker_link *link, uint64_t lease)
 {
     pthread_mutex_lock(&link->roll_lock);
     for (uint32_t i = 0; i < link->roll_count; i++) {
-        if (link->roll[i] == lease) {
+        if (link->roll[i].lease_id == lease) {
+            forget_claim(&link->roll[i]);
             link->roll[i] = link->roll[--link->roll_count];
             break;
         }
@@ -110,9 +125,35 @@ uint32_t worker_link_held(struct worker_link *link, uint64_t **ret)
 {
     pthread_mutex_lock(&link->roll_lock);
     uint32_t count = link->roll_count;
-    *ret = count == 0 ? NULL : sp_xmemdup(link->roll, count * sizeof(*link->roll));
+    *ret = count == 0 ? NULL : sp_xarray(count, sizeof(**ret));
+    for (uint32_t i = 0; i < count; i++)
+        (*ret)[i] = link->roll[i].lease_id;
     pthread_mutex_unlock(&link->roll_lock);
     return count;
+}
+
+/* What is held now, copied: other threads go on meanwhile. What has no room is not claimed. */
+static void list_held(struct worker_link *link, struct sp_arena *arena, struct proto_hello *hello)
+{
+    pthread_mutex_lock(&link->roll_lock);
+    uint32_t count = link->roll_count;
+    uint64_t *ids = sp_arena_alloc(arena, count, sizeof(*ids));
+    struct proto_claim *claims = sp_arena_alloc(arena, count, sizeof(*claims));
+    for (uint32_t i = 0; ids && claims && i < count; i++) {
+        const struct proto_claim *held = &link->roll[i];
+        const char *run = sp_arena_strdup(arena, held->run);
+        uint64_t *positions = sp_arena_alloc(arena, held->positions.count, sizeof(*positions));
+        ids[hello->leases.count++] = held->lease_id;
+        if (!run || !positions)
+            continue;
+        memcpy(positions, held->positions.values, held->positions.count * sizeof(*positions));
+        claims[hello->claims_count] = *held;
+        claims[hello->claims_count].run = run;
+        claims[hello->claims_count++].positions.values = positions;
+    }
+    pthread_mutex_unlock(&link->roll_lock);
+    hello->leases.values = ids;
+    hello->claims = claims;
 }
 
 uint32_t worker_link_renew_ms(struct worker_link *link)
@@ -272,8 +313,6 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
     struct worker_link *link = peer->link;
     char host[256] = "";
     gethostname(host, sizeof(host) - 1);
-    uint64_t *held;
-    uint32_t n_held = worker_link_held(link, &held);
     struct proto_held_weights given[HELD_MAX];
     pthread_mutex_lock(&link->roll_lock);
     uint32_t n_given = SP_MIN(link->held_count, (uint32_t)HELD_MAX);
@@ -288,16 +327,18 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
         .version = SPIN_VERSION,
         .numerics_class = link->identity.numerics_class,
         .slots = link->identity.slots,
-        .leases = {.values = held, .count = n_held},
         .serve = link->serve_url,
         .serve_name = link->serve_name,
         .serve_slots = link->serve_slots,
         .held = given,
         .held_count = n_given,
     };
+    struct sp_arena *arena = sp_arena_new(CLAIMS_ARENA_BYTES, CLAIMS_ARENA_LIMIT);
+    list_held(link, arena, &hello);
+    uint32_t n_held = hello.leases.count;
     const void *body = NULL;
     enum sp_err rc = proto_call(peer->client, PROTO_HELLO, &hello, -1, &body, err);
-    free(held);
+    sp_arena_free(arena);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "hello");
     const struct proto_hello_reply *reply = body;

@@ -36,8 +36,9 @@ enum sp_err worker_link_new(const struct worker_settings *settings,
                             struct sp_error *err) SP_MUST_USE;
 void worker_link_free(struct worker_link *link); /* after its peers; NULL is fine */
 
-/* Leases named in a hello. */
-void worker_link_hold(struct worker_link *link, uint64_t lease);
+/* Leases named in a hello, with what they are about, so that a coordinator that was started again
+ * can take them up. *lease is copied. */
+void worker_link_hold(struct worker_link *link, const struct proto_claim *lease);
 void worker_link_drop(struct worker_link *link, uint64_t lease);
 /* *ret: malloc'd, may be NULL when there are none. */
 uint32_t worker_link_held(struct worker_link *link, uint64_t **ret);

@@ -43,10 +43,30 @@ static void go_on(struct sim *sim, struct sim_node *node)
     work(sim, node);
 }
 
+static struct proto_claim claim_of(struct sim *sim, const struct proto_lease_reply *lease)
+{
+    uint64_t *positions = sim_alloc(sim, lease->items_count * sizeof(*positions));
+    for (uint32_t i = 0; i < lease->items_count; i++)
+        positions[i] = lease->items[i].position;
+    return (struct proto_claim){.lease_id = lease->lease_id,
+                                .run = WORLD_RUN,
+                                .iteration = lease->iteration,
+                                .set = lease->items[0].set,
+                                .checkpoint = lease->checkpoint,
+                                .positions = {.values = positions, .count = lease->items_count}};
+}
+
 static void greet(struct sim *sim, struct sim_node *node)
 {
-    struct proto_u64s list = lease_list(sim, node->state);
-    sim_hello(sim, node, list.values, list.count, go_on);
+    const struct generator *g = node->state;
+    struct proto_hello held = {.leases = lease_list(sim, g)};
+    struct proto_claim *claims = sim_alloc(sim, HELD * sizeof(*claims));
+    for (int i = 0; i < HELD; i++) {
+        if (g->held[i].lease)
+            claims[held.claims_count++] = claim_of(sim, g->held[i].lease);
+    }
+    held.claims = claims;
+    sim_hello(sim, node, &held, go_on);
 }
 
 static bool is_unknown(enum sp_err status, const char *text)

@@ -146,7 +146,7 @@ static void greeted(struct sim *sim, struct sim_call *call, enum sp_err status, 
     greeting->then(sim, call->from);
 }
 
-void sim_hello(struct sim *sim, struct sim_node *node, const uint64_t *leases, uint32_t count,
+void sim_hello(struct sim *sim, struct sim_node *node, const struct proto_hello *held,
                void (*then)(struct sim *, struct sim_node *))
 {
     if (node->greeting)
@@ -160,8 +160,12 @@ void sim_hello(struct sim *sim, struct sim_node *node, const uint64_t *leases, u
                                   .device = "none",
                                   .version = "test",
                                   .numerics_class = "cpu class",
-                                  .slots = 4,
-                                  .leases = {.values = leases, .count = count}};
+                                  .slots = 4};
+    if (held) {
+        hello->leases = held->leases;
+        hello->claims = held->claims;
+        hello->claims_count = held->claims_count;
+    }
     struct greeting *greeting = sim_alloc(sim, sizeof(*greeting));
     greeting->then = then;
     sim_call(sim, node, PROTO_HELLO, hello, 3000, greeted, greeting);

@@ -176,7 +176,8 @@ struct sim_call *sim_call(struct sim *sim, struct sim_node *from, enum proto_typ
 /* The coordinator's answer to a request that it received as `handle`. */
 void sim_answer(struct sim *sim, struct sim_call *call, enum sp_err status, uint32_t retry_after_ms,
                 const char *text, const void *reply);
-void sim_hello(struct sim *sim, struct sim_node *node, const uint64_t *leases, uint32_t count,
+/* held: leases and claims of the hello, or NULL. */
+void sim_hello(struct sim *sim, struct sim_node *node, const struct proto_hello *held,
                void (*then)(struct sim *, struct sim_node *));
 
 /* ---- coordinator.c ---- */

@@ -32,7 +32,7 @@ static void publish(struct sim *sim, struct sim_node *node);
 
 static void greet(struct sim *sim, struct sim_node *node)
 {
-    sim_hello(sim, node, NULL, 0, ask);
+    sim_hello(sim, node, NULL, ask);
 }
 
 /* Drops the work and asks for a lease; what is on disk stays. */
@@ -62,7 +62,7 @@ static bool trouble(struct sim *sim, struct sim_call *call, enum sp_err status, 
         return false;
     t->busy = false;
     if (status == SP_ESTALE && strstr(text, "unknown worker")) {
-        sim_hello(sim, call->from, NULL, 0, again);
+        sim_hello(sim, call->from, NULL, again);
         return true;
     }
     sim_trace(sim, "%s: %s: %s", call->from->name, proto_type_name(call->type), text);

@@ -56,10 +56,36 @@ static uint32_t held(const struct client *client, uint64_t ret[2])
     return n;
 }
 
+/* What the leases held are about, for a coordinator that was started again. */
+static uint32_t claim(const struct client *client, uint64_t positions[2][CLIENT_ITEMS],
+                      struct proto_claim ret[2])
+{
+    const struct client_lease *leases[2] = {&client->now, &client->next};
+    uint32_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        const struct client_lease *lease = leases[i];
+        if (lease->count == 0 || lease->gone)
+            continue;
+        for (uint32_t k = 0; k < lease->count; k++)
+            positions[i][k] = lease->keys[k].position;
+        ret[n++] = (struct proto_claim){
+            .lease_id = lease->id,
+            .run = lease->run,
+            .iteration = lease->iteration,
+            .set = PROTO_SET_TRAIN,
+            .checkpoint = lease->checkpoint,
+            .positions = {.values = positions[i], .count = lease->count},
+        };
+    }
+    return n;
+}
+
 static void send_hello(struct client *client)
 {
     char name[64];
     uint64_t leases[2];
+    uint64_t positions[2][CLIENT_ITEMS];
+    struct proto_claim claims[2];
     snprintf(name, sizeof(name), "client-%u", client->number);
     struct proto_hello hello = {
         .role = PROTO_ROLE_GENERATOR,
@@ -71,6 +97,8 @@ static void send_hello(struct client *client)
         .numerics_class = client->kind == CLIENT_IDLES ? "none r1" : "cpu r1",
         .slots = client->all->options.lease_items,
         .leases = {.values = leases, .count = held(client, leases)},
+        .claims = claims,
+        .claims_count = claim(client, positions, claims),
     };
     put(client, ASK_HELLO, PROTO_HELLO, &hello);
 }

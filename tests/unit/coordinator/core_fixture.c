@@ -239,6 +239,21 @@ void cf_restart(struct cf *fx)
     fx->core = world_core(&fx->world, &fx->times, ++fx->instances, fx->now);
 }
 
+void cf_restart_with(struct cf *fx, struct coord_options options)
+{
+    cf_restart(fx);
+    coord_core_free(fx->core);
+    options.times = fx->times;
+    options.instance = ++fx->instances;
+    fx->core = coord_core_new(&options);
+    struct coord_loaded loaded;
+    world_check(&fx->world,
+                coord_load_run(fx->world.store, fx->world.blobs, WORLD_RUN, &loaded,
+                               &fx->world.err),
+                "load");
+    world_check(&fx->world, coord_load_add(fx->core, &loaded, fx->now, &fx->world.err), "add");
+}
+
 void cf_tick(struct cf *fx, int64_t ms)
 {
     struct coord_event event = {.kind = COORD_EV_TICK};
@@ -257,7 +272,7 @@ uint64_t cf_send(struct cf *fx, enum proto_role role, enum proto_type type, cons
                                 .handle = handle,
                                 .type = type,
                                 .body = body,
-                                .who = {.role = role, .token_id = token_id}};
+                                .who = {.role = role, .token_id = token_id, .runs = fx->runs}};
     step(fx, &event);
     return handle;
 }
@@ -283,18 +298,33 @@ const struct cf_reply *cf_verb(struct cf *fx, const char *verb, const char *args
     return cf_ask(fx, PROTO_ROLE_ADMIN, PROTO_ADMIN, admin);
 }
 
+static const struct proto_hello_reply *say_hello(struct cf *fx, struct proto_hello hello)
+{
+    hello.instance = ++fx->instances;
+    hello.host = "host";
+    hello.device = "";
+    hello.version = "1";
+    hello.numerics_class = fx->class_name;
+    const struct cf_reply *reply = cf_ask(fx, hello.role, PROTO_HELLO, &hello);
+    CF_OK(reply);
+    return reply->body;
+}
+
 uint64_t cf_hello(struct cf *fx, enum proto_role role, const char *name)
 {
-    struct proto_hello hello = {.role = role,
-                                .name = name,
-                                .instance = ++fx->instances,
-                                .host = "host",
-                                .device = "",
-                                .version = "1",
-                                .numerics_class = fx->class_name};
-    const struct cf_reply *reply = cf_ask(fx, role, PROTO_HELLO, &hello);
-    CF_OK(reply);
-    return ((const struct proto_hello_reply *)reply->body)->worker_id;
+    return say_hello(fx, (struct proto_hello){.role = role, .name = name})->worker_id;
+}
+
+const struct proto_hello_reply *cf_hello_claiming(struct cf *fx, const char *name,
+                                                  struct proto_claim *claims, uint32_t count)
+{
+    struct proto_hello hello = {
+        .role = PROTO_ROLE_GENERATOR, .name = name, .claims = claims, .claims_count = count};
+    uint64_t *ids = sp_arena_alloc(fx->arena, count, sizeof(*ids));
+    for (uint32_t i = 0; i < count; i++)
+        ids[i] = claims[i].lease_id;
+    hello.leases = (struct proto_u64s){.values = ids, .count = count};
+    return say_hello(fx, hello);
 }
 
 uint64_t cf_poll(struct cf *fx, uint64_t worker, uint32_t max_items, uint32_t wait_ms)

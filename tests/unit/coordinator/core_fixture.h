@@ -45,6 +45,7 @@ struct cf {
     uint32_t evaluations; /* COORD_DO_EVALUATE that came out */
     bool retain;
     const char *token_id;   /* of who asks; NULL: "token" */
+    const char *runs;       /* that it may touch; NULL: all */
     const char *class_name; /* of workers that say hello */
 };
 
@@ -53,6 +54,8 @@ void cf_open(struct cf *fx, const char *settings);
 void cf_close(struct cf *fx);
 /* The coordinator dies (what is held is lost) and starts again. */
 void cf_restart(struct cf *fx);
+/* The same; the core has these options, but for its times and its instance. */
+void cf_restart_with(struct cf *fx, struct coord_options options);
 void cf_tick(struct cf *fx, int64_t ms); /* time passes, in ticks of 50 ms */
 void cf_release(struct cf *fx);          /* commits what is held, and goes on committing at once */
 void cf_finish(struct cf *fx);           /* does the held work */
@@ -70,6 +73,9 @@ void cf_evaluated(struct cf *fx, enum sp_err status); /* the making of an evalua
 /* Shorter. Verbs: args "" or JSON. */
 const struct cf_reply *cf_verb(struct cf *fx, const char *verb, const char *args);
 uint64_t cf_hello(struct cf *fx, enum proto_role role, const char *name); /* worker_id */
+/* A generator that holds leases from before. */
+const struct proto_hello_reply *cf_hello_claiming(struct cf *fx, const char *name,
+                                                  struct proto_claim *claims, uint32_t count);
 /* A grant for a generator, which must come at once; max_items of at most 64. */
 const struct proto_lease_reply *cf_lease(struct cf *fx, uint64_t worker, uint32_t max_items);
 uint64_t cf_poll(struct cf *fx, uint64_t worker, uint32_t max_items, uint32_t wait_ms);

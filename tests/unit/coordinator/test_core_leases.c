@@ -349,6 +349,7 @@ START_TEST(five_deaths_pause_and_name_the_prompt)
     CF_FAILS(SP_ENOTFOUND, cf_verb(&fx, "skip", "{}"));
     cf_restart(&fx);
     CF_OK(cf_verb(&fx, "resume", ""));
+    cf_tick(&fx, fx.times.reclaim_ms);
     a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
     cf_work_all(&fx, a);
     uint64_t trainer = cf_hello(&fx, PROTO_ROLE_TRAINER, "t");
@@ -537,14 +538,8 @@ END_TEST
 
 static void restart_with_two_places(void)
 {
-    coord_core_free(fx.core);
-    struct coord_options options = {.times = fx.times, .instance = 3, .max_parked = 2};
-    fx.core = coord_core_new(&options);
-    struct coord_loaded loaded;
-    world_check(&fx.world,
-                coord_load_run(fx.world.store, fx.world.blobs, WORLD_RUN, &loaded, &fx.world.err),
-                "load");
-    world_check(&fx.world, coord_load_add(fx.core, &loaded, fx.now, &fx.world.err), "add");
+    cf_restart_with(&fx, (struct coord_options){.max_parked = 2});
+    cf_tick(&fx, fx.times.reclaim_ms);
 }
 
 START_TEST(too_many_waiting_requests_are_sent_away)

@@ -205,6 +205,7 @@ START_TEST(known_again_after_a_restart)
     with_lease("a");
     hello("g", "tls+tcp://g:7072", true);
     cf_restart(&fx);
+    cf_tick(&fx, fx.times.reclaim_ms);
     const struct proto_hello_reply *giver = hello("g", "tls+tcp://g:7072", true);
     uint64_t id = giver->worker_id;
     uint64_t a = with_lease("a2");

@@ -97,6 +97,7 @@ START_TEST(running_survives)
     cf_restart(&fx);
     CF_STATE(&fx, COORD_RUNNING);
     /* The two pairs are there, the rest is handed out. */
+    cf_tick(&fx, fx.times.reclaim_ms);
     generator = cf_hello(&fx, PROTO_ROLE_GENERATOR, "gen");
     uint32_t items = 0;
     for (int i = 0; i < 20; i++) {
@@ -130,6 +131,7 @@ START_TEST(evaluating_survives)
     to_evaluating();
     cf_restart(&fx);
     CF_STATE(&fx, COORD_EVALUATING);
+    cf_tick(&fx, fx.times.reclaim_ms);
     generator = cf_hello(&fx, PROTO_ROLE_GENERATOR, "gen");
     const struct proto_lease_reply *lease = cf_lease(&fx, generator, 64);
     struct sp_digest checkpoint;

@@ -256,6 +256,7 @@ START_TEST(a_skipped_prompt_is_not_replayed)
     CF_OK(cf_verb(&fx, "start-iteration", ""));
     if (_i == 1) {
         cf_restart(&fx);
+        cf_tick(&fx, fx.times.reclaim_ms);
         generator = cf_hello(&fx, PROTO_ROLE_GENERATOR, "g");
         one = cf_hello(&fx, PROTO_ROLE_TRAINER, "one");
     } else if (_i == 2) {

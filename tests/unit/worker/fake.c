@@ -135,11 +135,27 @@ static bool known(struct fake *fake, struct proto_request *request, uint64_t wor
     return false;
 }
 
+static bool claim_is_true(const struct fake *fake, const struct proto_claim *claim)
+{
+    uint32_t granted = 0, named = 0;
+    for (uint32_t i = 0; i < FAKE_PAIRS; i++)
+        granted += fake->item_lease[i] == claim->lease_id;
+    for (uint32_t i = 0; i < claim->positions.count; i++) {
+        uint64_t position = claim->positions.values[i];
+        named += position < FAKE_PAIRS && fake->item_lease[position] == claim->lease_id;
+    }
+    return granted > 0 && named == granted && named == claim->positions.count &&
+           strcmp(claim->run, "r") == 0 && claim->iteration == 0 && claim->set == PROTO_SET_TRAIN &&
+           sp_digest_equal(&claim->checkpoint, &fake->checkpoint);
+}
+
 static void hello(struct fake *fake, struct proto_request *request)
 {
     const struct proto_hello *hello = proto_request_body(request);
     fake->worker_id = ++fake->hellos;
-    fake->leases_named = hello->leases.count;
+    fake->leases_named += hello->leases.count;
+    for (uint32_t i = 0; i < hello->claims_count; i++)
+        fake->claims_true += claim_is_true(fake, &hello->claims[i]);
     struct proto_hello_reply reply = {
         .worker_id = fake->worker_id, .renew_ms = 30, .poll_ms = 200, .version = "fake"};
     proto_reply(request, PROTO_HELLO_REPLY, &reply);

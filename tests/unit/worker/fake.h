@@ -43,7 +43,8 @@ struct fake {
     atomic_int available;   /* pairs that exist so far */
     atomic_bool offer_training, offer_work;
     /* what happened */
-    uint64_t worker_id, hellos, leases_named;
+    uint64_t worker_id, hellos;
+    uint32_t leases_named, claims_true; /* in all hellos; claims of just what a lease is about */
     uint64_t epoch;                                      /* grants so far */
     struct proto_step_metrics steps[FAKE_STEPS_MAX + 1]; /* by step number */
     atomic_uint_least64_t last_step;

@@ -138,6 +138,27 @@ START_TEST(test_nothing_is_lost_when_the_coordinator_forgets_and_is_busy)
 }
 END_TEST
 
+START_TEST(test_a_coordinator_that_was_started_again_learns_what_the_leases_are_about)
+{
+    static struct fake fake;
+    struct worker worker;
+    fake_start(&fake, NULL);
+    atomic_store(&fake.refuse_submits, true); /* so that they last */
+    atomic_store(&fake.offer_work, true);
+    start(&worker, &fake, 4, 1);
+    fake_wait_u(&fake.renewals, 3);
+    atomic_store(&fake.forget, 1);
+    fake_wait_u(&fake.renewals, 6);
+    atomic_store(&fake.refuse_submits, false);
+    fake_wait_u(&fake.stored, FAKE_PAIRS);
+    stop(&worker);
+    ck_assert_uint_gt(fake.leases_named, 0);
+    ck_assert_uint_eq(fake.claims_true, fake.leases_named);
+    ck_assert_uint_eq(atomic_load(&fake.duplicates), 0);
+    fake_stop(&fake);
+}
+END_TEST
+
 /* What can't be handed in goes back at once when the generator is told to stop. */
 START_TEST(test_a_stop_gives_the_leases_back)
 {
@@ -217,6 +238,7 @@ static Suite *suite(void)
     tcase_set_timeout(c, 60);
     tcase_add_test(c, test_slots_threads_and_leases_change_no_bit);
     tcase_add_test(c, test_nothing_is_lost_when_the_coordinator_forgets_and_is_busy);
+    tcase_add_test(c, test_a_coordinator_that_was_started_again_learns_what_the_leases_are_about);
     tcase_add_test(c, test_a_stop_gives_the_leases_back);
     tcase_add_test(c, test_a_stop_does_not_wait_for_a_coordinator_that_is_away);
     tcase_add_test(c, test_a_lost_lease_is_worked_on_by_whoever_gets_it_next);
