@@ -1,8 +1,8 @@
-/* Claims: leases that outlive the coordinator's process. They live in memory only, so a worker that says
- * hello to a new process tells what its leases are about, and goes on where it was. Nothing that it
- * says is trusted further than a request for work of its own would go: the run, the iteration and the
- * weights must be those that its token and its numerics class get work of, and a key that is stored
- * or that somebody else has is not taken. */
+/* Claims: leases that outlive the coordinator's process. They live in memory only, so a worker that
+ * says hello to a new process tells what its leases are about, and goes on where it was. Nothing
+ * that it says is trusted further than a request for work of its own would go: the run, the
+ * iteration and the weights must be those that its token and its numerics class get work of, and a
+ * key that is stored or that somebody else has is not taken. */
 #include "coordinator/core_internal.h"
 
 /* An id that a process before this one has given. */

@@ -158,6 +158,8 @@ struct coord_worker {
     struct coord_lease *first_lease;  /* those that have not lapsed, linked */
     uint64_t tokens_generated, tokens_scored, results;
     double tokens_per_s;
+    uint64_t memory_used, memory_total; /* as it says; 0: unknown */
+    double busy;
     uint64_t last_request, last_lease; /* the newest grant, for retries */
     /* training pairs that it was granted in this attempt at this iteration */
     const struct coord_run *taken_run;
@@ -307,6 +309,9 @@ struct coord_worker *core_worker(const struct coord_core *core, uint64_t id);
 struct coord_worker *core_asker(struct coord_core *core, const struct coord_event *event,
                                 uint64_t id, enum proto_role role);
 void core_hello(struct coord_core *core, const struct coord_event *event);
+/* What a renewal says of its device; nonsense is unknown. */
+void core_note_usage(struct coord_worker *worker, uint64_t memory_used, uint64_t memory_total,
+                     double busy);
 bool core_worker_fits(const struct coord_run *run, const struct coord_worker *worker);
 /* The same, or it would be the one to pin the class. */
 bool core_worker_may_fit(const struct coord_run *run, const struct coord_worker *worker);

@@ -223,6 +223,7 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     worker->tokens_generated = renew->tokens_generated;
     worker->tokens_scored = renew->tokens_scored;
     worker->tokens_per_s = renew->tokens_per_s;
+    core_note_usage(worker, renew->memory_used, renew->memory_total, renew->busy);
     free(worker->activity);
     worker->activity = core_clip(renew->activity, 255);
     struct coord_action *action = core_reply(core, event->handle, PROTO_RENEW_REPLY);

@@ -229,6 +229,12 @@ static const char *hold_reason(const struct coord_core *core, const struct coord
     return hold ? hold->reason : "";
 }
 
+/* null where the worker does not say. */
+static json_t *bytes_of(const struct coord_worker *worker, uint64_t bytes)
+{
+    return worker->memory_total > 0 ? json_integer((json_int_t)bytes) : json_null();
+}
+
 json_t *coord_workers(const struct coord_core *core, int64_t now_ms)
 {
     json_t *list = json_array();
@@ -237,7 +243,8 @@ json_t *coord_workers(const struct coord_core *core, int64_t now_ms)
         int64_t silent = now_ms - worker->seen_ms;
         json_array_append_new(
             list,
-            json_pack("{s:s,s:s,s:b,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o}",
+            json_pack("{s:s,s:s,s:b,s:s,s:s,s:I,s:s,s:s,s:s,s:s,s:s,s:s,s:I,s:I,s:I,s:I,s:I,s:o,"
+                      "s:o,s:o,s:o}",
                       "name",
                       worker->name, "role", role_name(worker->role), "alive",
                       silent < core->options.times.worker_gone_ms, "hold", hold_name(core, worker),
@@ -249,7 +256,10 @@ json_t *coord_workers(const struct coord_core *core, int64_t now_ms)
                       (json_int_t)worker->results, "tokens_generated",
                       (json_int_t)worker->tokens_generated, "tokens_scored",
                       (json_int_t)worker->tokens_scored, "tokens_per_s",
-                      number(worker->tokens_per_s)));
+                      number(worker->tokens_per_s), "memory_used",
+                      bytes_of(worker, worker->memory_used), "memory_total",
+                      bytes_of(worker, worker->memory_total), "busy",
+                      worker->memory_total > 0 ? number(worker->busy) : json_null()));
     }
     return list;
 }

@@ -224,6 +224,7 @@ void core_trainer_renew(struct coord_core *core, const struct coord_event *event
     if (!run)
         return;
     it = run->iteration;
+    core_note_usage(worker, renew->memory_used, renew->memory_total, renew->busy);
     free(it->trainer_activity);
     it->trainer_activity = core_clip(renew->activity, 255);
     if (renew->steps > 0)

@@ -1,4 +1,5 @@
 /* Workers: who they are, which runs they fit. */
+#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -154,6 +155,14 @@ static struct coord_worker *add_worker(struct coord_core *core, const struct pro
     coord_map_put(&core->worker_by_name, name_key(core_name(core, worker->name), worker->role),
                   worker);
     return worker;
+}
+
+void core_note_usage(struct coord_worker *worker, uint64_t memory_used, uint64_t memory_total,
+                     double busy)
+{
+    worker->memory_used = SP_MIN(memory_used, (uint64_t)INT64_MAX);
+    worker->memory_total = SP_MIN(memory_total, (uint64_t)INT64_MAX);
+    worker->busy = busy >= 0 && busy <= 1 ? busy : (double)NAN;
 }
 
 static bool hello_is_good(struct coord_core *core, const struct coord_event *event)

@@ -186,11 +186,16 @@ static void renew(struct submitter *s)
     char text[64];
     uint64_t *held;
     uint32_t n_held = worker_link_held(gen->link, &held);
+    struct tn_usage usage;
+    tn_usage(gen->backend, &usage);
     struct proto_renew request = {
         .leases = {.values = held, .count = n_held},
         .tokens_generated = atomic_load(&gen->counters.tokens_generated),
         .tokens_scored = atomic_load(&gen->counters.tokens_scored),
         .tokens_per_s = s->tokens_per_s,
+        .memory_used = usage.memory_used,
+        .memory_total = usage.memory_total,
+        .busy = usage.busy,
         .activity = activity_text(gen, text, sizeof(text)),
     };
     const void *body;

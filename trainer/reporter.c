@@ -73,6 +73,8 @@ static void note_failure(struct train_reporter *r, enum sp_err rc, const struct 
 static void renew(struct train_reporter *r)
 {
     const struct train_reporter_options *o = &r->options;
+    struct tn_usage usage;
+    tn_usage(o->backend, &usage);
     struct proto_trainer_renew request = {
         .run = o->run,
         .iteration = o->iteration,
@@ -80,6 +82,9 @@ static void renew(struct train_reporter *r)
         .activity = r->activity,
         .step = r->step,
         .steps = o->steps_total,
+        .memory_used = usage.memory_used,
+        .memory_total = usage.memory_total,
+        .busy = usage.busy,
     };
     struct sp_error err = {0};
     const void *body;

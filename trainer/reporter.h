@@ -7,14 +7,16 @@
 #include <stdint.h>
 
 #include "common/base/err.h"
+#include "common/tensor/backend.h"
 #include "common/worker/link.h"
 #include "proto/messages.h"
 
 struct train_reporter;
 
 struct train_reporter_options {
-    struct worker_link *link; /* borrowed */
-    const char *run;          /* borrowed */
+    struct worker_link *link;   /* borrowed */
+    struct tn_backend *backend; /* borrowed: what it says of its usage */
+    const char *run;            /* borrowed */
     uint32_t iteration;
     uint64_t epoch; /* fencing number */
     uint32_t lease_ms;

@@ -164,6 +164,7 @@ static enum train_end start_reporter(struct train_session *session)
 {
     struct train_reporter_options options = {
         .link = session->trainer->link,
+        .backend = session->trainer->backend,
         .run = session->identity.run,
         .iteration = session->identity.iteration,
         .epoch = session->epoch,

@@ -52,6 +52,11 @@ double tn_probe(struct tn_backend *backend)
     return backend->ops->probe(backend);
 }
 
+void tn_usage(struct tn_backend *backend, struct tn_usage *ret)
+{
+    backend->ops->usage(backend, ret);
+}
+
 enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES], struct sp_error *err)
 {
     const struct tn_module *module;

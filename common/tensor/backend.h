@@ -90,6 +90,16 @@ struct tn_adamw {
     int64_t step; /* 1-based, for bias correction */
 };
 
+/* How full and how busy the device is, for people. */
+struct tn_usage {
+    /* Bytes; 0: unknown. Of a device: those of all its processes. On a CPU: the process's own, of
+     * the machine's. */
+    uint64_t memory_used, memory_total;
+    /* Share of the time that it works, 0 to 1; NaN: unknown. On a CPU: of the backend's threads,
+     * since the call before. */
+    double busy;
+};
+
 struct tn_ops {
     /* --- memory --- */
     void *(*alloc)(struct tn_backend *, size_t count, size_t elem_bytes); /* zeroed, NULL: none */
@@ -241,9 +251,10 @@ struct tn_ops {
     void (*adamw)(struct tn_backend *, float *w, const float *g, float *m, float *v, size_t n,
                   const struct tn_adamw *);
 
-    /* --- the backend itself: see tn_close and tn_probe --- */
+    /* --- the backend itself: see tn_close, tn_probe and tn_usage --- */
     void (*close)(struct tn_backend *);
     double (*probe)(struct tn_backend *);
+    void (*usage)(struct tn_backend *, struct tn_usage *ret);
 };
 
 struct tn_backend {
@@ -268,5 +279,7 @@ enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
 /* Floating-point operations per second that the backend reaches in multiply-adds on what fits the
  * first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
 double tn_probe(struct tn_backend *backend);
+/* One thread at a time; may be another than the one that computes. */
+void tn_usage(struct tn_backend *backend, struct tn_usage *ret);
 
 #endif

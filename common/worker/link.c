@@ -28,7 +28,7 @@ struct worker_link {
     uint64_t worker_id;   /* 0: no hello yet */
     uint32_t renew_ms, poll_ms;
 
-    pthread_mutex_t roll_lock; /* short */
+    pthread_mutex_t roll_lock;          /* short */
     const char *serve_url, *serve_name; /* NULL: gives nothing */
     uint32_t serve_slots;
     struct proto_held_weights held[HELD_MAX];
@@ -36,8 +36,8 @@ struct worker_link {
     bool sources;        /* as in hello_reply */
     bool has_key;
     struct sp_digest key;
-    int64_t clock_offset_ms; /* the coordinator's clock less ours */
-    struct proto_claim *roll;  /* leases held; run and positions are owned */
+    int64_t clock_offset_ms;  /* the coordinator's clock less ours */
+    struct proto_claim *roll; /* leases held; run and positions are owned */
     uint32_t roll_count, roll_capacity;
 };
 

@@ -148,12 +148,21 @@ int ctl_events(void *context)
 int ctl_workers(void *context)
 {
     static const struct ctl_column columns[] = {
-        {"name", "WORKER", "text"},       {"role", "ROLE", "text"},
-        {"host", "HOST", "text"},         {"alive", "ALIVE", "text"},
-        {"run", "RUN", "text"},           {"leases", ">LEASES", "int"},
-        {"results", ">RESULTS", "int"},   {"tokens_per_s", ">TOKENS/S", "f1"},
-        {"silent_ms", ">SILENT", "ms"},   {"device", "DEVICE", "text"},
-        {"hold", "HELD", "text"},         {"activity", "ACTIVITY", "text"},
+        {"name", "WORKER", "text"},
+        {"role", "ROLE", "text"},
+        {"host", "HOST", "text"},
+        {"alive", "ALIVE", "text"},
+        {"run", "RUN", "text"},
+        {"leases", ">LEASES", "int"},
+        {"results", ">RESULTS", "int"},
+        {"tokens_per_s", ">TOKENS/S", "f1"},
+        {"memory_used", ">MEMORY", "bytes"},
+        {"memory_total", ">OF", "bytes"},
+        {"busy", ">BUSY", "pct"},
+        {"silent_ms", ">SILENT", "ms"},
+        {"device", "DEVICE", "text"},
+        {"hold", "HELD", "text"},
+        {"activity", "ACTIVITY", "text"},
         {"hold_reason", "WHY HELD", "text"},
     };
     return list(context, "workers", "", NULL, "workers", COLUMNS(columns));

@@ -52,6 +52,11 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     return SP_OK;
 }
 
+void device_usage(struct device_usage *ret)
+{
+    *ret = (struct device_usage){.memory_total = memory_bytes(), .busy = 0.5};
+}
+
 /* Memory of the device is there for kernels and copies alone. */
 static void protect(struct device *d, bool open)
 {

@@ -124,6 +124,7 @@ static const struct tn_ops cpu_ops = {
     .adamw = tn_cpu_adamw,
     .close = tn_cpu_close,
     .probe = tn_cpu_probe,
+    .usage = tn_cpu_usage,
 };
 
 static bool has_generic(void)

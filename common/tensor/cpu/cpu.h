@@ -26,6 +26,7 @@ struct tn_cpu {
     struct tn_scratch *own; /* one for each worker */
     struct tn_ops ops;      /* of a backend that replaces some: see openblas.c */
     int32_t block_rows;     /* of such a backend's calls of its library */
+    double used_s, wall_s;  /* at the newest tn_usage: processor time, and the clock */
 };
 
 static inline struct tn_cpu *tn_cpu_of(struct tn_backend *backend)
@@ -178,6 +179,7 @@ void tn_cpu_cache_copy(struct tn_backend *, struct tn_kv_cache *, int32_t from, 
 
 void tn_cpu_close(struct tn_backend *backend);
 double tn_cpu_probe(struct tn_backend *backend);
+void tn_cpu_usage(struct tn_backend *backend, struct tn_usage *ret);
 
 /* Opens the "cpu" backend; the "openblas" one starts from it. */
 enum sp_err tn_cpu_open(const struct tn_backend_options *options, struct tn_backend **ret,

@@ -130,6 +130,16 @@ static double op_probe(struct tn_backend *backend)
     return best;
 }
 
+static void op_usage(struct tn_backend *backend, struct tn_usage *ret)
+{
+    struct device_usage usage;
+    (void)backend;
+    device_usage(&usage);
+    *ret = (struct tn_usage){.memory_used = usage.memory_used,
+                             .memory_total = usage.memory_total,
+                             .busy = usage.busy};
+}
+
 static struct tn_ops cuda_ops;
 
 static const struct tn_ops *operations(void)
@@ -143,6 +153,7 @@ static const struct tn_ops *operations(void)
         .reserve = op_reserve,
         .close = op_close,
         .probe = op_probe,
+        .usage = op_usage,
     };
     cuda_add_rows(&cuda_ops);
     cuda_add_products(&cuda_ops);

@@ -11,12 +11,13 @@ static struct proto_claim claim_of(const struct proto_lease_reply *grant, uint64
 {
     for (uint32_t i = 0; i < grant->items_count; i++)
         ret_positions[i] = grant->items[i].position;
-    return (struct proto_claim){.lease_id = grant->lease_id,
-                                .run = WORLD_RUN,
-                                .iteration = grant->iteration,
-                                .set = grant->items[0].set,
-                                .checkpoint = grant->checkpoint,
-                                .positions = {.values = ret_positions, .count = grant->items_count}};
+    return (struct proto_claim){
+        .lease_id = grant->lease_id,
+        .run = WORLD_RUN,
+        .iteration = grant->iteration,
+        .set = grant->items[0].set,
+        .checkpoint = grant->checkpoint,
+        .positions = {.values = ret_positions, .count = grant->items_count}};
 }
 
 static void open_world(void)

@@ -225,52 +225,6 @@ START_TEST(a_process_that_was_started_again_leaves_its_leases)
 }
 END_TEST
 
-/* Of a process that takes the name "x". */
-static struct proto_hello hello_of(uint64_t instance)
-{
-    return (struct proto_hello){.role = PROTO_ROLE_GENERATOR,
-                                .name = "x",
-                                .instance = instance,
-                                .host = "",
-                                .device = "",
-                                .version = "",
-                                .numerics_class = "cpu class"};
-}
-
-START_TEST(a_replaced_process_is_turned_away)
-{
-    struct proto_hello old = hello_of(7), new = hello_of(8);
-    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
-    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old)); /* a reconnect */
-    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new);
-    CF_OK(reply);
-    cf_lease(&fx, ((const struct proto_hello_reply *)reply->body)->worker_id, 1);
-    CF_FAILS(SP_EEXIST, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
-    CF_FAILS(SP_EDENIED, cf_ask(&fx, PROTO_ROLE_TRAINER, PROTO_HELLO, &new));
-    new.role = PROTO_ROLE_ADMIN;
-    CF_FAILS(SP_EINVAL, cf_ask(&fx, PROTO_ROLE_ADMIN, PROTO_HELLO, &new));
-    new.role = PROTO_ROLE_GENERATOR;
-    new.name = "";
-    CF_FAILS(SP_EINVAL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
-}
-END_TEST
-
-/* The hello of a process that died before is late on the network, and takes the name: nothing
- * follows it, so the living one gets its name back. */
-START_TEST(a_late_hello_of_the_dead_takes_no_name_for_good)
-{
-    const struct proto_hello alive = hello_of(8), dead = hello_of(7);
-    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
-    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
-    CF_FAILS(SP_EUNAVAIL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
-    cf_tick(&fx, fx.times.reclaim_ms);
-    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive);
-    CF_OK(reply);
-    cf_lease(&fx, ((const struct proto_hello_reply *)reply->body)->worker_id, 1);
-    CF_FAILS(SP_EEXIST, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
-}
-END_TEST
-
 /* Each way in which a result can be wrong is refused, whole, with its place and the reason. */
 static void expect_refused(struct proto_submit *submit, const char *why)
 {
@@ -613,8 +567,6 @@ static Suite *suite(void)
     tcase_add_test(tc, returned_lease_is_free_at_once);
     tcase_add_test(tc, leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds);
     tcase_add_test(tc, a_process_that_was_started_again_leaves_its_leases);
-    tcase_add_test(tc, a_replaced_process_is_turned_away);
-    tcase_add_test(tc, a_late_hello_of_the_dead_takes_no_name_for_good);
     tcase_add_test(tc, wrong_results_are_refused);
     tcase_add_test(tc, another_iteration_is_not_wanted);
     tcase_add_test(tc, five_deaths_pause_and_name_the_prompt);

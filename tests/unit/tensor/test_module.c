@@ -116,6 +116,10 @@ START_TEST(module_of_this_version)
         ck_assert(!backend->ops->reserve(backend, 64, 64, 4, 16, 64));
         backend->ops->free(backend, memory);
         ck_assert(backend->ops->reserve(backend, 64, 64, 4, 16, 64));
+        struct tn_usage usage;
+        tn_usage(backend, &usage);
+        ck_assert_uint_eq(usage.memory_total, 1 << 20);
+        ck_assert_double_eq(usage.busy, 0.5);
         tn_close(backend);
     }
     unsetenv("SPIN_EMULATE_MIB");

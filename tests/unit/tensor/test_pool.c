@@ -1,11 +1,14 @@
 /* The worker pool: every task once, memory seen on both sides, jobs in a row, too many threads. */
 #include "tests/unit/check_main.h"
 
+#include <math.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
+#include "common/tensor/backend.h"
 #include "common/tensor/cpu/pool.h"
 
 struct job {
@@ -70,6 +73,28 @@ START_TEST(free_without_a_job)
 }
 END_TEST
 
+/* What `spinctl workers` shows of a CPU. */
+START_TEST(usage_of_the_processor)
+{
+    struct tn_backend_options options = {.threads = 1};
+    struct tn_backend *backend;
+    struct tn_usage first, idle, busy;
+    struct sp_error err;
+    ck_assert_int_eq(tn_open("cpu", &options, &backend, &err), SP_OK);
+    tn_usage(backend, &first);
+    ck_assert(isnan(first.busy)); /* since when? */
+    ck_assert_uint_gt(first.memory_used, 1 << 20);
+    ck_assert_uint_gt(first.memory_total, first.memory_used);
+    sp_sleep_ms(100);
+    tn_usage(backend, &idle);
+    for (int i = 0; i < 3; i++)
+        tn_probe(backend);
+    tn_usage(backend, &busy);
+    ck_assert(idle.busy >= 0 && idle.busy < busy.busy && busy.busy <= 1);
+    tn_close(backend);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *suite = suite_create("pool");
@@ -79,6 +104,7 @@ static Suite *suite(void)
     tcase_add_test(tcase, sleeping_workers_wake);
     tcase_add_test(tcase, more_threads_than_cores);
     tcase_add_test(tcase, free_without_a_job);
+    tcase_add_test(tcase, usage_of_the_processor);
     suite_add_tcase(suite, tcase);
     return suite;
 }
