@@ -618,8 +618,10 @@ START_TEST(broken_weights_are_noticed)
     struct ids ids;
     bool idle = false;
     size_t n;
-    float *w = model_params(m, &n);
-    w[model_find_tensor(m, "model.layers.1.mlp.down_proj.weight")->offset + 7] = NAN;
+    const float nan = NAN;
+    float *w = model_params(m, &n) +
+               model_find_tensor(m, "model.layers.1.mlp.down_proj.weight")->offset + 7;
+    cpu->ops->upload(cpu, w, &nan, sizeof(nan)); /* it may be a device's memory */
     ck_ok(model_decoder_new(m, &o, &d, err));
     struct model_decoder_request r = request(0, &ids);
     ck_ok(model_decoder_submit(d, &r, err));
