@@ -128,7 +128,8 @@ static const struct sp_setting table[] = {
     I64("train", "micro_batch_tokens", micro_batch_tokens, "4096", 16, 16777216, "tokens",
         "Tokens that go through the model at once; decides bits, not results."),
     BYTES("train", "memory_budget", memory_budget_bytes, "0", 0, 1e15,
-          "Memory for activations; above it layers are recomputed; 0: half of what is free."),
+          "Memory for activations; above it layers are recomputed; 0: half of what is free, of a "
+          "device nine tenths."),
     ENUM("train", "replay", replay, "previous", "previous|none",
          "Pairs of the iteration before are trained on again, scored by the new opponent."),
     ENUM("train", "order", order, "shuffle", "shuffle|length|gap",

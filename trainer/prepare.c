@@ -2,7 +2,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/sysinfo.h>
 
 #include "common/base/clock.h"
 #include "common/base/log.h"
@@ -15,21 +14,12 @@ static bool keep_going(void *context, uint64_t done, uint64_t total)
     return train_session_poll(context) == TRAIN_END_NONE;
 }
 
-/* MemAvailable of /proc/meminfo; where that is hidden, what the kernel calls free. */
-static size_t memory_available(void)
+/* What a step may take where the settings do not say: a machine's memory is for others, too. */
+static size_t default_budget(struct tn_backend *backend)
 {
-    char line[256];
-    unsigned long long kib = 0;
-    FILE *file = fopen("/proc/meminfo", "re");
-    if (file == NULL) {
-        struct sysinfo info;
-        return sysinfo(&info) == 0 ? (size_t)(info.freeram + info.bufferram) * info.mem_unit : 0;
-    }
-    while (fgets(line, sizeof(line), file) != NULL)
-        if (sscanf(line, "MemAvailable: %llu kB", &kib) == 1)
-            break;
-    fclose(file);
-    return (size_t)kib * 1024;
+    struct tn_usage usage;
+    tn_usage(backend, &usage);
+    return (size_t)(backend->has_memory ? usage.memory_free / 10 * 9 : usage.memory_free / 2);
 }
 
 static struct spin_optimizer_config optimizer_config(const struct train_session *session)
@@ -106,8 +96,8 @@ static enum sp_err plan_memory(struct train_session *session, const struct model
     if (rc != SP_OK)
         return rc;
     size_t given = (size_t)session->settings.memory_budget_bytes;
-    config->memory_budget_bytes =
-        given > 0 ? given + plan.weights + plan.grads + plan.extra : memory_available() / 2;
+    config->memory_budget_bytes = given > 0 ? given + plan.weights + plan.grads + plan.extra
+                                            : default_budget(session->trainer->backend);
     rc = spin_step_plan(model, config, &plan, err);
     if (rc != SP_OK)
         return rc;

@@ -95,6 +95,7 @@ struct tn_usage {
     /* Bytes; 0: unknown. Of a device: those of all its processes. On a CPU: the process's own, of
      * the machine's. */
     uint64_t memory_used, memory_total;
+    uint64_t memory_free; /* what may still be had; 0: unknown */
     /* Share of the time that it works, 0 to 1; NaN: unknown. On a CPU: of the backend's threads,
      * since the call before. */
     double busy;
@@ -264,7 +265,8 @@ struct tn_backend {
     char numerics_class[TN_CLASS_BYTES];
     char device[128]; /* for people: "2 threads, avx512" */
     int32_t threads;
-    void *state; /* the backend's own */
+    bool has_memory; /* ops->alloc gives a device's memory, which nothing else on the host needs */
+    void *state;     /* the backend's own */
 };
 
 /* Opens a backend by name. SP_EUNSUPPORTED names the known ones. What a module may lack is said by
@@ -279,7 +281,7 @@ enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
 /* Floating-point operations per second that the backend reaches in multiply-adds on what fits the
  * first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
 double tn_probe(struct tn_backend *backend);
-/* One thread at a time; may be another than the one that computes. */
+/* Any thread. */
 void tn_usage(struct tn_backend *backend, struct tn_usage *ret);
 
 #endif

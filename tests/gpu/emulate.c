@@ -52,9 +52,10 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     return SP_OK;
 }
 
-void device_usage(struct device_usage *ret)
+void device_usage(struct device *d, struct device_usage *ret)
 {
-    *ret = (struct device_usage){.memory_total = memory_bytes(), .busy = 0.5};
+    *ret = (struct device_usage){
+        .memory_free = d->free_bytes, .memory_total = memory_bytes(), .busy = 0.5};
 }
 
 /* Memory of the device is there for kernels and copies alone. */

@@ -5,6 +5,8 @@
 #ifndef SPIN_TENSOR_CPU_H
 #define SPIN_TENSOR_CPU_H
 
+#include <stdatomic.h>
+
 #include "common/tensor/backend.h"
 #include "common/tensor/cpu/kern.h"
 #include "common/tensor/cpu/pairs.h"
@@ -26,7 +28,7 @@ struct tn_cpu {
     struct tn_scratch *own; /* one for each worker */
     struct tn_ops ops;      /* of a backend that replaces some: see openblas.c */
     int32_t block_rows;     /* of such a backend's calls of its library */
-    double used_s, wall_s;  /* at the newest tn_usage: processor time, and the clock */
+    atomic_uint_least64_t used_ns, wall_ns; /* processor time and clock at the newest tn_usage */
 };
 
 static inline struct tn_cpu *tn_cpu_of(struct tn_backend *backend)

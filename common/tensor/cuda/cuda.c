@@ -133,10 +133,10 @@ static double op_probe(struct tn_backend *backend)
 static void op_usage(struct tn_backend *backend, struct tn_usage *ret)
 {
     struct device_usage usage;
-    (void)backend;
-    device_usage(&usage);
-    *ret = (struct tn_usage){.memory_used = usage.memory_used,
+    device_usage(tn_cuda_of(backend)->device, &usage);
+    *ret = (struct tn_usage){.memory_used = usage.memory_total - usage.memory_free,
                              .memory_total = usage.memory_total,
+                             .memory_free = usage.memory_free,
                              .busy = usage.busy};
 }
 
@@ -202,6 +202,7 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
     backend->ops = operations();
     backend->name = rounds(name) ? "cuda" : "cuda-fp32";
     backend->threads = 1;
+    backend->has_memory = true;
     backend->state = cuda;
     class_of(name, &info, backend->numerics_class);
     snprintf(backend->device, sizeof(backend->device), "%s, %zu MiB", info.name,

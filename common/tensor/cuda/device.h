@@ -30,13 +30,13 @@ void device_close(struct device *device); /* NULL is fine */
 /* What the device is, without taking its memory. */
 enum sp_err device_describe(struct device_info *ret, struct sp_error *err) SP_MUST_USE;
 
-/* How full and how busy the device is, as the driver's tools say it; any thread, before or after
- * device_open. 0 and NaN where they are missing. */
+/* How full the device is, and how busy (as the driver's tools say it; NaN where they are missing).
+ * Any thread. */
 struct device_usage {
-    uint64_t memory_used, memory_total;
+    uint64_t memory_free, memory_total;
     double busy;
 };
-void device_usage(struct device_usage *ret);
+void device_usage(struct device *device, struct device_usage *ret);
 
 void *device_alloc(struct device *device, size_t bytes); /* zeroed; NULL: no memory */
 void device_free(struct device *device, void *memory);   /* NULL is fine */

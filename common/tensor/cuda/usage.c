@@ -10,9 +10,6 @@
 
 #include "common/tensor/cuda/device.h"
 
-struct nvml_memory {
-    unsigned long long total, free, used;
-};
 struct nvml_utilization {
     unsigned gpu, memory; /* per cent */
 };
@@ -20,7 +17,6 @@ struct nvml_utilization {
 static struct {
     int (*init)(void);
     int (*by_bus)(const char *bus, void **ret);
-    int (*memory)(void *device, struct nvml_memory *ret);
     int (*utilization)(void *device, struct nvml_utilization *ret);
     void *device; /* NULL: not there */
 } nvml;
@@ -42,25 +38,23 @@ static void load(void)
         return;
     bool found = find(library, "nvmlInit_v2", &nvml.init) &&
                  find(library, "nvmlDeviceGetHandleByPciBusId_v2", &nvml.by_bus) &&
-                 find(library, "nvmlDeviceGetMemoryInfo", &nvml.memory) &&
                  find(library, "nvmlDeviceGetUtilizationRates", &nvml.utilization);
     if (!found || nvml.init() != 0 || cudaDeviceGetPCIBusId(bus, sizeof(bus), 0) != cudaSuccess ||
         nvml.by_bus(bus, &nvml.device) != 0)
         nvml.device = NULL;
 }
 
-void device_usage(struct device_usage *ret)
+void device_usage(struct device *device, struct device_usage *ret)
 {
-    struct nvml_memory memory;
+    size_t free_bytes, total;
     struct nvml_utilization busy;
+    (void)device; /* the process has one */
     *ret = (struct device_usage){.busy = (double)NAN};
-    pthread_once(&nvml_once, load);
-    if (!nvml.device)
-        return;
-    if (nvml.memory(nvml.device, &memory) == 0) {
-        ret->memory_used = memory.used;
-        ret->memory_total = memory.total;
+    if (cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
+        ret->memory_free = free_bytes;
+        ret->memory_total = total;
     }
-    if (nvml.utilization(nvml.device, &busy) == 0)
+    pthread_once(&nvml_once, load);
+    if (nvml.device && nvml.utilization(nvml.device, &busy) == 0)
         ret->busy = (double)busy.gpu / 100.0;
 }

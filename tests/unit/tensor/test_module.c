@@ -119,6 +119,8 @@ START_TEST(module_of_this_version)
         struct tn_usage usage;
         tn_usage(backend, &usage);
         ck_assert_uint_eq(usage.memory_total, 1 << 20);
+        ck_assert_uint_eq(usage.memory_free + usage.memory_used, 1 << 20);
+        ck_assert_uint_gt(usage.memory_used, 0);
         ck_assert_double_eq(usage.busy, 0.5);
         tn_close(backend);
     }

@@ -85,6 +85,8 @@ START_TEST(usage_of_the_processor)
     ck_assert(isnan(first.busy)); /* since when? */
     ck_assert_uint_gt(first.memory_used, 1 << 20);
     ck_assert_uint_gt(first.memory_total, first.memory_used);
+    ck_assert_uint_gt(first.memory_free, 1 << 20);
+    ck_assert_uint_gt(first.memory_total, first.memory_free);
     sp_sleep_ms(100);
     tn_usage(backend, &idle);
     for (int i = 0; i < 3; i++)
