@@ -38,6 +38,23 @@ static bool serves(const struct engine *engine, const struct gen_lease *lease)
     return needed <= engine->cache_positions;
 }
 
+/* As many slots as the settings say, or as there is memory for. */
+static enum sp_err fit_slots(const struct gen *gen, const struct model *model,
+                             struct model_decoder_options *options, struct sp_error *err)
+{
+    struct tn_usage usage;
+    int32_t asked = options->slots;
+    tn_usage(gen->backend, &usage);
+    if (usage.memory_free == 0)
+        return SP_OK;
+    enum sp_err rc =
+        model_decoder_fit(model_get_config(model), usage.memory_free / 10 * 9, options, err);
+    if (rc == SP_OK && options->slots < asked)
+        sp_warn("%d slots of %d positions instead of %d: %llu MiB are free", options->slots,
+                options->max_positions, asked, (unsigned long long)(usage.memory_free >> 20));
+    return rc;
+}
+
 /* Weights from disk, packed for decoding. What was loaded goes first: memory is for one opponent.
  */
 static enum sp_err load(struct engine *engine, const struct gen_lease *lease, struct sp_error *err)
@@ -63,16 +80,18 @@ static enum sp_err load(struct engine *engine, const struct gen_lease *lease, st
         .activations = lease->grant.weights_dtype == PROTO_WEIGHTS_BF16_BOTH ? TN_BF16 : TN_F32,
         .cache = lease->grant.kv_dtype == 1 ? TN_BF16 : TN_F32,
     };
-    rc = model_decoder_new(model, &options, &engine->decoder, err);
+    rc = fit_slots(gen, model, &options, err);
+    if (rc == SP_OK)
+        rc = model_decoder_new(model, &options, &engine->decoder, err);
     model_free(model);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "checkpoint %.12s", hex);
     engine->loaded = gen_lease_weights(lease);
     engine->model_positions = positions;
     engine->cache_positions = options.max_positions;
-    sp_info("loaded checkpoint %.12s for %s iteration %u in %lld ms (%lld slots, %d positions)",
-            hex, lease->grant.run, lease->grant.iteration, (long long)(sp_now_ms() - start_ms),
-            (long long)gen->settings->slots, options.max_positions);
+    sp_info("loaded checkpoint %.12s for %s iteration %u in %lld ms (%d slots, %d positions)", hex,
+            lease->grant.run, lease->grant.iteration, (long long)(sp_now_ms() - start_ms),
+            options.slots, options.max_positions);
     return SP_OK;
 }
 

@@ -101,6 +101,18 @@ enum sp_err model_decoder_bytes(const struct model_config *c,
     return SP_OK;
 }
 
+enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
+                              struct model_decoder_options *options, struct sp_error *err)
+{
+    for (;; options->slots = (options->slots + 1) / 2, options->queue = (options->queue + 1) / 2) {
+        size_t bytes;
+        enum sp_err rc = model_decoder_bytes(config, options, &bytes, err);
+        bool fits = rc == SP_OK && bytes <= room;
+        if (fits || (rc != SP_OK && rc != SP_ELIMIT) || options->slots <= 1)
+            return rc;
+    }
+}
+
 /* From the model's block to memory of our own, through the host, some rows at a time. */
 static bool copy_params(struct model_decoder *d, const struct model *m, float *to, size_t offset,
                         size_t n)

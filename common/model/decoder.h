@@ -91,6 +91,11 @@ struct model_decoder_stats {
 enum sp_err model_decoder_bytes(const struct model_config *config,
                                 const struct model_decoder_options *options, size_t *ret,
                                 struct sp_error *err) SP_MUST_USE;
+/* Halves the slots, and the queue with them, until that is at most `room` bytes; one slot may still
+ * take more. Pure. */
+enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
+                              struct model_decoder_options *options,
+                              struct sp_error *err) SP_MUST_USE;
 /* Copies what it needs of the model, which may be freed (or trained) afterwards. */
 enum sp_err model_decoder_new(struct model *model, const struct model_decoder_options *options,
                               struct model_decoder **ret, struct sp_error *err) SP_MUST_USE;

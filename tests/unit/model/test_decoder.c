@@ -494,6 +494,29 @@ START_TEST(greedy_agrees_with_transformers)
 }
 END_TEST
 
+START_TEST(fewer_slots_where_memory_is_short)
+{
+    const struct model_config config = odd_config(false);
+    const struct model_decoder_options asked = {.slots = 21, .queue = 21, .max_positions = 64};
+    struct model_decoder_options o = asked;
+    size_t whole, bytes;
+    ck_ok(model_decoder_bytes(&config, &asked, &whole, err));
+    ck_ok(model_decoder_fit(&config, whole, &o, err));
+    ck_assert_int_eq(o.slots, 21); /* it fits as it is */
+    ck_ok(model_decoder_fit(&config, whole - 1, &o, err));
+    ck_assert_int_eq(o.slots, 11);
+    ck_assert_int_eq(o.queue, 11);
+    ck_ok(model_decoder_bytes(&config, &o, &bytes, err));
+    ck_ok(model_decoder_fit(&config, bytes / 2, &o, err));
+    ck_assert_int_lt(o.slots, 11);
+    ck_ok(model_decoder_fit(&config, 0, &o, err));
+    ck_assert_int_eq(o.slots, 1);
+    o = asked;
+    o.max_positions = config.max_positions + 1;
+    ck_fails(SP_EINVAL, "positions", model_decoder_fit(&config, whole, &o, err));
+}
+END_TEST
+
 START_TEST(queue_and_reset)
 {
     struct model *m = new_model(false);
@@ -649,6 +672,7 @@ static Suite *suite(void)
     tcase_add_test(t, seeds_and_keys_change_the_draws);
     tcase_add_test(t, narrow_weights_and_cache_stay_close);
     tcase_add_test(t, greedy_agrees_with_transformers);
+    tcase_add_test(t, fewer_slots_where_memory_is_short);
     tcase_add_test(t, queue_and_reset);
     tcase_add_test(t, shows_what_was_sampled_so_far);
     tcase_add_test(t, bad_requests_and_options_are_refused);
