@@ -2,9 +2,12 @@
  * were, on their slots, or on who was killed when; they do depend on the seed. */
 #include <signal.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/fs.h"
+#include "common/base/mem.h"
 #include "tests/e2e/harness.h"
 #include "tests/unit/check_main.h"
 
@@ -31,7 +34,7 @@ static void note(struct cluster *cluster, int iteration, struct digests *digests
 #define SETTINGS "train.batch_pairs=4 train.epochs=3 train.snapshot_steps=2"
 #define NARROW                                                                                     \
     SETTINGS                                                                                       \
-        " run.score_by=trainer generate.weights=bf16 generate.activations=bf16 generate.kv=bf16"
+    " run.score_by=trainer generate.weights=bf16 generate.activations=bf16 generate.kv=bf16"
 
 static void prepare(struct cluster *cluster, uint64_t seed, const char *settings)
 {
@@ -109,6 +112,49 @@ START_TEST(test_generators_and_kills_change_no_digest)
 }
 END_TEST
 
+/* The last line of a log that begins its text with `what`, from there on; malloc'd. */
+static char *last_said(const struct cluster *cluster, const char *log, const char *what)
+{
+    char *path = sp_xprintf("%s/%s", cluster->dir, log), *text = NULL, *found = NULL;
+    size_t length;
+    struct sp_error err;
+    ck_assert_int_eq(sp_read_file(path, 1 << 20, &text, &length, &err), SP_OK);
+    for (char *at = text; (at = strstr(at, what)) != NULL; at++)
+        found = at;
+    ck_assert_msg(found != NULL, "%s: no \"%s\"", path, what);
+    found = sp_xstrndup(found, strcspn(found, "\n"));
+    free(text);
+    free(path);
+    return found;
+}
+
+/* A generator goes on with the leases that it had when the coordinator was killed. */
+START_TEST(test_a_restart_of_the_coordinator_costs_no_lease)
+{
+    struct cluster c;
+    unsigned lost, held;
+    prepare(&c, 7, SETTINGS);
+    c.slots = 4;
+    cluster_start_generator(&c, 0);
+    cluster_start_iteration(&c, "r");
+    cluster_creep_pairs(&c, c.generators[0], "r", 1);
+    ck_assert_int_lt(cluster_pairs_done(&c, "r"), PAIRS);
+    cluster_end(&c.coordinator, SIGKILL);
+    c.time_scale = 0.3; /* time to come back, on a slow machine, too */
+    cluster_start_coordinator(&c);
+    kill(c.generators[0], SIGCONT);
+    cluster_wait_pairs(&c, "r", PAIRS, SECONDS);
+    char *said = last_said(&c, "generator-0.log", "joined coordinator");
+    const char *count = strrchr(said, '(');
+    ck_assert_msg(count && sscanf(count, "(%u of %u leases lost)", &lost, &held) == 2, "%s", said);
+    /* One may be over: its results were stored, and the acknowledgement was lost. */
+    ck_assert_uint_le(lost, 1);
+    ck_assert_uint_gt(held, lost);
+    free(said);
+    cluster_close(&c);
+}
+END_TEST
+
 /* The same of generators that compute in bf16, whose answers the trainer scores: `note` holds the
  * first loss to ln 2. */
 START_TEST(test_narrow_generators_change_no_digest)
@@ -129,6 +175,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("digests");
     tcase_set_timeout(c, 200);
     tcase_add_test(c, test_generators_and_kills_change_no_digest);
+    tcase_add_test(c, test_a_restart_of_the_coordinator_costs_no_lease);
     tcase_add_test(c, test_narrow_generators_change_no_digest);
     suite_add_tcase(s, c);
     return s;
