@@ -73,6 +73,17 @@ EOF
   count "$name" "$ok" "$bad" $((SECONDS - start))
 }
 
+# no_tsan_reports DIR: TSan leaves a file for every process, daemons included, that it found fault with.
+no_tsan_reports() {
+  local report found=0
+  for report in "$1"/tsan-report.*; do
+    [ -f "$report" ] || continue
+    head -n 60 "$report"
+    found=1
+  done
+  return "$found"
+}
+
 summary() {
   echo
   if [ ${#failures[@]} -gt 0 ]; then

@@ -1,11 +1,14 @@
 /* A disk that fails when it is told to: preloaded into a daemon, its first four bytes of the file
- * that CHAOS_SHIM names say how. Only regular files fail, and not the log. */
+ * that CHAOS_SHIM names say how. Only regular files fail, and not the log; and only for our own
+ * programs: those that they start (a sanitizer's symbolizer) have a disk that works. */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -20,7 +23,8 @@ static _Atomic uint32_t *order;
 __attribute__((constructor)) static void start(void)
 {
     const char *path = getenv("CHAOS_SHIM");
-    int fd = path ? open(path, O_RDONLY | O_CLOEXEC) : -1;
+    bool ours = strncmp(program_invocation_short_name, "spin", 4) == 0;
+    int fd = path && ours ? open(path, O_RDONLY | O_CLOEXEC) : -1;
     if (fd < 0)
         return;
     void *page = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);

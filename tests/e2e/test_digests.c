@@ -134,8 +134,10 @@ START_TEST(test_a_restart_of_the_coordinator_costs_no_lease)
     struct cluster c;
     unsigned lost, held;
     prepare(&c, 7, SETTINGS);
-    c.slots = 4;
+    c.slots = 2;
+    c.lease_items = 1;
     cluster_start_generator(&c, 0);
+    kill(c.generators[0], SIGSTOP);
     cluster_start_iteration(&c, "r");
     cluster_creep_pairs(&c, c.generators[0], "r", 1);
     ck_assert_int_lt(cluster_pairs_done(&c, "r"), PAIRS);

@@ -16,7 +16,7 @@
 #include "tests/unit/check_main.h"
 
 #define KILLS 100
-#define PROMPTS 400 /* none is held out, so that all work is of the plan */
+#define PROMPTS 1000 /* none is held out, so that all work is of the plan */
 #define SAMPLES 64
 #define POSITIONS (PROMPTS * SAMPLES)
 #define THREADS 3
@@ -147,7 +147,7 @@ START_TEST(test_no_acknowledged_pair_is_lost_and_none_counts_twice)
     cluster_open(&cluster);
     /* these generators don't repeat each other's work */
     cluster_restart_with(&cluster, "coordinator.verify_share=0");
-    cluster_write_rows(&cluster, "train.jsonl", 0, 400);
+    cluster_write_rows(&cluster, "train.jsonl", 0, PROMPTS);
     cluster_create_run(&cluster, "r", 7, "generate.samples_per_prompt=64 data.holdout_share=0");
     cluster_start_iteration(&cluster, "r");
     for (int i = 0; i < THREADS; i++) {
