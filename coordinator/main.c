@@ -182,6 +182,7 @@ static enum sp_err serve(const struct coord_settings *settings, int argc, char *
         rc = shell_run(&shell, err);
     if (shell.fatal)
         _exit(sp_err_exit_code(shell.fatal)); /* other threads still use what would be freed */
+    sp_daemon_end();
     shell_close_loop(&shell);
     close_all(&shell);
     return rc;

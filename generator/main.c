@@ -29,6 +29,7 @@ static enum sp_err run(const struct gen_settings *settings, struct sp_error *err
     enum sp_err rc = tn_open(settings->worker.backend, &options, &backend, err);
     if (rc == SP_OK)
         rc = gen_run(&gen, backend, err);
+    sp_daemon_end();
     gen_deinit(&gen);
     tn_close(backend);
     return rc;

@@ -30,6 +30,7 @@ static enum sp_err run(const struct train_settings *settings, struct sp_error *e
     enum sp_err rc = tn_open(settings->worker.backend, &options, &backend, err);
     if (rc == SP_OK)
         rc = trainer_run(&trainer, backend, err);
+    sp_daemon_end();
     trainer_deinit(&trainer);
     tn_close(backend);
     return rc;

@@ -23,6 +23,8 @@
 
 static atomic_bool stopping;
 static pthread_t waiter; /* the signal thread */
+static pthread_mutex_t hooks_lock = PTHREAD_MUTEX_INITIALIZER; /* held while one is called */
+static struct sp_daemon_hooks hooks;
 
 static sigset_t daemon_signals(void)
 {
@@ -36,21 +38,19 @@ static sigset_t daemon_signals(void)
 
 static void *signal_thread(void *argument)
 {
-    const struct sp_daemon_hooks *hooks = argument;
     sigset_t set = daemon_signals();
+    (void)argument;
     for (;;) {
         int signal_number;
         if (sigwait(&set, &signal_number) != 0)
             continue;
-        if (signal_number == SIGHUP) {
-            if (hooks->on_reload != NULL)
-                hooks->on_reload(hooks->context);
-            continue;
-        }
-        if (atomic_exchange(&stopping, true))
+        if (signal_number != SIGHUP && atomic_exchange(&stopping, true))
             _exit(EXIT_SECOND_SIGNAL);
-        if (hooks->on_stop != NULL)
-            hooks->on_stop(hooks->context);
+        pthread_mutex_lock(&hooks_lock);
+        void (*hook)(void *) = signal_number == SIGHUP ? hooks.on_reload : hooks.on_stop;
+        if (hook != NULL)
+            hook(hooks.context);
+        pthread_mutex_unlock(&hooks_lock);
     }
     return NULL;
 }
@@ -74,20 +74,31 @@ static void raise_files(void)
     }
 }
 
-void sp_daemon_init(const struct sp_daemon_hooks *hooks)
+static void set_hooks(const struct sp_daemon_hooks *wanted)
 {
-    static struct sp_daemon_hooks copy; /* read by the signal thread for the life of the process */
-    copy = *hooks;
+    pthread_mutex_lock(&hooks_lock);
+    hooks = *wanted;
+    pthread_mutex_unlock(&hooks_lock);
+}
+
+void sp_daemon_init(const struct sp_daemon_hooks *wanted)
+{
+    set_hooks(wanted);
     raise_files();
     signal(SIGPIPE, SIG_IGN);
     sigset_t set = daemon_signals();
     SP_ASSERT(pthread_sigmask(SIG_BLOCK, &set, NULL) == 0);
-    SP_ASSERT(pthread_create(&waiter, NULL, signal_thread, &copy) == 0);
+    SP_ASSERT(pthread_create(&waiter, NULL, signal_thread, NULL) == 0);
     pthread_detach(waiter);
     struct sigaction action = {.sa_handler = forward, .sa_flags = SA_RESTART};
     sigaction(SIGTERM, &action, NULL);
     sigaction(SIGINT, &action, NULL);
     sigaction(SIGHUP, &action, NULL);
+}
+
+void sp_daemon_end(void)
+{
+    set_hooks(&(struct sp_daemon_hooks){0});
 }
 
 bool sp_daemon_stopping(void)

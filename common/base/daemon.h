@@ -15,6 +15,8 @@ struct sp_daemon_hooks {
     void *context;
 };
 void sp_daemon_init(const struct sp_daemon_hooks *hooks);
+/* No hook is called any more, and none is being called: what they use may be freed. */
+void sp_daemon_end(void);
 bool sp_daemon_stopping(void);
 /* sd_notify, when built with systemd and started by it; nothing otherwise. */
 void sp_daemon_ready(void);

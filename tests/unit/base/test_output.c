@@ -215,6 +215,42 @@ static void be_a_daemon(void)
     sp_sleep_ms(5000);
 }
 
+static atomic_int slow_step;
+
+static void on_reload_slowly(void *context)
+{
+    (void)context;
+    atomic_store(&slow_step, 1);
+    sp_sleep_ms(100);
+    atomic_store(&slow_step, 2);
+}
+
+/* What hooks use may be freed then: none is being called, and none will be. */
+static void end_hooks(void)
+{
+    const struct sp_daemon_hooks hooks = {.on_reload = on_reload_slowly};
+    sp_daemon_init(&hooks);
+    kill(getpid(), SIGHUP);
+    for (int i = 0; i < 500 && atomic_load(&slow_step) == 0; i++)
+        sp_sleep_ms(10);
+    sp_daemon_end();
+    if (atomic_exchange(&slow_step, 0) != 2)
+        _exit(80);
+    kill(getpid(), SIGHUP);
+    kill(getpid(), SIGTERM);
+    for (int i = 0; i < 500 && !sp_daemon_stopping(); i++)
+        sp_sleep_ms(10); /* signals are still taken, in their order */
+    _exit(atomic_load(&slow_step) == 0 && sp_daemon_stopping() ? 0 : 81);
+}
+
+START_TEST(ended_hooks_are_not_called)
+{
+    int status = capture(end_hooks);
+    ck_assert(WIFEXITED(status));
+    ck_assert_int_eq(WEXITSTATUS(status), 0);
+}
+END_TEST
+
 START_TEST(signals_stop_reload_and_at_last_kill)
 {
     int status = capture(be_a_daemon);
@@ -262,6 +298,7 @@ static Suite *suite(void)
     tcase_add_test(t, progress_is_for_long_work_only);
     tcase_add_test(t, tables_align);
     tcase_add_test(t, signals_stop_reload_and_at_last_kill);
+    tcase_add_test(t, ended_hooks_are_not_called);
     tcase_add_test(t, asserts_name_the_place);
     tcase_add_test(t, limits_fit_into_each_other);
     suite_add_tcase(s, t);
