@@ -350,59 +350,59 @@ static int run_bench(void *context)
 
 static const struct sp_cli_command commands[] = {
     {"info", "DIR", "Shape, weights and tokenizer of a checkpoint",
-     "DIR is a checkpoint in Hugging Face layout: config.json, model.safetensors (or its shards),\n"
+     "DIR is a checkpoint in Hugging Face layout: config.json, model.safetensors (or its shards), "
      "tokenizer.json. What is not there is left out.\n\n"
      "  spin-model info DIR --tensors\n",
      info_options, parse_dir, run_info},
     {"tokenize", "DIR", "Text on standard input to token ids, or back",
-     "DIR holds a tokenizer.json, or is that file. The input is taken byte for byte: a newline at\n"
+     "DIR holds a tokenizer.json, or is that file. The input is taken byte for byte: a newline at "
      "its end is part of the text.\n\n"
      "  printf 'Once upon a time' | spin-model tokenize DIR\n"
      "  echo 403 407 | spin-model tokenize DIR --decode\n",
      tokenize_options, parse_dir, run_tokenize},
     {"logprobs", "DIR", "Log-probabilities of given responses",
      "For each prompt and response of the input, rendered as in a run, one line of JSON: "
-     "token_ids\n"
-     "(both together), prompt_tokens (how many of them are the prompt's), logprobs (of the\n"
+     "token_ids "
+     "(both together), prompt_tokens (how many of them are the prompt's), logprobs (of the "
      "response's tokens, its end token included; natural logarithm) and their sum.\n\n"
      "  echo '{\"prompt\": \"Once upon\", \"response\": \" a time\"}' |\n"
      "      spin-model logprobs DIR --input -\n",
      logprobs_options, parse_dir, run_logprobs},
     {"render", "DIR", "Show a conversation as the chat template writes it",
-     "Where the last message is the assistant's, it is the response and the rest the prompt. DIR\n"
-     "needs a tokenizer.json and, for its own template, tokenizer_config.json or\n"
+     "Where the last message is the assistant's, it is the response and the rest the prompt. DIR "
+     "needs a tokenizer.json and, for its own template, tokenizer_config.json or "
      "chat_template.jinja; no weights. With --json, for each conversation: text (what "
-     "transformers'\n"
-     "apply_chat_template gives), prompt, response, prompt_ids, response_ids, ids (both),\n"
+     "transformers' "
+     "apply_chat_template gives), prompt, response, prompt_ids, response_ids, ids (both), "
      "loss_mask (1: counts), end_id; and refused, where it can't be trained on.\n\n"
      "  echo '[{\"role\": \"user\", \"content\": \"Hi\"}]' | spin-model render DIR --messages -\n",
      render_options, parse_dir, run_render},
     {"generate", "DIR", "Continue a prompt",
-     "The text appears as it is made. With --json: prompt_ids, ids, text, finish (stop or length)\n"
+     "The text appears as it is made. With --json: prompt_ids, ids, text, finish (stop or length) "
      "and logprob, once the answer is complete. The answer depends on the weights, the prompt, "
-     "the\n"
+     "the "
      "seed and the sampling options, not on threads or on --samples.\n\n"
      "  spin-model generate DIR --prompt 'Once upon a time' --temperature 0.7\n",
      generate_options, parse_dir, run_generate},
     {"init", "DIR", "Make a model with random weights",
-     "DIR must not exist yet. Matrices are drawn from a normal distribution with the config's\n"
+     "DIR must not exist yet. Matrices are drawn from a normal distribution with the config's "
      "initializer_range, norms are 1.\n\n"
      "  spin-model init DIR --config config.json --seed 1 --tokenizer OTHER\n",
      init_options, parse_dir, run_init},
     {"convert", "IN OUT", "Between GGUF files and checkpoint directories, and data types",
-     "A GGUF file of any of the families (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to\n"
-     "Q6_K, IQ4_NL), or the first part of a split one, becomes a checkpoint directory:\n"
-     "de-quantized weights, config.json, a tokenizer.json that gives the same ids, and the chat\n"
-     "template. A directory becomes a GGUF file for llama.cpp, or another directory with another\n"
-     "data type. OUT must not exist; it appears whole or not at all. Numbers that the chosen type\n"
+     "A GGUF file of any of the families (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K to "
+     "Q6_K, IQ4_NL), or the first part of a split one, becomes a checkpoint directory: "
+     "de-quantized weights, config.json, a tokenizer.json that gives the same ids, and the chat "
+     "template. A directory becomes a GGUF file for llama.cpp, or another directory with another "
+     "data type. OUT must not exist; it appears whole or not at all. Numbers that the chosen type "
      "can't hold are refused.\n\n"
      "  spin-model convert model.Q4_1.gguf model --dtype BF16\n"
      "  spin-model convert model model.gguf --dtype Q8_0\n"
      "  spin-model convert model smaller --dtype BF16 --held-out holdout.jsonl\n",
      convert_options, parse_in_out, run_convert},
     {"bench", "DIR", "Tokens per second of prefill, decoding and SPIN steps",
-     "The median, lowest and highest of several repeats. Where DIR has a config.json and no\n"
-     "weights, random ones are used: speed depends on the shape alone. A score or train batch is\n"
+     "The median, lowest and highest of several repeats. Where DIR has a config.json and no "
+     "weights, random ones are used: speed depends on the shape alone. A score or train batch is "
      "counted in tokens, a decode batch in sequences.\n\n"
      "  spin-model bench DIR --threads 1\n",
      bench_options, parse_dir, run_bench},
