@@ -55,7 +55,8 @@ void core_take_claims(struct coord_core *core, struct coord_worker *worker,
     uint32_t held = 0, most = core->options.max_claimed;
     for (const struct coord_lease *lease = worker->first_lease; lease; lease = lease->next)
         held += lease->open;
-    for (uint32_t i = 0; i < hello->claims_count && held < most; i++) {
+    /* A claim is about one item at least: more of them than items are not even looked at. */
+    for (uint32_t i = 0; i < SP_MIN(hello->claims_count, most) && held < most; i++) {
         const struct proto_claim *claim = &hello->claims[i];
         struct coord_run *run = run_of(core, worker, event, claim);
         if (run && is_foreign(core, claim->lease_id))

@@ -201,6 +201,11 @@ START_TEST(one_worker_has_a_limit)
     cf_restart_with(&fx, (struct coord_options){.max_claimed = 2});
     struct proto_claim claims[2] = {claim, claim};
     claims[1].lease_id++;
+    struct proto_claim behind[3] = {claim, claim, claim}; /* two false ones, and a true one */
+    behind[0].run = behind[1].run = "another";
+    behind[0].lease_id += 7;
+    behind[1].lease_id += 8;
+    ck_assert_uint_eq(cf_hello_claiming(&fx, "a", behind, 3)->leases_lost.count, 3);
     ck_assert_uint_eq(cf_hello_claiming(&fx, "a", claims, 2)->leases_lost.count, 1);
     cf_tick(&fx, fx.times.reclaim_ms);
     ck_assert_uint_eq(rest_holds(), 1);
