@@ -220,6 +220,11 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     struct coord_worker *worker = core_asker(core, event, renew->worker_id, PROTO_ROLE_GENERATOR);
     if (!worker)
         return;
+    if (renew->leases.count > SP_MAX_LISTED_LEASES) {
+        core_reply_error(core, event->handle, SP_ELIMIT, 0, "renew: %u leases, at most %d",
+                         renew->leases.count, SP_MAX_LISTED_LEASES);
+        return;
+    }
     worker->tokens_generated = renew->tokens_generated;
     worker->tokens_scored = renew->tokens_scored;
     worker->tokens_per_s = renew->tokens_per_s;

@@ -182,6 +182,9 @@ static bool hello_is_good(struct coord_core *core, const struct coord_event *eve
              strlen(hello->version) > 255 || strlen(hello->numerics_class) > 1023)
         core_reply_error(core, event->handle, SP_ELIMIT, 0,
                          "hello: host, device, version or numerics_class is too long");
+    else if (hello->leases.count > SP_MAX_LISTED_LEASES)
+        core_reply_error(core, event->handle, SP_ELIMIT, 0, "hello: %u leases, at most %d",
+                         hello->leases.count, SP_MAX_LISTED_LEASES);
     else
         return true;
     return false;

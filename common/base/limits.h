@@ -36,6 +36,7 @@
     X(SP_MAX_VOCAB, 1 << 20, "entries of a vocabulary")                                            \
     X(SP_MAX_LEASE_ITEMS, 1024, "items of one lease")                                              \
     X(SP_MAX_CLAIMED_ITEMS, 4096, "items that a worker keeps over a restart of the coordinator")   \
+    X(SP_MAX_LISTED_LEASES, 16384, "leases that a worker names in a hello or a renewal")           \
     X(SP_MAX_SUBMIT_RESULTS, 1024, "results in one submission")                                    \
     X(SP_MAX_FETCH_PAIRS, 4096, "pairs in one fetch")                                              \
     X(SP_MAX_WORKERS, 20000, "workers known to a coordinator")                                     \

@@ -61,6 +61,26 @@ START_TEST(a_late_hello_of_the_dead_takes_no_name_for_good)
 }
 END_TEST
 
+/* Nobody makes the coordinator look through millions of leases. */
+START_TEST(a_worker_names_so_many_leases_and_no_more)
+{
+    static uint64_t many[SP_MAX_LISTED_LEASES + 1];
+    struct proto_hello hello = hello_of(1);
+    hello.leases = (struct proto_u64s){many, SP_MAX_LISTED_LEASES + 1};
+    CF_FAILS(SP_ELIMIT, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello));
+    hello.leases.count--;
+    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello);
+    CF_OK(reply);
+    struct proto_renew renew = {.worker_id =
+                                    ((const struct proto_hello_reply *)reply->body)->worker_id,
+                                .leases = {many, SP_MAX_LISTED_LEASES + 1},
+                                .activity = ""};
+    CF_FAILS(SP_ELIMIT, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_RENEW, &renew));
+    renew.leases.count--;
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_RENEW, &renew));
+}
+END_TEST
+
 /* The line of `spinctl workers` about the only worker. */
 static json_t *line(void)
 {
@@ -138,6 +158,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(tc, open_world, close_world);
     tcase_add_test(tc, a_replaced_process_is_turned_away);
     tcase_add_test(tc, a_late_hello_of_the_dead_takes_no_name_for_good);
+    tcase_add_test(tc, a_worker_names_so_many_leases_and_no_more);
     tcase_add_test(tc, a_generator_says_how_full_and_busy_its_device_is);
     tcase_add_test(tc, so_does_a_trainer);
     suite_add_tcase(s, tc);
