@@ -20,8 +20,7 @@ static struct coord_run *run_of(const struct coord_core *core, const struct coor
     if (!it || core->now_ms >= it->reclaim_until_ms || it->number != claim->iteration ||
         claim->set >= COORD_SET_COUNT || !iteration_set_wanted(it, (enum proto_set)claim->set))
         return NULL;
-    bool opponent = iteration_set_uses_opponent((enum proto_set)claim->set);
-    const struct sp_digest *weights = opponent ? &it->opponent : &it->checkpoint;
+    const struct sp_digest *weights = iteration_set_weights(it, (enum proto_set)claim->set);
     bool fits = sp_digest_equal(&claim->checkpoint, weights) && core_worker_fits(run, worker) &&
                 core_may_touch(event->who.runs, core_scope(run));
     return fits ? run : NULL;

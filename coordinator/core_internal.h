@@ -268,6 +268,9 @@ struct coord_iteration *iteration_new(const struct coord_run *run,
                                       const struct coord_iteration_info *info, int64_t now_ms);
 void iteration_free(struct coord_iteration *iteration);
 bool iteration_set_uses_opponent(enum proto_set set);
+/* Digest of the weights that the set is worked on with. */
+const struct sp_digest *iteration_set_weights(const struct coord_iteration *iteration,
+                                              enum proto_set set);
 /* Whether items of the set are worked on in the iteration's state. */
 bool iteration_set_wanted(const struct coord_iteration *iteration, enum proto_set set);
 /* Whether items of the set may be handed out now. */

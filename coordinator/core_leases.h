@@ -18,8 +18,7 @@ struct coord_lease {
     int64_t confirm_by_ms;            /* COORD_NEVER: confirmed */
     bool lapsed;                      /* its keys are free again; late answers are recognised */
     int64_t forget_ms;                /* lapsed: when the record goes */
-    bool second;                      /* of a straggler's key: no measure for the median */
-    bool claimed;                     /* granted by a process before this one: none either */
+    bool unmeasured; /* a straggler's, or of a process before this one: not for the median */
     uint32_t unlisted;                /* renewals in a row that did not name it */
     uint32_t count, open;             /* keys; those not stored yet */
     uint32_t *positions;              /* [count], owned */

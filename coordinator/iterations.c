@@ -142,6 +142,11 @@ bool iteration_set_uses_opponent(enum proto_set set)
            set == PROTO_SET_BASE_SAMPLED;
 }
 
+const struct sp_digest *iteration_set_weights(const struct coord_iteration *it, enum proto_set set)
+{
+    return iteration_set_uses_opponent(set) ? &it->opponent : &it->checkpoint;
+}
+
 bool iteration_set_wanted(const struct coord_iteration *it, enum proto_set set)
 {
     if (it->state == COORD_EVALUATING)

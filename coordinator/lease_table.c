@@ -57,7 +57,7 @@ struct coord_lease *lease_claimed(struct coord_core *core, struct coord_worker *
     struct coord_lease *lease = enter(core, claim->lease_id, worker, run,
                                       (enum proto_set)claim->set, positions, count);
     lease->confirm_by_ms = COORD_NEVER;
-    lease->claimed = true;
+    lease->unmeasured = true;
     return lease;
 }
 
@@ -163,7 +163,7 @@ void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint3
     if (lease->open > 0 || lease->lapsed)
         return;
     struct coord_run *run = lease->run;
-    if (!lease->second && !lease->claimed) {
+    if (!lease->unmeasured) {
         run->durations[run->duration_count++ % COORD_DURATIONS] = core->now_ms - lease->granted_ms;
         run->median_ms = 0; /* computed again when it is asked for */
     }

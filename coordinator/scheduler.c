@@ -161,8 +161,6 @@ static bool run_has_work(const struct coord_core *core, struct coord_run *run)
 
 static void send_grant(struct coord_core *core, const struct coord_lease *lease, uint64_t handle)
 {
-    const struct coord_iteration *it = lease->run->iteration;
-    bool opponent = iteration_set_uses_opponent(lease->set);
     struct coord_action *action = core_action(core, COORD_DO_GRANT);
     action->handle = handle;
     action->run = &lease->run->info;
@@ -170,8 +168,8 @@ static void send_grant(struct coord_core *core, const struct coord_lease *lease,
     action->lease_id = lease->id;
     action->lease_ms = (uint32_t)SP_MAX(lease->expires_ms - core->now_ms, (int64_t)1);
     action->set = lease->set;
-    action->checkpoint = opponent ? it->opponent : it->checkpoint;
-    action->manifest = opponent ? it->opponent_manifest : it->checkpoint_manifest;
+    action->checkpoint = *iteration_set_weights(lease->run->iteration, lease->set);
+    action->manifest = lease->manifest;
     action->positions = sp_xmemdup(lease->positions, lease->count * sizeof(*lease->positions));
     action->count = lease->count;
 }
@@ -184,7 +182,7 @@ static struct coord_lease *lease_straggler(struct coord_core *core, struct coord
         return NULL;
     set_take_second(&it->sets[PROTO_SET_TRAIN], it->awaited);
     struct coord_lease *lease = lease_new(core, worker, run, PROTO_SET_TRAIN, &it->awaited, 1);
-    lease->second = true;
+    lease->unmeasured = true;
     core_log(core, SP_LOG_INFO, "run %s: position %u is leased a second time, to %s",
              run->info.name, it->awaited, worker->name);
     return lease;

@@ -100,8 +100,7 @@ static bool check_result(struct coord_core *core, const struct coord_event *even
     if (result->set >= COORD_SET_COUNT || result->position >= it->sets[result->set].count) {
         fault = "set or position is not in the plan";
     } else {
-        bool opponent = iteration_set_uses_opponent((enum proto_set)result->set);
-        const struct sp_digest *weights = opponent ? &it->opponent : &it->checkpoint;
+        const struct sp_digest *weights = iteration_set_weights(it, (enum proto_set)result->set);
         coord_item_at(&run->info.settings, &it->plan, (enum proto_set)result->set,
                       (uint32_t)result->position, &item);
         if (!sp_digest_equal(&submit->checkpoint, weights))
