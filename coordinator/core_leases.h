@@ -27,6 +27,7 @@ struct coord_lease {
 };
 
 /* ---- lease_table.c ---- */
+bool lease_is_listed(struct proto_u64s list, uint64_t id);
 struct coord_lease *core_lease(const struct coord_core *core, uint64_t id);
 struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
                               struct coord_run *run, enum proto_set set, const uint32_t *positions,

@@ -205,10 +205,10 @@ void core_expire_leases(struct coord_core *core)
     }
 }
 
-static bool contains(struct proto_u64s list, uint64_t value)
+bool lease_is_listed(struct proto_u64s list, uint64_t id)
 {
     for (uint32_t i = 0; i < list.count; i++) {
-        if (list.values[i] == value)
+        if (list.values[i] == id)
             return true;
     }
     return false;
@@ -251,7 +251,7 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     struct coord_lease *next;
     for (struct coord_lease *lease = worker->first_lease; lease; lease = next) {
         next = lease->next;
-        if (lease->confirm_by_ms != COORD_NEVER || contains(renew->leases, lease->id))
+        if (lease->confirm_by_ms != COORD_NEVER || lease_is_listed(renew->leases, lease->id))
             continue;
         if (++lease->unlisted >= 2)
             lease_lapse(core, lease, false, "was dropped by its worker");

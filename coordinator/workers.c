@@ -109,15 +109,6 @@ static bool was_replaced(const struct coord_worker *worker, uint64_t instance)
     return false;
 }
 
-static bool contains(struct proto_u64s list, uint64_t value)
-{
-    for (uint32_t i = 0; i < list.count; i++) {
-        if (list.values[i] == value)
-            return true;
-    }
-    return false;
-}
-
 /* A new process under a known name: the one before is gone, or will be turned away. What it held is
  * free at once. */
 static void take_over(struct coord_core *core, struct coord_worker *worker, uint64_t instance)
@@ -205,7 +196,7 @@ static void settle_leases(struct coord_core *core, struct coord_worker *worker,
     reply->leases_lost = (struct proto_u64s){.values = action->ids, .count = lost};
     int64_t soon = core->now_ms + core->options.times.reclaim_ms;
     for (struct coord_lease *lease = worker->first_lease; lease; lease = lease->next) {
-        if (contains(hello->leases, lease->id)) {
+        if (lease_is_listed(hello->leases, lease->id)) {
             lease->expires_ms = core->now_ms + core->options.times.lease_ms;
             lease->confirm_by_ms = COORD_NEVER;
         } else {
