@@ -358,7 +358,9 @@ void sim_coordinator_start(struct sim *sim)
     sim->life++;
     enum sp_err rc = world_try_open(&sim->world);
     if (rc == SP_OK) {
-        sim->core = world_try_core(&sim->world, &sim->times, sim_draw(sim, UINT64_MAX), sim->now);
+        const struct coord_options options = {
+            .times = sim->times, .instance = sim_draw(sim, UINT64_MAX), .version = "test"};
+        sim->core = world_try_core(&sim->world, &options, sim->now);
         rc = sim->core ? SP_OK : sim->world.err.code;
         if (!sim->core)
             world_close(&sim->world);

@@ -156,11 +156,10 @@ void world_remove(struct world *world)
     world_check(world, sp_remove_tree(world->dir, &world->err), "remove");
 }
 
-struct coord_core *world_try_core(struct world *world, const struct coord_times *times,
-                                  uint64_t instance, int64_t now_ms)
+struct coord_core *world_try_core(struct world *world, const struct coord_options *options,
+                                  int64_t now_ms)
 {
-    struct coord_options options = {.times = *times, .instance = instance, .version = "test"};
-    struct coord_core *core = coord_core_new(&options);
+    struct coord_core *core = coord_core_new(options);
     struct coord_loaded loaded;
     enum sp_err rc = coord_load_run(world->store, world->blobs, WORLD_RUN, &loaded, &world->err);
     if (rc == SP_OK)
@@ -171,10 +170,10 @@ struct coord_core *world_try_core(struct world *world, const struct coord_times 
     return NULL;
 }
 
-struct coord_core *world_core(struct world *world, const struct coord_times *times,
-                              uint64_t instance, int64_t now_ms)
+struct coord_core *world_core(struct world *world, const struct coord_options *options,
+                              int64_t now_ms)
 {
-    struct coord_core *core = world_try_core(world, times, instance, now_ms);
+    struct coord_core *core = world_try_core(world, options, now_ms);
     world_check(world, core ? SP_OK : world->err.code, "load");
     struct sp_arena *arena = sp_arena_new(4096, 1 << 20);
     struct store_hold *holds;

@@ -34,10 +34,10 @@ void world_close(struct world *world);
 void world_open(struct world *world);
 enum sp_err world_try_open(struct world *world); /* what failed stands in world->err */
 /* A new core, filled from the store; try: NULL when a disk in trouble does not let it. */
-struct coord_core *world_try_core(struct world *world, const struct coord_times *times,
-                                  uint64_t instance, int64_t now_ms);
-struct coord_core *world_core(struct world *world, const struct coord_times *times,
-                              uint64_t instance, int64_t now_ms);
+struct coord_core *world_try_core(struct world *world, const struct coord_options *options,
+                                  int64_t now_ms);
+struct coord_core *world_core(struct world *world, const struct coord_options *options,
+                              int64_t now_ms);
 void world_check(struct world *world, enum sp_err rc, const char *what);
 
 #endif

@@ -207,6 +207,14 @@ void cf_release(struct cf *fx)
         commit_one(fx, fx->held[i]);
 }
 
+static void new_core(struct cf *fx, struct coord_options options)
+{
+    options.times = fx->times;
+    options.instance = ++fx->instances;
+    options.version = "test";
+    fx->core = world_core(&fx->world, &options, fx->now);
+}
+
 void cf_open(struct cf *fx, const char *settings)
 {
     struct world_options options = {
@@ -217,7 +225,7 @@ void cf_open(struct cf *fx, const char *settings)
     fx->now = 1000;
     coord_times_init(1, &fx->times);
     world_make(&fx->world, &options);
-    fx->core = world_core(&fx->world, &fx->times, ++fx->instances, fx->now);
+    new_core(fx, (struct coord_options){0});
 }
 
 void cf_close(struct cf *fx)
@@ -229,29 +237,19 @@ void cf_close(struct cf *fx)
     sp_arena_free(fx->arena);
 }
 
-void cf_restart(struct cf *fx)
+void cf_restart_with(struct cf *fx, struct coord_options options)
 {
     coord_core_free(fx->core);
     fx->held_count = 0;
     fx->hold = fx->hold_work = fx->is_waiting = false;
     world_close(&fx->world);
     world_open(&fx->world);
-    fx->core = world_core(&fx->world, &fx->times, ++fx->instances, fx->now);
+    new_core(fx, options);
 }
 
-void cf_restart_with(struct cf *fx, struct coord_options options)
+void cf_restart(struct cf *fx)
 {
-    cf_restart(fx);
-    coord_core_free(fx->core);
-    options.times = fx->times;
-    options.instance = ++fx->instances;
-    fx->core = coord_core_new(&options);
-    struct coord_loaded loaded;
-    world_check(&fx->world,
-                coord_load_run(fx->world.store, fx->world.blobs, WORLD_RUN, &loaded,
-                               &fx->world.err),
-                "load");
-    world_check(&fx->world, coord_load_add(fx->core, &loaded, fx->now, &fx->world.err), "add");
+    cf_restart_with(fx, (struct coord_options){0});
 }
 
 void cf_tick(struct cf *fx, int64_t ms)
