@@ -13,6 +13,11 @@
 
 struct emu emu;
 
+/* Addresses are multiples of this; what that leaves before the page holds a pattern, which is
+ * looked at when the piece is freed. */
+#define ALIGNED 128
+#define PATTERN 0xa5
+
 struct piece { /* one allocation: whole pages, the last of which can't be touched */
     struct piece *next;
     uint8_t *pages;
@@ -58,12 +63,21 @@ void device_usage(struct device *d, struct device_usage *ret)
         .memory_free = d->free_bytes, .memory_total = memory_bytes(), .busy = 0.5};
 }
 
+static void protect_piece(struct piece *p, bool open)
+{
+    SP_ASSERT(mprotect(p->pages, p->open_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE) == 0);
+}
+
+static size_t tail_bytes(const struct piece *p)
+{
+    return (size_t)(p->pages + p->open_bytes - (p->memory + p->bytes));
+}
+
 /* Memory of the device is there for kernels and copies alone. */
 static void protect(struct device *d, bool open)
 {
     for (struct piece *p = d->pieces; p; p = p->next)
-        SP_ASSERT(mprotect(p->pages, p->open_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE) ==
-                  0);
+        protect_piece(p, open);
     d->open = open;
 }
 
@@ -74,10 +88,13 @@ void *device_alloc(struct device *d, size_t bytes)
         return NULL;
     struct piece *p = sp_xalloc(sizeof(*p));
     p->bytes = bytes;
-    p->open_bytes = (bytes + 4 + page - 1) / page * page;
+    p->open_bytes = (bytes + ALIGNED + page - 1) / page * page;
     p->pages = mmap(NULL, p->open_bytes + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     SP_ASSERT(p->pages != MAP_FAILED);
-    p->memory = p->pages + p->open_bytes - (bytes + 3) / 4 * 4;
+    p->memory = p->pages + p->open_bytes - (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
+    protect_piece(p, true);
+    memset(p->memory + bytes, PATTERN, tail_bytes(p));
+    protect_piece(p, d->open);
     p->next = d->pieces;
     d->pieces = p;
     d->free_bytes -= bytes;
@@ -95,6 +112,9 @@ void device_free(struct device *d, void *memory)
     SP_ASSERT(*at != NULL); /* it is this device's, and was not freed before */
     struct piece *p = *at;
     *at = p->next;
+    protect_piece(p, true);
+    for (size_t i = 0; i < tail_bytes(p); i++)
+        SP_ASSERT(p->memory[p->bytes + i] == PATTERN); /* nobody wrote behind it */
     munmap(p->pages, p->open_bytes + page);
     d->free_bytes += p->bytes;
     free(p);
@@ -137,8 +157,9 @@ void device_wait(struct device *d)
     (void)d;
 }
 
-void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
-                   struct device_grid threads, const void *args)
+/* Every block finds `shared_bytes` of dynamic memory that hold no numbers. */
+static void run_blocks(struct device *d, const void *kernel, struct device_grid blocks,
+                       struct device_grid threads, size_t shared_bytes, const void *args)
 {
     const struct emu_kernel *k = kernel;
     SP_ASSERT(threads.x * threads.y <= 256 && blocks.x <= 0x7fffffff && blocks.y <= 65535);
@@ -148,9 +169,27 @@ void device_launch(struct device *d, const void *kernel, struct device_grid bloc
     for (uint32_t y = 0; y < blocks.y; y++)
         for (uint32_t x = 0; x < blocks.x; x++) {
             emu.block = (struct emu_index){x, y};
+            if (shared_bytes > 0)
+                memset(emu.dynamic, 0xff, shared_bytes);
             k->run(args);
         }
     protect(d, false);
+}
+
+void device_launch_shared(struct device *d, const void *kernel, struct device_grid blocks,
+                          struct device_grid threads, size_t shared_bytes, const void *args)
+{
+    SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
+    emu.dynamic = device_alloc(d, (shared_bytes + 127) / 128 * 128);
+    SP_ASSERT(emu.dynamic != NULL);
+    run_blocks(d, kernel, blocks, threads, shared_bytes, args);
+    device_free(d, emu.dynamic);
+}
+
+void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
+                   struct device_grid threads, const void *args)
+{
+    run_blocks(d, kernel, blocks, threads, 0, args);
 }
 
 /* The reference of cublasLt's products: one chain over k. With SPIN_EMULATE_NO_CUBLASLT there is

@@ -11,15 +11,29 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
+
+#include "common/base/half.h"
+#include "common/base/mem.h"
 
 #define GPU_EMULATED
 #define GPU_FN static inline __attribute__((unused))
 #define GPU_SHARED static
+#define GPU_SHARED_TILES static _Alignas(128)
+#define GPU_DYNAMIC ((void *)emu.dynamic)
 #define GPU_OWN static
 #define GPU_COPIES GPU_THREADS
 #define GPU_SELF (emu.thread.y * emu.threads.x + emu.thread.x)
 #define GPU_EACH for (emu_first(); emu.more; emu_next())
 #define GPU_SYNC() ((void)0)
+#define GPU_WARP (emu.thread.x / GPU_WARP_THREADS)
+/* Once for each warp, by its first thread. */
+#define GPU_EACH_WARP                                                                              \
+    GPU_EACH                                                                                       \
+    if (emu.thread.x % GPU_WARP_THREADS == 0)
+#define GPU_OWN_WARP static
+#define GPU_WARP_COPIES (GPU_THREADS / GPU_WARP_THREADS)
+#define GPU_WARP_SELF GPU_WARP
 #define GPU_KERNEL(name, args)                                                                     \
     static void name##_body(const struct args p);                                                  \
     static void name##_entry(const void *p)                                                        \
@@ -29,6 +43,32 @@
     static const struct emu_kernel name##_emulated = {name##_entry};                               \
     const void *const name##_kernel = &name##_emulated;                                            \
     static void name##_body(const struct args p)
+
+/* Tiles: as the device rounds nothing but the result of a sum, nor do these. Products of a tile are
+ * one chain over k. */
+typedef struct {
+    uint16_t at[16][16];
+} gpu_left, gpu_right;
+typedef struct {
+    uint16_t at[16][16]; /* as it lies in memory: [k][row], [column][k] */
+} gpu_left_across, gpu_right_across;
+typedef struct {
+    float at[16][16];
+} gpu_sum;
+
+#define gpu_tile_load(tile, from, ld) emu_tile_load((tile)->at, (from), (size_t)(ld))
+#define gpu_tile_zero(sum) memset((sum)->at, 0, sizeof((sum)->at))
+#define gpu_tile_multiply(sum, left, right)                                                        \
+    emu_tile_multiply((sum)->at, (left)->at,                                                       \
+                      _Generic(*(left), gpu_left                                                   \
+                               : false, gpu_left_across                                            \
+                               : true),                                                            \
+                      (right)->at,                                                                 \
+                      _Generic(*(right), gpu_right                                                 \
+                               : false, gpu_right_across                                           \
+                               : true))
+#define gpu_tile_load_sum(sum, from, ld) emu_sum_load((sum)->at, (from), (size_t)(ld))
+#define gpu_tile_store_sum(to, sum, ld) emu_sum_store((to), (sum)->at, (size_t)(ld))
 
 #define threadIdx emu.thread
 #define blockIdx emu.block
@@ -44,6 +84,7 @@ struct emu_kernel {
 struct emu { /* the thread that is run, and where it stands */
     struct emu_index thread, block, threads, blocks;
     bool more, backwards;
+    uint8_t *dynamic; /* shared memory of the launch, which ends at a page that can't be touched */
 };
 extern struct emu emu;
 
@@ -64,6 +105,48 @@ static inline void emu_next(void)
     emu.thread.x = emu.backwards ? emu.threads.x - 1 : 0;
     emu.more = emu.thread.y != (emu.backwards ? 0 : emu.threads.y - 1);
     emu.thread.y += step;
+}
+
+/* The device asks this of addresses and strides. */
+static inline void emu_aligned(const void *at, size_t ld, size_t bytes)
+{
+    SP_ASSERT((uintptr_t)at % 32 == 0 && ld * bytes % 16 == 0);
+}
+
+static inline void emu_tile_load(uint16_t to[16][16], const uint16_t *from, size_t ld)
+{
+    emu_aligned(from, ld, sizeof(*from));
+    for (size_t i = 0; i < 16; i++)
+        memcpy(to[i], from + i * ld, sizeof(to[i]));
+}
+
+static inline void emu_sum_load(float to[16][16], const float *from, size_t ld)
+{
+    emu_aligned(from, ld, sizeof(*from));
+    for (size_t i = 0; i < 16; i++)
+        memcpy(to[i], from + i * ld, sizeof(to[i]));
+}
+
+static inline void emu_sum_store(float *to, float from[16][16], size_t ld)
+{
+    emu_aligned(to, ld, sizeof(*to));
+    for (size_t i = 0; i < 16; i++)
+        memcpy(to + i * ld, from[i], sizeof(from[i]));
+}
+
+static inline void emu_tile_multiply(float sum[16][16], uint16_t a[16][16], bool a_across,
+                                     uint16_t b[16][16], bool b_across)
+{
+    float left[16][16], right[16][16]; /* [row][k], [k][column] */
+    for (size_t i = 0; i < 16; i++)
+        for (size_t j = 0; j < 16; j++) {
+            left[i][j] = sp_bf16_to_f32(a_across ? a[j][i] : a[i][j]);
+            right[i][j] = sp_bf16_to_f32(b_across ? b[j][i] : b[i][j]);
+        }
+    for (size_t i = 0; i < 16; i++)
+        for (size_t k = 0; k < 16; k++)
+            for (size_t j = 0; j < 16; j++)
+                sum[i][j] = fmaf(left[i][k], right[k][j], sum[i][j]);
 }
 
 #endif

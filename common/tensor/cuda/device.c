@@ -182,13 +182,24 @@ void device_wait(struct device *d)
 void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
                    struct device_grid threads, const void *args)
 {
+    device_launch_shared(d, kernel, blocks, threads, 0, args);
+}
+
+void device_launch_shared(struct device *d, const void *kernel, struct device_grid blocks,
+                          struct device_grid threads, size_t shared_bytes, const void *args)
+{
     if (blocks.x == 0 || blocks.y == 0)
         return;
     SP_ASSERT(blocks.x <= 0x7fffffff && blocks.y <= 65535);
     struct dim3 grid = {(unsigned)blocks.x, (unsigned)blocks.y, 1};
     struct dim3 block = {(unsigned)threads.x, (unsigned)threads.y, 1};
     void *params[] = {(void *)(uintptr_t)args};
-    check(cudaLaunchKernel(kernel, grid, block, params, 0, d->stream), "kernel");
+    SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
+    if (shared_bytes > 0)
+        check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   (int)shared_bytes),
+              "shared memory");
+    check(cudaLaunchKernel(kernel, grid, block, params, shared_bytes, d->stream), "kernel");
 }
 
 struct layouts { /* of the first factor there, the second, and the result */

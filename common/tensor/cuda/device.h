@@ -53,6 +53,11 @@ struct device_grid {
 };
 void device_launch(struct device *device, const void *kernel, struct device_grid blocks,
                    struct device_grid threads, const void *args);
+/* The same with so much shared memory for each block beside what the kernel declares, at most
+ * DEVICE_SHARED_BYTES (what every device that we build for has, sm_86 and sm_89 the least). */
+#define DEVICE_SHARED_BYTES (99 * 1024)
+void device_launch_shared(struct device *device, const void *kernel, struct device_grid blocks,
+                          struct device_grid threads, size_t shared_bytes, const void *args);
 
 /* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums. A is (M,K), or (K,M) when transposed; B
  * is (K,N), or (N,K). The algorithm is chosen once for each shape of weights, without splitting k,
