@@ -44,6 +44,8 @@ static enum sp_err fit_slots(const struct gen *gen, const struct model *model,
 {
     struct tn_usage usage;
     int32_t asked = options->slots;
+    options->stored_weights = gen->backend->weights;
+    options->stored_activations = gen->backend->activations;
     tn_usage(gen->backend, &usage);
     if (usage.memory_free == 0)
         return SP_OK;

@@ -84,6 +84,8 @@ static struct spin_step_config step_config(const struct train_session *session,
         .batch_pairs = (int32_t)s->batch_pairs,
         .micro_rows = (int32_t)SP_MAX(s->micro_batch_tokens, longest),
         .longest = (int32_t)longest,
+        .weights = session->trainer->backend->weights,
+        .activations = session->trainer->backend->activations,
     };
 }
 

@@ -63,15 +63,25 @@ static enum sp_err fill_options(const struct model_config *c, struct model_decod
     return SP_OK;
 }
 
-static size_t block_floats(const struct model_config *c, const struct model_decoder_options *o)
+#define ROUNDING 64 /* bytes that parts of the block begin at multiples of */
+
+static size_t block_bytes(const struct model_config *c, const struct model_decoder_options *o)
 {
     size_t rows = (size_t)o->rows_per_step, d = (size_t)c->hidden, f = (size_t)c->ffn;
     size_t att = (size_t)c->heads * (size_t)c->head_size;
     size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
     size_t logit_rows = (size_t)SP_MIN(o->rows_per_step, DECODER_LOGIT_ROWS);
     size_t gu = (size_t)model_config_ffn_width(c), turn = (size_t)model_rope_width(c);
-    return rows * (3 * d + qkv + att + gu + f + 2) + logit_rows * (2 * d + (size_t)c->vocab) +
-           (size_t)o->max_positions * turn * (c->local_theta > 0 ? 2 : 1) + 16 * 20;
+    size_t numbers = rows * (3 * d + qkv + att + gu + f) + logit_rows * 2 * d;
+    size_t floats = rows * 2 + logit_rows * (size_t)c->vocab +
+                    (size_t)o->max_positions * turn * (c->local_theta > 0 ? 2 : 1);
+    return numbers * tn_unit(o->stored_activations) + floats * sizeof(float) + ROUNDING * 20;
+}
+
+/* Bytes of a number of decode weights, or of the cache, of this type. */
+static size_t kept_unit(const struct model_decoder_options *o, enum tn_dtype dtype)
+{
+    return tn_unit(o->stored_activations == TN_BF16 ? TN_BF16 : dtype);
 }
 
 enum sp_err model_decoder_bytes(const struct model_config *c,
@@ -83,15 +93,16 @@ enum sp_err model_decoder_bytes(const struct model_config *c,
     if (rc != SP_OK)
         return rc;
     size_t kv = (size_t)c->kv_heads * (size_t)c->head_size, cache, bytes;
-    size_t weights = (size_t)c->n_params * (o.weights == TN_BF16 ? 2 : 4);
+    size_t weights = (size_t)c->n_params * kept_unit(&o, o.weights);
     size_t records =
         (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4 + (size_t)o.slots * 4;
-    if (c->tie_embeddings || o.weights == TN_BF16) /* the table itself stays fp32, unpacked */
-        weights += (size_t)c->vocab * (size_t)c->hidden * 4;
-    if (c->traits.learned_positions) /* counted above in the dtype of weights, kept as fp32 */
-        weights += (size_t)c->max_positions * (size_t)c->hidden * 4;
-    bytes = weights + block_floats(c, &o) * sizeof(float);
-    if (!sp_mul_size(2 * kv * (o.cache == TN_BF16 ? 2 : 4),
+    /* The table itself stays as the backend stores parameters, beside the output matrix. */
+    if (c->tie_embeddings || kept_unit(&o, o.weights) == 2)
+        weights += (size_t)c->vocab * (size_t)c->hidden * tn_unit(o.stored_weights);
+    if (c->traits.learned_positions) /* counted above in the dtype of decode weights */
+        weights += (size_t)c->max_positions * (size_t)c->hidden * tn_unit(o.stored_weights);
+    bytes = weights + block_bytes(c, &o);
+    if (!sp_mul_size(2 * kv * kept_unit(&o, o.cache),
                      (size_t)c->layers * (size_t)o.slots * (size_t)o.max_positions, &cache) ||
         !sp_mul_size(records, (size_t)o.max_positions, &records) ||
         !sp_add_size(bytes, cache, &bytes) || !sp_add_size(bytes, records, &bytes))
@@ -113,22 +124,23 @@ enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
     }
 }
 
-/* From the model's block to memory of our own, through the host, some rows at a time. */
-static bool copy_params(struct model_decoder *d, const struct model *m, float *to, size_t offset,
-                        size_t n)
+/* A table of the model, through the host, some rows at a time; NULL: no memory. */
+static void *copy_table(struct model_decoder *d, const struct model *m, size_t offset, size_t n)
 {
-    const struct tn_ops *ops = d->backend->ops;
-    size_t chunk = SP_MIN(n, (size_t)1 << 20);
-    float *host = sp_alloc_block(chunk, sizeof(float));
-    if (!host)
-        return false;
-    for (size_t i = 0; i < n; i += chunk) {
-        size_t bytes = SP_MIN(chunk, n - i) * sizeof(float);
-        ops->download(d->backend, host, m->params + offset + i, bytes);
-        ops->upload(d->backend, to + i, host, bytes);
+    struct tn_backend *be = d->backend;
+    size_t unit = tn_unit(be->weights), chunk = SP_MIN(n, (size_t)1 << 20);
+    char *to = be->ops->alloc(be, n, unit), *host = sp_alloc_block(chunk, unit);
+    for (size_t i = 0; to && host && i < n; i += chunk) {
+        size_t bytes = SP_MIN(chunk, n - i) * unit;
+        be->ops->download(be, host, model_param(m, offset + i), bytes);
+        be->ops->upload(be, to + i * unit, host, bytes);
+    }
+    if (to && !host) {
+        be->ops->free(be, to);
+        to = NULL;
     }
     sp_free_block(host);
-    return true;
+    return to;
 }
 
 /* Vectors of the model go into one block, each on a line of its own. */
@@ -136,7 +148,6 @@ struct vectors {
     struct model_decoder *d;
     const struct model *m;
     float *next;
-    bool failed;
 };
 
 static size_t vector_floats(const struct model_config *c)
@@ -149,23 +160,26 @@ static size_t vector_floats(const struct model_config *c)
 }
 
 /* NULL when the model has no such vector. */
-static float *take_vector(struct vectors *v, size_t offset, int32_t n)
+static float *take_shifted(struct vectors *v, size_t offset, int32_t n, float shift)
 {
-    if (offset == 0 || v->failed)
+    struct tn_backend *be = v->d->backend;
+    if (offset == 0)
         return NULL;
     float *to = v->next;
     v->next += ((size_t)n + 15) / 16 * 16;
-    v->failed = !copy_params(v->d, v->m, to, offset, (size_t)n);
+    be->ops->widen(be, to, model_param(v->m, offset), shift, (size_t)n);
     return to;
+}
+
+static float *take_vector(struct vectors *v, size_t offset, int32_t n)
+{
+    return take_shifted(v, offset, n, 0.0f);
 }
 
 static float *take_norm(struct vectors *v, size_t offset, int32_t n)
 {
-    float *w = take_vector(v, offset, n);
-    struct tn_backend *be = v->d->backend;
-    if (w && !v->failed && v->d->config.traits.norm == MODEL_NORM_RMS_PLUS)
-        be->ops->affine(be, w, w, 1, 1, (size_t)n);
-    return w;
+    return take_shifted(v, offset, n,
+                        v->d->config.traits.norm == MODEL_NORM_RMS_PLUS ? 1.0f : 0.0f);
 }
 
 static void take_layer_vectors(struct vectors *v, const struct model_layer *from,
@@ -195,15 +209,13 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
     enum tn_dtype dtype = d->options.weights, rows = d->options.activations;
     size_t width = (size_t)c->hidden;
     int32_t hc = c->heads * c->head_size, qkv = hc + 2 * c->kv_heads * c->head_size;
-    d->embed = ops->alloc(be, (size_t)c->vocab * width, sizeof(float));
+    d->embed = copy_table(d, m, m->layout.embed, (size_t)c->vocab * width);
     d->vectors = ops->alloc(be, vector_floats(c), sizeof(float));
-    if (!d->embed || !d->vectors ||
-        !copy_params(d, m, d->embed, m->layout.embed, (size_t)c->vocab * width))
+    if (!d->embed || !d->vectors)
         return false;
     if (c->traits.learned_positions) {
-        size_t n = (size_t)c->max_positions * width;
-        d->places = ops->alloc(be, n, sizeof(float));
-        if (!d->places || !copy_params(d, m, d->places, m->layout.positions, n))
+        d->places = copy_table(d, m, m->layout.positions, (size_t)c->max_positions * width);
+        if (!d->places)
             return false;
     }
     struct vectors v = {.d = d, .m = m, .next = d->vectors};
@@ -211,27 +223,26 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
         const struct model_layer *from = &m->layout.layers[l];
         struct decoder_layer *to = &d->layers[l];
         take_layer_vectors(&v, from, to);
-        if (v.failed)
-            return false;
-        to->qkv = ops->weights_new(be, m->params + from->qkv, qkv, c->hidden, dtype, rows);
-        to->out = ops->weights_new(be, m->params + from->out, c->hidden, hc, dtype, rows);
-        to->gate_up = ops->weights_new(be, m->params + from->gate_up, model_config_ffn_width(c),
+        to->qkv = ops->weights_new(be, model_param(m, from->qkv), qkv, c->hidden, dtype, rows);
+        to->out = ops->weights_new(be, model_param(m, from->out), c->hidden, hc, dtype, rows);
+        to->gate_up = ops->weights_new(be, model_param(m, from->gate_up), model_config_ffn_width(c),
                                        c->hidden, dtype, rows);
-        to->down = ops->weights_new(be, m->params + from->down, c->hidden, c->ffn, dtype, rows);
+        to->down = ops->weights_new(be, model_param(m, from->down), c->hidden, c->ffn, dtype, rows);
         if (!to->qkv || !to->out || !to->gate_up || !to->down)
             return false;
     }
     d->final_norm = take_norm(&v, m->layout.final_norm, c->hidden);
     d->final_bias = take_vector(&v, m->layout.final_bias, c->hidden);
     SP_ASSERT((size_t)(v.next - d->vectors) <= vector_floats(c));
-    d->head = ops->weights_new(be, m->params + m->layout.head, c->vocab, c->hidden, dtype, rows);
-    return d->head && !v.failed;
+    d->head =
+        ops->weights_new(be, model_param(m, m->layout.head), c->vocab, c->hidden, dtype, rows);
+    return d->head != NULL;
 }
 
-static float *part(float **next, size_t n)
+static void *part(char **next, size_t bytes)
 {
-    float *p = *next;
-    *next += (n + 15) / 16 * 16;
+    char *p = *next;
+    *next += (bytes + ROUNDING - 1) / ROUNDING * ROUNDING;
     return p;
 }
 
@@ -245,24 +256,25 @@ static bool take_activations(struct model_decoder *d)
     size_t positions = (size_t)d->options.max_positions;
     size_t half = (size_t)model_rope_width(c) / 2, gu = (size_t)model_config_ffn_width(c);
     size_t logit_rows = (size_t)d->logit_rows;
-    d->block = ops->alloc(d->backend, block_floats(c, &d->options), sizeof(float));
+    size_t bytes = block_bytes(c, &d->options), unit = tn_unit(d->backend->activations);
+    d->block = ops->alloc(d->backend, bytes, 1);
     if (!d->block)
         return false;
-    float *next = d->block;
-    d->x = part(&next, rows * width);
-    d->norm = part(&next, rows * width);
-    d->mid = part(&next, rows * width);
-    d->qkv = part(&next, rows * qkv);
-    d->att = part(&next, rows * att);
-    d->gu = part(&next, rows * gu);
-    d->half = part(&next, rows * f);
-    d->rstd = part(&next, 2 * rows);
-    d->head_x = part(&next, logit_rows * width);
-    d->head_norm = part(&next, logit_rows * width);
-    d->logits = part(&next, logit_rows * (size_t)c->vocab);
+    char *next = d->block;
+    d->x = part(&next, rows * width * unit);
+    d->norm = part(&next, rows * width * unit);
+    d->mid = part(&next, rows * width * unit);
+    d->qkv = part(&next, rows * qkv * unit);
+    d->att = part(&next, rows * att * unit);
+    d->gu = part(&next, rows * gu * unit);
+    d->half = part(&next, rows * f * unit);
+    d->rstd = part(&next, 2 * rows * sizeof(float));
+    d->head_x = part(&next, logit_rows * width * unit);
+    d->head_norm = part(&next, logit_rows * width * unit);
+    d->logits = part(&next, logit_rows * (size_t)c->vocab * sizeof(float));
     for (int32_t i = 0; i < (c->local_theta > 0 ? 4 : 2); i++)
-        d->rope[i] = part(&next, positions * half);
-    SP_ASSERT((size_t)(next - d->block) <= block_floats(c, &d->options));
+        d->rope[i] = part(&next, positions * half * sizeof(float));
+    SP_ASSERT((size_t)(next - (char *)d->block) <= bytes);
     if (!model_rope_upload(d->backend, c, d->options.max_positions, d->rope))
         return false;
     d->cache = ops->cache_new(d->backend, c->layers, d->options.slots, d->options.max_positions,
@@ -328,6 +340,8 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
 {
     struct model_decoder_options o = *options;
     size_t bytes;
+    o.stored_weights = m->backend->weights;
+    o.stored_activations = m->backend->activations;
     enum sp_err rc = fill_options(&m->config, &o, err);
     if (rc == SP_OK)
         rc = model_decoder_bytes(&m->config, &o, &bytes, err);
@@ -369,7 +383,7 @@ void model_decoder_free(struct model_decoder *d)
         be->ops->weights_free(be, d->head);
     if (d->cache)
         be->ops->cache_free(be, d->cache);
-    float *blocks[] = {d->embed, d->places, d->vectors, d->block};
+    void *blocks[] = {d->embed, d->places, d->vectors, d->block};
     for (size_t i = 0; i < SP_COUNT(blocks); i++)
         if (blocks[i])
             be->ops->free(be, blocks[i]);

@@ -38,6 +38,9 @@ struct model_decoder_options {
     enum tn_dtype cache;   /* TN_F32 or TN_BF16 */
     /* TN_F32, or TN_BF16 with such weights: rows are rounded before each product with weights. */
     enum tn_dtype activations;
+    /* As the backend stores parameters and activations (model_decoder_new asks it): with bf16
+     * activations decode weights and cache are bf16, too. */
+    enum tn_dtype stored_weights, stored_activations;
 };
 
 #define MODEL_DECODER_ANSWERS 2

@@ -73,17 +73,19 @@ struct model_decoder {
     struct model_decoder_options options; /* defaults filled in */
     bool broken;                          /* logits were not finite */
     /* weights */
-    float *embed;   /* (V, D) */
-    float *places;  /* (max_positions, D) learned positions, or NULL */
+    void *embed;    /* (V, D), parameters */
+    void *places;   /* (max_positions, D) learned positions, or NULL */
     float *vectors; /* all norms and biases */
     float *final_norm, *final_bias;
     struct decoder_layer *layers;
     struct tn_weights *head;
     struct tn_kv_cache *cache;
     /* activations, rows_per_step rows, one block */
-    float *block;
-    float *x, *norm, *qkv, *att, *mid, *gu, *half, *rstd;
-    float *head_x, *head_norm, *logits; /* logit_rows rows */
+    void *block;
+    void *x, *norm, *qkv, *att, *mid, *gu, *half;
+    float *rstd;
+    void *head_x, *head_norm; /* logit_rows rows */
+    float *logits;
     float *rope[MODEL_ROPE_TABLES];
     int32_t logit_rows;
     /* the batch of a step, host */

@@ -114,7 +114,7 @@ static void build_batch(struct model_decoder *d)
     }
 }
 
-static void product(struct model_decoder *d, float *y, const float *x, const struct tn_weights *w,
+static void product(struct model_decoder *d, void *y, const void *x, const struct tn_weights *w,
                     const float *bias, int32_t n)
 {
     struct tn_backend *be = d->backend;
@@ -124,7 +124,7 @@ static void product(struct model_decoder *d, float *y, const float *x, const str
 }
 
 /* A part's output y becomes y + x, through the norm behind it where there is one. */
-static void add_residual(struct model_decoder *d, float *y, const float *x, const float *post)
+static void add_residual(struct model_decoder *d, void *y, const void *x, const float *post)
 {
     struct tn_backend *be = d->backend;
     if (post) {
@@ -142,8 +142,9 @@ static void norm_heads(struct model_decoder *d, const struct decoder_layer *laye
     float eps = (float)c->rms_eps;
     be->ops->head_norm(be, d->qkv, NULL, d->qkv, layer->q_norm, d->n_rows, c->heads, c->head_size,
                        width, eps);
-    be->ops->head_norm(be, d->qkv + hc, NULL, d->qkv + hc, layer->k_norm, d->n_rows, c->kv_heads,
-                       c->head_size, width, eps);
+    void *keys = tn_at(d->qkv, be->activations, (size_t)hc);
+    be->ops->head_norm(be, keys, NULL, keys, layer->k_norm, d->n_rows, c->kv_heads, c->head_size,
+                       width, eps);
 }
 
 static void run_layer(struct model_decoder *d, int32_t l)
@@ -231,9 +232,9 @@ static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
     int32_t samples = SP_MAX(0, SP_MIN(n, d->n_samples - first)), targets = 0;
     for (int32_t i = 0; i < n; i++)
         d->gather[i] = logit_row(d, first + i)->row;
-    ops->embed(be, d->head_x, d->x, d->gather, n, c->hidden); /* gathers rows */
+    ops->gather_rows(be, d->head_x, d->x, d->gather, n, c->hidden);
     model_part_norm(be, c, d->head_norm, d->rstd, d->head_x, d->final_norm, d->final_bias, n);
-    ops->linear_packed(be, d->logits, d->head_norm, d->head, n);
+    ops->head_packed(be, d->logits, d->head_norm, d->head, n);
     if (c->logit_softcap > 0)
         ops->softcap(be, d->logits, (float)c->logit_softcap, (size_t)n * (size_t)c->vocab);
     ops->row_lse(be, d->lse, NULL, d->logits, n, c->vocab);

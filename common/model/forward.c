@@ -57,16 +57,17 @@ static enum sp_err check_batch(const struct model *m, const struct model_workspa
     return check_segments(work, b, err);
 }
 
-static void add_bias(struct model *m, float *y, size_t bias, int32_t rows, int32_t n)
+static void add_bias(struct model *m, struct model_workspace *work, void *y, size_t bias,
+                     int32_t rows, int32_t n)
 {
     if (bias)
-        m->backend->ops->bias(m->backend, y, m->params + bias, rows, n);
+        m->backend->ops->bias(m->backend, y, model_vector(m, work, 0, bias, n, 0), rows, n);
 }
 
-static void bias_backward(struct model *m, size_t bias, const float *dy, int32_t rows, int32_t n)
+static void bias_backward(struct model *m, size_t bias, const void *dy, int32_t rows, int32_t n)
 {
     if (bias)
-        m->backend->ops->bias_bwd(m->backend, m->grads + bias, dy, rows, n);
+        m->backend->ops->bias_bwd(m->backend, model_grad(m, bias), dy, rows, n);
 }
 
 static int32_t qkv_width(const struct model_config *c)
@@ -75,8 +76,8 @@ static int32_t qkv_width(const struct model_config *c)
 }
 
 /* What the second norm of layer l reads. */
-static const float *ffn_input(const struct model_config *c, const struct model_activations *a,
-                              const float *x)
+static const void *ffn_input(const struct model_config *c, const struct model_activations *a,
+                             const void *x)
 {
     return c->traits.parallel ? x : a->mid;
 }
@@ -89,41 +90,42 @@ static void layer_to_gate(struct model *m, struct model_workspace *work,
     const struct tn_ops *ops = be->ops;
     const struct model_config *c = &m->config;
     const struct model_layer *layer = &m->layout.layers[l];
-    const float *w = m->params, *x = work->x[l];
+    const void *x = work->x[l];
     int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size;
     int32_t width = qkv_width(c), ffn = model_config_ffn_width(c);
-    float *qkv = c->traits.qk_norm ? a->raw : a->qkv;
-    float *att_out = c->traits.post_norms ? a->att_out : a->mid;
+    void *qkv = c->traits.qk_norm ? a->raw : a->qkv;
+    void *att_out = c->traits.post_norms ? a->att_out : a->mid;
     model_norm_forward(m, work, work->norm, a->rstd1, x, layer->norm1, layer->norm1_bias, rows);
-    ops->linear(be, qkv, work->norm, w + layer->qkv, rows, width, d, false);
-    add_bias(m, qkv, layer->qkv_bias, rows, width);
+    ops->linear(be, qkv, work->norm, model_param(m, layer->qkv), rows, width, d, false);
+    add_bias(m, work, qkv, layer->qkv_bias, rows, width);
     if (c->traits.qk_norm)
         model_heads_forward(m, work, a->qkv, a, layer, rows);
     model_part_rotate(be, c, l, a->qkv, rows, batch->positions, work->rope, false);
     ops->attention(be, a->att, a->lse, a->qkv, rows, batch->segments, batch->n_segments, c->heads,
                    c->kv_heads, c->head_size, model_config_scale(c), model_config_window(c, l),
                    (float)c->attention_softcap);
-    ops->linear(be, att_out, a->att, w + layer->out, rows, d, hc, false);
-    add_bias(m, att_out, layer->out_bias, rows, d);
+    ops->linear(be, att_out, a->att, model_param(m, layer->out), rows, d, hc, false);
+    add_bias(m, work, att_out, layer->out_bias, rows, d);
     if (c->traits.post_norms)
         model_norm_forward(m, work, a->mid, a->rstd3, a->att_out, layer->post1, 0, rows);
     ops->add(be, a->mid, x, (size_t)rows * (size_t)d);
     model_norm_forward(m, work, work->norm, a->rstd2, ffn_input(c, a, x), layer->norm2,
                        layer->norm2_bias, rows);
-    ops->linear(be, a->gu, work->norm, w + layer->gate_up, rows, ffn, d, false);
-    add_bias(m, a->gu, layer->gate_up_bias, rows, ffn);
+    ops->linear(be, a->gu, work->norm, model_param(m, layer->gate_up), rows, ffn, d, false);
+    add_bias(m, work, a->gu, layer->gate_up_bias, rows, ffn);
 }
 
 /* The rest of the feed-forward part; y has no residual yet. */
 static void layer_from_gate(struct model *m, struct model_workspace *work, int32_t rows,
-                            const struct model_layer *layer, struct model_activations *a, float *y)
+                            const struct model_layer *layer, struct model_activations *a, void *y)
 {
     struct tn_backend *be = m->backend;
     const struct model_config *c = &m->config;
-    float *out = c->traits.post_norms ? a->ffn_out : y;
+    void *out = c->traits.post_norms ? a->ffn_out : y;
     model_part_activate(be, c, work->half, a->gu, rows);
-    be->ops->linear(be, out, work->half, m->params + layer->down, rows, c->hidden, c->ffn, false);
-    add_bias(m, out, layer->down_bias, rows, c->hidden);
+    be->ops->linear(be, out, work->half, model_param(m, layer->down), rows, c->hidden, c->ffn,
+                    false);
+    add_bias(m, work, out, layer->down_bias, rows, c->hidden);
     if (c->traits.post_norms)
         model_norm_forward(m, work, y, a->rstd4, a->ffn_out, layer->post2, 0, rows);
 }
@@ -140,8 +142,8 @@ enum sp_err model_forward(struct model *m, struct model_workspace *work,
     struct tn_backend *be = m->backend;
     const struct tn_ops *ops = be->ops;
     int32_t rows = batch->rows, d = m->config.hidden;
-    model_part_embed(be, &m->config, work->x[0], work->norm, m->params + m->layout.embed,
-                     m->params + m->layout.positions, batch->ids, batch->positions, rows);
+    model_part_embed(be, &m->config, work->x[0], work->norm, model_param(m, m->layout.embed),
+                     model_param(m, m->layout.positions), batch->ids, batch->positions, rows);
     for (int32_t l = 0; l < m->config.layers; l++) {
         struct model_activations *a = &work->kept[l];
         layer_to_gate(m, work, batch, l, a);
@@ -154,12 +156,12 @@ enum sp_err model_forward(struct model *m, struct model_workspace *work,
 }
 
 /* The gradient in front of a norm behind a part: work->dx, or work->dx2 through the norm. */
-static const float *before_post_norm(struct model *m, struct model_workspace *work, int32_t rows,
-                                     size_t weights, const float *x, const float *stats)
+static const void *before_post_norm(struct model *m, struct model_workspace *work, int32_t rows,
+                                    size_t weights, const void *x, const float *stats)
 {
     if (!m->config.traits.post_norms)
         return work->dx;
-    size_t bytes = (size_t)rows * (size_t)m->config.hidden * sizeof(float);
+    size_t bytes = (size_t)rows * (size_t)m->config.hidden * tn_unit(m->backend->activations);
     m->backend->ops->zero(m->backend, work->dx2, bytes);
     model_norm_backward(m, work, work->dx2, work->dx, x, stats, weights, 0, rows);
     return work->dx2;
@@ -167,29 +169,29 @@ static const float *before_post_norm(struct model *m, struct model_workspace *wo
 
 /* The feed-forward half: work->dx goes from the layer's output to its middle. In a parallel layer
  * it stays, and work->dx2 receives what this half adds to the gradient of x. */
-static void ffn_backward(struct model *m, struct model_workspace *work, int32_t rows,
-                         const float *x, const struct model_layer *layer,
-                         const struct model_activations *a)
+static void ffn_backward(struct model *m, struct model_workspace *work, int32_t rows, const void *x,
+                         const struct model_layer *layer, const struct model_activations *a)
 {
     struct tn_backend *be = m->backend;
     const struct tn_ops *ops = be->ops;
     const struct model_config *c = &m->config;
     int32_t d = c->hidden, f = c->ffn, width = model_config_ffn_width(c);
-    const float *input = ffn_input(c, a, x);
-    float *w = m->params, *g = m->grads, *to = work->dx;
-    const float *dy = before_post_norm(m, work, rows, layer->post2, a->ffn_out, a->rstd4);
+    const void *input = ffn_input(c, a, x);
+    void *to = work->dx;
+    const void *dy = before_post_norm(m, work, rows, layer->post2, a->ffn_out, a->rstd4);
     model_part_activate(be, c, work->half, a->gu, rows);
-    ops->linear_bwd_w(be, g + layer->down, dy, work->half, rows, d, f);
+    ops->linear_bwd_w(be, model_grad(m, layer->down), dy, work->half, rows, d, f);
     bias_backward(m, layer->down_bias, dy, rows, d);
-    ops->linear_bwd_x(be, work->half, dy, w + layer->down, rows, d, f, false);
+    ops->linear_bwd_x(be, work->half, dy, model_param(m, layer->down), rows, d, f, false);
     model_part_activate_bwd(be, c, work->wide, work->half, a->gu, rows);
     model_norm_forward(m, work, work->norm, a->rstd2, input, layer->norm2, layer->norm2_bias, rows);
-    ops->linear_bwd_w(be, g + layer->gate_up, work->wide, work->norm, rows, width, d);
+    ops->linear_bwd_w(be, model_grad(m, layer->gate_up), work->wide, work->norm, rows, width, d);
     bias_backward(m, layer->gate_up_bias, work->wide, rows, width);
-    ops->linear_bwd_x(be, work->norm, work->wide, w + layer->gate_up, rows, width, d, false);
+    ops->linear_bwd_x(be, work->norm, work->wide, model_param(m, layer->gate_up), rows, width, d,
+                      false);
     if (c->traits.parallel) {
         to = work->dx2;
-        ops->zero(be, to, (size_t)rows * (size_t)d * sizeof(float));
+        ops->zero(be, to, (size_t)rows * (size_t)d * tn_unit(be->activations));
     }
     model_norm_backward(m, work, to, work->norm, input, a->rstd2, layer->norm2, layer->norm2_bias,
                         rows);
@@ -205,11 +207,11 @@ static void attention_backward(struct model *m, struct model_workspace *work,
     const struct model_config *c = &m->config;
     const struct model_layer *layer = &m->layout.layers[l];
     int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size, width = qkv_width(c);
-    float *w = m->params, *g = m->grads, *x = work->x[l];
-    const float *dy = before_post_norm(m, work, rows, layer->post1, a->att_out, a->rstd3);
-    ops->linear_bwd_w(be, g + layer->out, dy, a->att, rows, d, hc);
+    const void *x = work->x[l];
+    const void *dy = before_post_norm(m, work, rows, layer->post1, a->att_out, a->rstd3);
+    ops->linear_bwd_w(be, model_grad(m, layer->out), dy, a->att, rows, d, hc);
     bias_backward(m, layer->out_bias, dy, rows, d);
-    ops->linear_bwd_x(be, work->half, dy, w + layer->out, rows, d, hc, false);
+    ops->linear_bwd_x(be, work->half, dy, model_param(m, layer->out), rows, d, hc, false);
     ops->attention_bwd(be, work->wide, work->half, a->att, a->lse, a->qkv, rows, batch->segments,
                        batch->n_segments, c->heads, c->kv_heads, c->head_size,
                        model_config_scale(c), model_config_window(c, l),
@@ -218,9 +220,10 @@ static void attention_backward(struct model *m, struct model_workspace *work,
     if (c->traits.qk_norm)
         model_heads_backward(m, work, work->wide, a, layer, rows);
     model_norm_forward(m, work, work->norm, a->rstd1, x, layer->norm1, layer->norm1_bias, rows);
-    ops->linear_bwd_w(be, g + layer->qkv, work->wide, work->norm, rows, width, d);
+    ops->linear_bwd_w(be, model_grad(m, layer->qkv), work->wide, work->norm, rows, width, d);
     bias_backward(m, layer->qkv_bias, work->wide, rows, width);
-    ops->linear_bwd_x(be, work->norm, work->wide, w + layer->qkv, rows, width, d, false);
+    ops->linear_bwd_x(be, work->norm, work->wide, model_param(m, layer->qkv), rows, width, d,
+                      false);
     model_norm_backward(m, work, work->dx, work->norm, x, a->rstd1, layer->norm1, layer->norm1_bias,
                         rows);
     if (c->traits.parallel)
@@ -234,11 +237,11 @@ static void embed_backward(struct model *m, struct model_workspace *work,
     const struct model_config *c = &m->config;
     int32_t rows = batch->rows, d = c->hidden;
     if (c->traits.learned_positions)
-        be->ops->embed_bwd(be, m->grads + m->layout.positions, work->dx, batch->positions, rows, d,
-                           c->max_positions);
+        be->ops->embed_bwd(be, model_grad(m, m->layout.positions), work->dx, batch->positions, rows,
+                           d, c->max_positions);
     if (c->traits.scale_embeddings)
         be->ops->affine(be, work->dx, work->dx, sqrtf((float)d), 0, (size_t)rows * (size_t)d);
-    be->ops->embed_bwd(be, m->grads + m->layout.embed, work->dx, batch->ids, rows, d, c->vocab);
+    be->ops->embed_bwd(be, model_grad(m, m->layout.embed), work->dx, batch->ids, rows, d, c->vocab);
 }
 
 enum sp_err model_backward(struct model *m, struct model_workspace *work,

@@ -37,6 +37,8 @@ struct model_workspace_size {
     int32_t longest;     /* rows of its longest segment */
     int32_t max_targets; /* targets of a batch */
     bool backward;       /* false: log-probabilities only */
+    /* As the backend stores them (model_workspace_new asks it). */
+    enum tn_dtype weights, activations;
     size_t extra_bytes;  /* what the caller adds to the plan: optimizer state and the like */
     size_t budget_bytes; /* for everything in the plan; 0: no limit */
 };

@@ -49,9 +49,8 @@ static void block_norm(struct model *m, struct model_workspace *work, const stru
 {
     struct tn_backend *be = m->backend;
     int32_t d = m->config.hidden;
-    /* A table look-up by row number gathers the rows. */
-    be->ops->embed(be, work->head_x, work->x[m->config.layers], work->target_rows + b->first,
-                   b->rows, d);
+    be->ops->gather_rows(be, work->head_x, work->x[m->config.layers], work->target_rows + b->first,
+                         b->rows, d);
     model_norm_forward(m, work, work->head_norm, work->head_rstd, work->head_x,
                        m->layout.final_norm, m->layout.final_bias, b->rows);
 }
@@ -62,8 +61,8 @@ static void block_product(struct model *m, struct model_workspace *work, const s
     struct tn_backend *be = m->backend;
     int32_t v = m->config.vocab;
     float cap = (float)m->config.logit_softcap;
-    be->ops->linear(be, logits, work->head_norm, m->params + m->layout.head, b->rows, v,
-                    m->config.hidden, false);
+    be->ops->head(be, logits, work->head_norm, model_param(m, m->layout.head), b->rows, v,
+                  m->config.hidden);
     if (cap > 0)
         be->ops->softcap(be, logits, cap, (size_t)b->rows * (size_t)v);
 }
@@ -95,9 +94,10 @@ void model_head_backward(struct model *m, struct model_workspace *work,
     struct tn_backend *be = m->backend;
     const struct tn_ops *ops = be->ops;
     int32_t v = m->config.vocab, d = m->config.hidden;
-    const float *head = m->params + m->layout.head;
+    const void *head = model_param(m, m->layout.head);
     float cap = (float)m->config.logit_softcap;
-    ops->zero(be, work->dx, (size_t)batch->rows * (size_t)d * sizeof(float));
+    size_t unit = tn_unit(be->activations);
+    ops->zero(be, work->dx, (size_t)batch->rows * (size_t)d * unit);
     for (struct block b = {0}; next_block(work, &b);) {
         float *logits = block_logits(work, &b, v);
         block_norm(m, work, &b);
@@ -115,13 +115,12 @@ void model_head_backward(struct model *m, struct model_workspace *work,
                             v);
         for (int32_t i = 0; i < b.targets; i++)
             work->targets[b.t + i].row += b.first;
-        ops->linear_bwd_w(be, m->grads + m->layout.head, logits, work->head_norm, b.rows, v, d);
-        ops->linear_bwd_x(be, work->head_norm, logits, head, b.rows, v, d, false);
-        ops->zero(be, work->head_dx, (size_t)b.rows * (size_t)d * sizeof(float));
+        ops->head_bwd_w(be, model_grad(m, m->layout.head), logits, work->head_norm, b.rows, v, d);
+        ops->head_bwd_x(be, work->head_norm, logits, head, b.rows, v, d);
+        ops->zero(be, work->head_dx, (size_t)b.rows * (size_t)d * unit);
         model_norm_backward(m, work, work->head_dx, work->head_norm, work->head_x, work->head_rstd,
                             m->layout.final_norm, m->layout.final_bias, b.rows);
-        /* And its gradient scatters them. */
-        ops->embed_bwd(be, work->dx, work->head_dx, work->target_rows + b.first, b.rows, d,
-                       batch->rows);
+        ops->scatter_rows(be, work->dx, work->head_dx, work->target_rows + b.first, b.rows,
+                          batch->rows, d);
     }
 }

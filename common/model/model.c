@@ -18,11 +18,11 @@ enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *c
     m->backend = backend;
     m->config = *config;
     model_layout_init(&m->layout, config);
-    m->params = backend->ops->alloc(backend, m->layout.count, sizeof(float));
+    m->params = backend->ops->alloc(backend, m->layout.count, tn_unit(backend->weights));
     if (!m->params) {
         enum sp_err rc = sp_fail(err, SP_ENOMEM, "no memory for %lld parameters (%.1f MiB)",
                                  (long long)config->n_params,
-                                 (double)m->layout.count * sizeof(float) / (1 << 20));
+                                 (double)(m->layout.count * tn_unit(backend->weights)) / (1 << 20));
         model_free(m);
         return rc;
     }
@@ -77,7 +77,7 @@ enum sp_err model_new(struct tn_backend *backend, const struct model_config *con
                 host[i] = tensor->first_value;
         else
             init_tensor(seed, t, config->init_std, host, n);
-        backend->ops->upload(backend, m->params + tensor->offset, host, n * sizeof(float));
+        tn_put(backend, model_param(m, tensor->offset), backend->weights, host, n);
     }
     sp_free_block(host);
     *ret = m;
@@ -106,7 +106,7 @@ struct tn_backend *model_backend(const struct model *m)
     return m->backend;
 }
 
-float *model_params(struct model *m, size_t *ret_n)
+void *model_params(struct model *m, size_t *ret_n)
 {
     if (ret_n)
         *ret_n = m->layout.count;
@@ -117,13 +117,13 @@ enum sp_err model_enable_grads(struct model *m, struct sp_error *err)
 {
     if (m->grads)
         return SP_OK;
-    m->grads = m->backend->ops->alloc(m->backend, m->layout.count, sizeof(float));
+    m->grads = m->backend->ops->alloc(m->backend, m->layout.count, tn_unit(m->backend->weights));
     if (!m->grads)
         return sp_fail(err, SP_ENOMEM, "no memory for %zu gradients", m->layout.count);
     return SP_OK;
 }
 
-float *model_grads(struct model *m)
+void *model_grads(struct model *m)
 {
     return m->grads;
 }
@@ -131,7 +131,7 @@ float *model_grads(struct model *m)
 void model_zero_grads(struct model *m)
 {
     if (m->grads)
-        m->backend->ops->zero(m->backend, m->grads, m->layout.count * sizeof(float));
+        m->backend->ops->zero(m->backend, m->grads, m->layout.count * tn_unit(m->backend->weights));
 }
 
 const struct model_tensor *model_tensors(const struct model *m, int32_t *ret_n)

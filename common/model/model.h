@@ -1,5 +1,5 @@
-/* model: the weights of a transformer as one block of fp32 parameters, with an optional block of
- * gradients of the same layout.
+/* model: the weights of a transformer as one block of parameters, with an optional block of
+ * gradients of the same layout; both of the backend's `weights` type.
  *
  * Query, key and value matrices of a layer lie side by side in the block, as do gate and up, so
  * that each trio and pair is one product; the list of tensors names the parts as Hugging Face does.
@@ -70,10 +70,10 @@ const struct model_config *model_get_config(const struct model *model);
 struct tn_backend *model_backend(const struct model *model);
 
 /* The block. n counts elements; between tensors lie a few that are zero and stay zero. */
-float *model_params(struct model *model, size_t *ret_n);
+void *model_params(struct model *model, size_t *ret_n);
 /* Gradients: made (zero) on the first call of model_enable_grads; NULL before. */
 enum sp_err model_enable_grads(struct model *model, struct sp_error *err) SP_MUST_USE;
-float *model_grads(struct model *model);
+void *model_grads(struct model *model);
 void model_zero_grads(struct model *model);
 
 /* Tensors in the order of the block; the table belongs to the model. A tied output matrix is not

@@ -43,7 +43,7 @@ static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
         model_tensor_from_file(tensor, host, spare);
         host = spare;
     }
-    m->backend->ops->upload(m->backend, m->params + tensor->offset, host, n * sizeof(float));
+    tn_put(m->backend, model_param(m, tensor->offset), m->backend->weights, host, n);
     return SP_OK;
 }
 
@@ -152,7 +152,7 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
         rc = sp_fail(err, SP_ENOMEM, "save %s: no memory for a copy of the weights", dir);
         goto out;
     }
-    m->backend->ops->download(m->backend, host, m->params, m->layout.count * sizeof(float));
+    tn_get(m->backend, host, m->params, m->backend->weights, m->layout.count);
     rc = check_values(m, host, dtype, dir, err);
     if (rc != SP_OK)
         goto out;

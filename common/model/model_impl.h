@@ -35,9 +35,18 @@ struct model {
     struct tn_backend *backend; /* borrowed */
     struct model_config config;
     struct model_layout layout;
-    float *params; /* (layout.count), the backend's memory */
-    float *grads;  /* the same, or NULL */
+    void *params; /* (layout.count), the backend's memory */
+    void *grads;  /* the same, or NULL */
 };
+
+static inline void *model_param(const struct model *m, size_t offset)
+{
+    return tn_at(m->params, m->backend->weights, offset);
+}
+static inline void *model_grad(const struct model *m, size_t offset)
+{
+    return tn_at(m->grads, m->backend->weights, offset);
+}
 
 /* A model with zero weights. */
 enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *config,

@@ -8,10 +8,11 @@
 
 #define MIB (1024.0 * 1024.0)
 
-/* Widths of a row in floats, and derived counts. All are products of validated sizes: a row's
- * width stays below 2^31, and rows below 2^31, so that size_t holds every product. */
+/* Widths of a row in numbers, and derived counts. All are products of validated sizes: a row's
+ * width stays below 2^31, and rows below 2^31, so that size_t holds every product. A layer keeps so
+ * many numbers of activations, and so many of statistics. */
 struct widths {
-    size_t d, qkv, att, gu, wide, half, stats, layer, rope;
+    size_t d, qkv, att, gu, wide, half, stats, layer, layer_stats, rope, vector;
 };
 
 static struct widths widths_of(const struct model_config *c)
@@ -24,11 +25,17 @@ static struct widths widths_of(const struct model_config *c)
     w.half = SP_MAX(f, w.att);
     w.stats = c->traits.norm == MODEL_NORM_LAYER ? 2 : 1;
     w.rope = (size_t)model_rope_width(c) * (c->local_theta > 0 ? 2 : 1);
-    w.layer = w.d + w.qkv + w.att + h + w.gu + 2 * w.stats; /* struct model_activations */
-    if (c->traits.qk_norm)
-        w.layer += w.qkv + h + g;
-    if (c->traits.post_norms)
-        w.layer += 2 * (w.d + w.stats);
+    w.layer = w.d + w.qkv + w.att + w.gu; /* struct model_activations */
+    w.layer_stats = h + 2 * w.stats;
+    if (c->traits.qk_norm) {
+        w.layer += w.qkv;
+        w.layer_stats += h + g;
+    }
+    if (c->traits.post_norms) {
+        w.layer += 2 * w.d;
+        w.layer_stats += 2 * w.stats;
+    }
+    w.vector = SP_MAX(SP_MAX(w.d, s), SP_MAX(w.qkv, w.gu));
     return w;
 }
 
@@ -54,32 +61,40 @@ static int32_t head_rows(const struct model_workspace_size *s)
     return SP_MIN(target_rows(s), MODEL_LOGIT_ROWS);
 }
 
-/* Blocks are handed out in multiples of 16 floats; this bounds what rounding adds. */
-#define ROUNDING 16
+/* Vectors of parameters need a copy as they are used. */
+static bool copies_vectors(const struct model_config *c, const struct model_workspace_size *s)
+{
+    return c->traits.norm == MODEL_NORM_RMS_PLUS || s->weights != TN_F32;
+}
 
-static size_t activation_floats(const struct model_config *c, const struct model_workspace_size *s,
-                                int32_t kept)
+/* Blocks are handed out in multiples of so many bytes; this bounds what rounding adds. */
+#define ROUNDING 64
+
+static size_t activation_bytes(const struct model_config *c, const struct model_workspace_size *s,
+                               int32_t kept)
 {
     struct widths w = widths_of(c);
     size_t rows = (size_t)s->max_rows, layers = (size_t)c->layers, k = (size_t)kept;
     size_t inputs = s->backward ? layers + 1 : 2;
     size_t sets = s->backward && kept == c->layers ? k : k + 1;
-    return rows * w.d * inputs + rows * w.layer * sets + ROUNDING * (inputs + 14 * sets);
+    size_t numbers = rows * w.d * inputs + rows * w.layer * sets;
+    return numbers * tn_unit(s->activations) + rows * w.layer_stats * sets * sizeof(float) +
+           ROUNDING * (inputs + 14 * sets);
 }
 
-static size_t scratch_floats(const struct model_config *c, const struct model_workspace_size *s)
+static size_t scratch_bytes(const struct model_config *c, const struct model_workspace_size *s)
 {
     struct widths w = widths_of(c);
     size_t rows = (size_t)s->max_rows, head = (size_t)head_rows(s);
-    size_t total =
-        rows * (w.d + w.half) + head * (2 * w.d + w.stats) + (size_t)rope_rows(c, s) * w.rope;
+    size_t numbers = rows * (w.d + w.half) + head * 2 * w.d;
+    size_t floats = head * w.stats + (size_t)rope_rows(c, s) * w.rope;
     if (s->backward)
-        total += rows * (w.d + w.wide) + head * w.d;
+        numbers += rows * (w.d + w.wide) + head * w.d;
     if (s->backward && has_second_branch(c))
-        total += rows * w.d;
-    if (c->traits.norm == MODEL_NORM_RMS_PLUS)
-        total += SP_MAX(w.d, (size_t)c->head_size);
-    return total + ROUNDING * 16;
+        numbers += rows * w.d;
+    if (copies_vectors(c, s))
+        floats += 2 * w.vector;
+    return numbers * tn_unit(s->activations) + floats * sizeof(float) + ROUNDING * 16;
 }
 
 static enum sp_err check_size(const struct model_config *c, const struct model_workspace_size *s,
@@ -99,7 +114,7 @@ static enum sp_err check_size(const struct model_config *c, const struct model_w
 static void sum_plan(struct model_memory_plan *p, const struct model_config *c,
                      const struct model_workspace_size *s)
 {
-    p->activations = activation_floats(c, s, p->kept_layers) * sizeof(float);
+    p->activations = activation_bytes(c, s, p->kept_layers);
     p->logits = (size_t)p->logit_rows * (size_t)c->vocab * sizeof(float);
     p->total = p->weights + p->grads + p->extra + p->activations + p->logits + p->scratch;
 }
@@ -120,9 +135,9 @@ enum sp_err model_memory_plan(const struct model_config *c, const struct model_w
                                   .layers = c->layers,
                                   .max_rows = s->max_rows,
                                   .logit_rows = head_rows(s)};
-    p.weights = (size_t)c->n_params * sizeof(float);
+    p.weights = (size_t)c->n_params * tn_unit(s->weights);
     p.grads = s->backward ? p.weights : 0;
-    p.scratch = scratch_floats(c, s) * sizeof(float) + (size_t)s->max_targets * 24;
+    p.scratch = scratch_bytes(c, s) + (size_t)s->max_targets * 24;
     sum_plan(&p, c, s);
     if (!fits(&p))
         return sp_fail(
@@ -178,53 +193,64 @@ void model_memory_plan_print(const struct model_memory_plan *p, struct sp_buf *o
 
 /* Hands out parts of a block. */
 struct cursor {
-    float *next, *end;
+    char *next, *end;
+    enum tn_dtype activations;
 };
 
-static float *take(struct cursor *c, size_t rows, size_t width)
+static void *take_bytes(struct cursor *c, size_t bytes)
 {
-    float *part = c->next;
-    size_t n = (rows * width + ROUNDING - 1) / ROUNDING * ROUNDING;
-    SP_ASSERT((size_t)(c->end - c->next) >= n);
-    c->next += n;
+    char *part = c->next;
+    bytes = (bytes + ROUNDING - 1) / ROUNDING * ROUNDING;
+    SP_ASSERT((size_t)(c->end - c->next) >= bytes);
+    c->next += bytes;
     return part;
+}
+
+static void *take(struct cursor *c, size_t rows, size_t width)
+{
+    return take_bytes(c, rows * width * tn_unit(c->activations));
+}
+
+static float *take_floats(struct cursor *c, size_t rows, size_t width)
+{
+    return take_bytes(c, rows * width * sizeof(float));
 }
 
 static void take_activations(struct cursor *c, const struct model_config *config, size_t rows,
                              struct model_activations *a)
 {
     struct widths w = widths_of(config);
-    a->rstd1 = take(c, rows, w.stats);
+    a->rstd1 = take_floats(c, rows, w.stats);
     a->qkv = take(c, rows, w.qkv);
-    a->lse = take(c, rows, (size_t)config->heads);
+    a->lse = take_floats(c, rows, (size_t)config->heads);
     a->att = take(c, rows, w.att);
     a->mid = take(c, rows, w.d);
-    a->rstd2 = take(c, rows, w.stats);
+    a->rstd2 = take_floats(c, rows, w.stats);
     a->gu = take(c, rows, w.gu);
     if (config->traits.qk_norm) {
         a->raw = take(c, rows, w.qkv);
-        a->q_rstd = take(c, rows, (size_t)config->heads);
-        a->k_rstd = take(c, rows, (size_t)config->kv_heads);
+        a->q_rstd = take_floats(c, rows, (size_t)config->heads);
+        a->k_rstd = take_floats(c, rows, (size_t)config->kv_heads);
     }
     if (config->traits.post_norms) {
         a->att_out = take(c, rows, w.d);
         a->ffn_out = take(c, rows, w.d);
-        a->rstd3 = take(c, rows, w.stats);
-        a->rstd4 = take(c, rows, w.stats);
+        a->rstd3 = take_floats(c, rows, w.stats);
+        a->rstd4 = take_floats(c, rows, w.stats);
     }
 }
 
-static void lay_out_activations(struct model_workspace *work, size_t floats)
+static void lay_out_activations(struct model_workspace *work, size_t bytes)
 {
     const struct model_config *config = model_get_config(work->model);
-    struct cursor c = {work->block, work->block + floats};
+    struct cursor c = {work->block, (char *)work->block + bytes, work->size.activations};
     size_t rows = (size_t)work->size.max_rows;
     int32_t layers = config->layers;
     if (work->size.backward) {
         for (int32_t l = 0; l <= layers; l++)
             work->x[l] = take(&c, rows, (size_t)config->hidden);
     } else {
-        float *two[2];
+        void *two[2];
         for (int32_t l = 0; l < 2; l++)
             two[l] = take(&c, rows, (size_t)config->hidden);
         for (int32_t l = 0; l <= layers; l++)
@@ -241,22 +267,22 @@ static void lay_out_activations(struct model_workspace *work, size_t floats)
         take_activations(&c, config, rows, &work->kept[l]);
 }
 
-static void lay_out_scratch(struct model_workspace *work, size_t floats)
+static void lay_out_scratch(struct model_workspace *work, size_t bytes)
 {
     const struct model_config *config = model_get_config(work->model);
     struct widths w = widths_of(config);
-    struct cursor c = {work->scratch, work->scratch + floats};
+    struct cursor c = {work->scratch, (char *)work->scratch + bytes, work->size.activations};
     size_t rows = (size_t)work->size.max_rows, head = (size_t)head_rows(&work->size);
     size_t half = (size_t)model_rope_width(config) / 2;
     work->norm = take(&c, rows, w.d);
     work->half = take(&c, rows, w.half);
     work->head_x = take(&c, head, w.d);
     work->head_norm = take(&c, head, w.d);
-    work->head_rstd = take(&c, head, w.stats);
+    work->head_rstd = take_floats(&c, head, w.stats);
     for (int32_t i = 0; i < (config->local_theta > 0 ? 4 : 2); i++)
-        work->rope[i] = take(&c, (size_t)work->n_positions, half);
-    if (config->traits.norm == MODEL_NORM_RMS_PLUS)
-        work->norm_w = take(&c, 1, SP_MAX(w.d, (size_t)config->head_size));
+        work->rope[i] = take_floats(&c, (size_t)work->n_positions, half);
+    for (int32_t i = 0; i < 2 && copies_vectors(config, &work->size); i++)
+        work->vectors[i] = take_floats(&c, 1, w.vector);
     if (work->size.backward) {
         work->wide = take(&c, rows, w.wide);
         work->dx = take(&c, rows, w.d);
@@ -272,10 +298,10 @@ static enum sp_err take_memory(struct model_workspace *work, struct sp_error *er
     struct tn_backend *b = model_backend(work->model);
     struct widths w = widths_of(c);
     size_t targets = (size_t)SP_MAX(work->size.max_targets, 1);
-    size_t activations = activation_floats(c, &work->size, work->plan.kept_layers);
-    size_t scratch = scratch_floats(c, &work->size);
-    work->block = b->ops->alloc(b, activations, sizeof(float));
-    work->scratch = b->ops->alloc(b, scratch, sizeof(float));
+    size_t activations = activation_bytes(c, &work->size, work->plan.kept_layers);
+    size_t scratch = scratch_bytes(c, &work->size);
+    work->block = b->ops->alloc(b, activations, 1);
+    work->scratch = b->ops->alloc(b, scratch, 1);
     work->logits =
         b->ops->alloc(b, (size_t)work->plan.logit_rows * (size_t)c->vocab, sizeof(float));
     work->target_rows = sp_alloc_block(targets, sizeof(*work->target_rows));
@@ -301,15 +327,18 @@ enum sp_err model_workspace_new(struct model *model, const struct model_workspac
                                 struct model_workspace **ret, struct sp_error *err)
 {
     const struct model_config *c = model_get_config(model);
+    struct model_workspace_size stored = *size;
     struct model_memory_plan plan;
-    enum sp_err rc = model_memory_plan(c, size, &plan, err);
+    stored.weights = model_backend(model)->weights;
+    stored.activations = model_backend(model)->activations;
+    enum sp_err rc = model_memory_plan(c, &stored, &plan, err);
     if (rc == SP_OK && size->backward)
         rc = model_enable_grads(model, err);
     if (rc != SP_OK)
         return rc;
     struct model_workspace *work = sp_xalloc(sizeof(*work));
     work->model = model;
-    work->size = *size;
+    work->size = stored;
     work->plan = plan;
     work->n_positions = rope_rows(c, size);
     work->x = sp_xarray((size_t)c->layers + 1, sizeof(*work->x));
@@ -328,7 +357,7 @@ void model_workspace_free(struct model_workspace *work)
     if (!work)
         return;
     struct tn_backend *b = model_backend(work->model);
-    float *blocks[] = {work->block, work->scratch, work->logits};
+    void *blocks[] = {work->block, work->scratch, work->logits};
     for (size_t i = 0; i < SP_COUNT(blocks); i++)
         if (blocks[i])
             b->ops->free(b, blocks[i]);

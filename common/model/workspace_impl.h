@@ -7,17 +7,17 @@
 /* What a layer's forward pass leaves for its backward pass, T rows each. */
 struct model_activations {
     float *rstd1; /* (T) of the first norm */
-    float *qkv;   /* (T, (H+2G)C), rotated */
+    void *qkv;    /* (T, (H+2G)C), rotated */
     float *lse;   /* (T, H) of the attention scores */
-    float *att;   /* (T, HC): output of attention */
-    float *mid;   /* (T, D): input of the second norm */
+    void *att;    /* (T, HC): output of attention */
+    void *mid;    /* (T, D): input of the second norm */
     float *rstd2; /* (T) of the second norm */
-    float *gu;    /* (T, 2F): gate and up; (T, F) without a gate */
+    void *gu;     /* (T, 2F): gate and up; (T, F) without a gate */
     /* Where the traits ask for them. Statistics of layer norms are (T, 2). */
-    float *raw;               /* (T, (H+2G)C): before the norms of heads */
-    float *q_rstd, *k_rstd;   /* (T, H), (T, G) of these */
-    float *att_out, *ffn_out; /* (T, D): what norms behind attention and feed-forward read */
-    float *rstd3, *rstd4;     /* of these */
+    void *raw;               /* (T, (H+2G)C): before the norms of heads */
+    float *q_rstd, *k_rstd;  /* (T, H), (T, G) of these */
+    void *att_out, *ffn_out; /* (T, D): what norms behind attention and feed-forward read */
+    float *rstd3, *rstd4;    /* of these */
 };
 
 /* cos, sin, then those of local_theta */
@@ -27,24 +27,24 @@ struct model_workspace {
     struct model *model; /* borrowed */
     struct model_workspace_size size;
     struct model_memory_plan plan;
-    float *block;   /* activations, the backend's memory */
-    float *scratch; /* everything else, the backend's memory */
-    float **x;      /* (layers + 1): input of each layer, then the output; (T, D) each */
+    void *block;   /* activations, the backend's memory */
+    void *scratch; /* everything else, the backend's memory */
+    void **x;      /* (layers + 1): input of each layer, then the output; (T, D) each */
     struct model_activations *kept; /* (layers): of layers from first_kept on; all the same scratch
                                      * set before that */
     int32_t first_kept;
     /* scratch of a layer */
-    float *norm;   /* (T, D): a norm's output, then its gradient */
-    float *wide;   /* (T, max(2F, (H+2G)C)): gradients of gate and up, of queries, keys, values */
-    float *half;   /* (T, max(F, HC)): SwiGLU's output and its gradient, gradient of attention */
-    float *dx;     /* (T, D): gradient of the residual stream */
-    float *dx2;    /* (T, D): of a branch beside it, where the traits have one */
-    float *norm_w; /* (max(D, C)): a norm's weights plus one */
+    void *norm; /* (T, D): a norm's output, then its gradient */
+    void *wide; /* (T, max(2F, (H+2G)C)): gradients of gate and up, of queries, keys, values */
+    void *half; /* (T, max(F, HC)): SwiGLU's output and its gradient, gradient of attention */
+    void *dx;   /* (T, D): gradient of the residual stream */
+    void *dx2;  /* (T, D): of a branch beside it, where the traits have one */
+    float *vectors[2]; /* vectors of parameters as they are used, where that isn't as they lie */
     /* scratch of the output matrix, MODEL_LOGIT_ROWS rows */
-    float *head_x, *head_norm, *head_dx; /* (256, D) */
-    float *head_rstd;                    /* (256) */
-    float *logits;                       /* (plan.logit_rows, V) */
-    float *rope[MODEL_ROPE_TABLES];      /* (n_positions, R/2) each */
+    void *head_x, *head_norm, *head_dx; /* (256, D) */
+    float *head_rstd;                   /* (256) */
+    float *logits;                      /* (plan.logit_rows, V) */
+    float *rope[MODEL_ROPE_TABLES];     /* (n_positions, R/2) each */
     int32_t n_positions;
     /* host tables, (max_targets) */
     int32_t *target_rows;      /* rows of the batch that have targets */

@@ -171,7 +171,7 @@ void spin_optimizer_apply(struct spin_optimizer *o, double lr, double scale)
     struct tn_backend *b = model_backend(o->model);
     const struct spin_optimizer_config *c = &o->config;
     size_t n;
-    float *w = model_params(o->model, &n), *g = model_grads(o->model);
+    void *w = model_params(o->model, &n), *g = model_grads(o->model);
     SP_ASSERT(g);
     o->updates++;
     if (c->kind == SPIN_RMSPROP) {
@@ -179,7 +179,8 @@ void spin_optimizer_apply(struct spin_optimizer *o, double lr, double scale)
                                .alpha = (float)c->alpha,
                                .eps = (float)c->eps,
                                .weight_decay = (float)c->weight_decay,
-                               .g_scale = (float)scale};
+                               .g_scale = (float)scale,
+                               .step = o->updates};
         b->ops->rmsprop(b, w, g, o->state, n, &p);
         return;
     }

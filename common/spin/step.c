@@ -72,6 +72,8 @@ static struct model_workspace_size workspace_size(const struct model_config *mod
         .longest = c->longest ? c->longest : c->micro_rows,
         .max_targets = 2 * c->micro_rows,
         .backward = true,
+        .weights = c->weights,
+        .activations = c->activations,
         .extra_bytes =
             spin_optimizer_bytes(&c->optimizer, (size_t)model->n_params) + rows * 80 + pairs * 80,
         .budget_bytes = c->memory_budget_bytes,
@@ -91,7 +93,11 @@ enum sp_err spin_step_plan(const struct model_config *model, const struct spin_s
 enum sp_err spin_step_new(struct model *model, const struct spin_step_config *config,
                           struct spin_step **ret, struct sp_error *err)
 {
+    struct spin_step_config stored = *config;
     struct model_memory_plan plan;
+    stored.weights = model_backend(model)->weights;
+    stored.activations = model_backend(model)->activations;
+    config = &stored;
     enum sp_err rc = spin_step_plan(model_get_config(model), config, &plan, err);
     if (rc != SP_OK)
         return rc;

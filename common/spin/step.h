@@ -35,9 +35,11 @@ struct spin_step_config {
     struct spin_loss loss;
     double sft_weight; /* 0: no SFT term */
     struct spin_optimizer_config optimizer;
-    int32_t batch_pairs;        /* pairs of the largest batch */
-    int32_t micro_rows;         /* rows of a micro-batch; at least those of the longest pair */
-    int32_t longest;            /* tokens of the longest prompt with both answers; 0: micro_rows */
+    int32_t batch_pairs; /* pairs of the largest batch */
+    int32_t micro_rows;  /* rows of a micro-batch; at least those of the longest pair */
+    int32_t longest;     /* tokens of the longest prompt with both answers; 0: micro_rows */
+    /* As the backend stores them, for the plan (spin_step_new asks the model's). */
+    enum tn_dtype weights, activations;
     size_t memory_budget_bytes; /* weights, gradients, state, activations; 0: no limit */
     bool unshared_prompts;      /* pack (x,y) and (x,y') apart: for tests */
 };

@@ -1,8 +1,10 @@
 #include "common/tensor/backend.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/base/mem.h"
 #include "common/tensor/cpu/cpu.h"
 #include "common/tensor/module.h"
 
@@ -45,6 +47,50 @@ void tn_close(struct tn_backend *backend)
 {
     if (backend)
         backend->ops->close(backend);
+}
+
+enum sp_err tn_store_weights(struct tn_backend *backend, enum tn_dtype dtype, struct sp_error *err)
+{
+    if (dtype != TN_F32 && (dtype != TN_BF16 || strcmp(backend->name, "cuda") != 0))
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "backend %s stores parameters as f32 only; for bf16 use backend = cuda",
+                       backend->name);
+    backend->weights = dtype;
+    return SP_OK;
+}
+
+#define PIECE ((size_t)1 << 20) /* numbers converted at a time */
+
+void tn_put(struct tn_backend *b, void *to, enum tn_dtype dtype, const float *from_host, size_t n)
+{
+    if (dtype == TN_F32) {
+        b->ops->upload(b, to, from_host, n * sizeof(float));
+        return;
+    }
+    uint16_t *piece = sp_xarray(SP_MIN(n, PIECE) + 1, sizeof(*piece));
+    for (size_t i = 0; i < n; i += PIECE) {
+        size_t here = SP_MIN(n - i, PIECE);
+        for (size_t j = 0; j < here; j++)
+            piece[j] = sp_f32_to_bf16(from_host[i + j]);
+        b->ops->upload(b, tn_at(to, dtype, i), piece, here * sizeof(*piece));
+    }
+    free(piece);
+}
+
+void tn_get(struct tn_backend *b, float *to_host, const void *from, enum tn_dtype dtype, size_t n)
+{
+    if (dtype == TN_F32) {
+        b->ops->download(b, to_host, from, n * sizeof(float));
+        return;
+    }
+    uint16_t *piece = sp_xarray(SP_MIN(n, PIECE) + 1, sizeof(*piece));
+    for (size_t i = 0; i < n; i += PIECE) {
+        size_t here = SP_MIN(n - i, PIECE);
+        b->ops->download(b, piece, tn_const_at(from, dtype, i), here * sizeof(*piece));
+        for (size_t j = 0; j < here; j++)
+            to_host[i + j] = sp_bf16_to_f32(piece[j]);
+    }
+    free(piece);
 }
 
 double tn_probe(struct tn_backend *backend)

@@ -16,12 +16,19 @@
  * one instruction computes (cpu/pairs.h); they too have one result everywhere. Gradients that sum
  * over rows do so in row order, split over columns.
  *
- * All pointers in operations are memory of the backend (ops->alloc); on CPU backends that is
- * ordinary memory, so host arrays can be passed. Ids, positions and tables of rows are host arrays
- * always. One compute thread at a time calls a backend; it has its own worker pool. Operations
- * cannot fail: sizes are checked where memory is planned. No operation allocates: scratch is taken
- * at creation or by ops->reserve. Shapes are row-major; T rows, D hidden, F ffn, V vocabulary, H
- * query heads, G key/value heads, C = head size. */
+ * What a backend stores. Pointers to numbers come in three kinds:
+ *     activations (T rows of a layer, and their gradients): void *, of the backend's `activations`
+ *     parameters and their gradients: void *, of the backend's `weights`
+ *     logits, statistics of norms and softmaxes, rotary tables, vectors of parameters as
+ *         they are used (norms' weights, biases): float *, fp32 everywhere
+ * The CPU backends and "cuda-fp32" store fp32 alone. "cuda" stores activations as bf16, parameters
+ * as fp32 or, after tn_store_weights, as bf16; sums are fp32 in all. tn_at, tn_put and tn_get are
+ * for code that doesn't care. All pointers in operations are memory of the backend (ops->alloc); on
+ * CPU backends that is ordinary memory, so host arrays can be passed. Ids, positions and tables of
+ * rows are host arrays always. One compute thread at a time calls a backend; it has its own worker
+ * pool. Operations cannot fail: sizes are checked where memory is planned. No operation allocates:
+ * scratch is taken at creation or by ops->reserve. Shapes are row-major; T rows, D hidden, F ffn, V
+ * vocabulary, H query heads, G key/value heads, C = head size. */
 #ifndef SPIN_TENSOR_BACKEND_H
 #define SPIN_TENSOR_BACKEND_H
 
@@ -57,6 +64,9 @@ struct tn_target {
     float coefficient;
 };
 
+/* How an optimizer's state is stored: see state.h. */
+enum tn_state { TN_STATE_F32 = 0, TN_STATE_8BIT = 1 };
+
 struct tn_sample_params {
     float temperature; /* 0: greedy (lowest id among equals) */
     int32_t top_k;     /* 0: off */
@@ -81,13 +91,19 @@ struct tn_backend_options {
 };
 
 /* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight
- * decay is added to the gradient; AdamW's shrinks the weights by lr·weight_decay, as in torch. */
+ * decay is added to the gradient; AdamW's shrinks the weights by lr·weight_decay, as in torch.
+ * Parameters that are stored as bf16 are rounded up or down at random, by the key (seed, step). */
 struct tn_rmsprop {
     float lr, alpha, eps, weight_decay, g_scale;
+    int64_t step; /* 1-based number of the update */
+    enum tn_state state;
+    uint64_t seed;
 };
 struct tn_adamw {
     float lr, beta1, beta2, eps, weight_decay, g_scale;
-    int64_t step; /* 1-based, for bias correction */
+    int64_t step; /* and for bias correction */
+    enum tn_state state;
+    uint64_t seed;
 };
 
 /* How full and how busy the device is, for people. */
@@ -108,6 +124,10 @@ struct tn_ops {
     void (*upload)(struct tn_backend *, void *to, const void *from_host, size_t bytes);
     void (*download)(struct tn_backend *, void *to_host, const void *from, size_t bytes);
     void (*zero)(struct tn_backend *, void *memory, size_t bytes);
+    /* Zeroed memory for an optimizer's state; host: of the host's, where the device reaches it and
+     * works on it in place. NULL: none. */
+    void *(*state_new)(struct tn_backend *, size_t bytes, bool host);
+    void (*state_free)(struct tn_backend *, void *state);
     /* Grows scratch for up to max_rows rows in segments (or cached sequences) of at most `longest`
      * positions, and matrices and vocabularies of at most max_width; false when there is no memory.
      * An operation that needs more grows it by itself and aborts when there is no memory. */
@@ -116,77 +136,92 @@ struct tn_ops {
 
     /* --- matrix products; w is (N, K) as Hugging Face stores a linear layer --- */
     /* y(T,N) = x(T,K)·wᵀ, or += when accumulate */
-    void (*linear)(struct tn_backend *, float *y, const float *x, const float *w, int32_t T,
-                   int32_t N, int32_t K, bool accumulate);
+    void (*linear)(struct tn_backend *, void *y, const void *x, const void *w, int32_t T, int32_t N,
+                   int32_t K, bool accumulate);
     /* dx(T,K) = dy(T,N)·w, or += */
-    void (*linear_bwd_x)(struct tn_backend *, float *dx, const float *dy, const float *w, int32_t T,
+    void (*linear_bwd_x)(struct tn_backend *, void *dx, const void *dy, const void *w, int32_t T,
                          int32_t N, int32_t K, bool accumulate);
     /* dw(N,K) += dyᵀ·x */
-    void (*linear_bwd_w)(struct tn_backend *, float *dw, const float *dy, const float *x, int32_t T,
+    void (*linear_bwd_w)(struct tn_backend *, void *dw, const void *dy, const void *x, int32_t T,
                          int32_t N, int32_t K);
+    /* The same for the output matrix, whose results are logits and not activations. */
+    void (*head)(struct tn_backend *, float *logits, const void *x, const void *w, int32_t T,
+                 int32_t N, int32_t K);
+    void (*head_bwd_x)(struct tn_backend *, void *dx, const float *dlogits, const void *w,
+                       int32_t T, int32_t N, int32_t K);
+    void (*head_bwd_w)(struct tn_backend *, void *dw, const float *dlogits, const void *x,
+                       int32_t T, int32_t N, int32_t K);
     /* Weights prepared once per checkpoint; dtype TN_F32 or TN_BF16 storage; rows TN_F32, or
      * TN_BF16 with bf16 storage: rows are rounded to bf16 before they are multiplied. NULL: no
      * memory. */
-    struct tn_weights *(*weights_new)(struct tn_backend *, const float *w, int32_t N, int32_t K,
+    struct tn_weights *(*weights_new)(struct tn_backend *, const void *w, int32_t N, int32_t K,
                                       enum tn_dtype dtype, enum tn_dtype rows);
     void (*weights_free)(struct tn_backend *, struct tn_weights *);
     /* The same bits as `linear` on the same (for bf16: rounded) weights; where rows are rounded
      * too, bits of their own (see above). */
-    void (*linear_packed)(struct tn_backend *, float *y, const float *x, const struct tn_weights *w,
+    void (*linear_packed)(struct tn_backend *, void *y, const void *x, const struct tn_weights *w,
                           int32_t T);
+    void (*head_packed)(struct tn_backend *, float *logits, const void *x,
+                        const struct tn_weights *w, int32_t T);
+    /* Vectors of parameters as norms take them: to = from + shift. */
+    void (*widen)(struct tn_backend *, float *to, const void *from, float shift, size_t n);
 
     /* --- pointwise and norms --- */
-    void (*embed)(struct tn_backend *, float *y, const float *table, const int32_t *ids, int32_t T,
+    void (*embed)(struct tn_backend *, void *y, const void *table, const int32_t *ids, int32_t T,
                   int32_t D);
-    void (*embed_bwd)(struct tn_backend *, float *dtable, const float *dy, const int32_t *ids,
+    void (*embed_bwd)(struct tn_backend *, void *dtable, const void *dy, const int32_t *ids,
                       int32_t T, int32_t D, int32_t V); /* rows of one id add in row order */
-    void (*add)(struct tn_backend *, float *y, const float *x, size_t n); /* y += x */
+    /* y(n,D) = rows of x; and back: rows of x(T,D), each once, += y(n,D) */
+    void (*gather_rows)(struct tn_backend *, void *y, const void *x, const int32_t *rows, int32_t n,
+                        int32_t D);
+    void (*scatter_rows)(struct tn_backend *, void *x, const void *y, const int32_t *rows,
+                         int32_t n, int32_t T, int32_t D);
+    void (*add)(struct tn_backend *, void *y, const void *x, size_t n); /* y += x */
     /* y = x · rstd · w, rstd(T) kept for the backward. Zhang & Sennrich 2019 (arXiv 1910.07467). */
-    void (*rmsnorm)(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+    void (*rmsnorm)(struct tn_backend *, void *y, float *rstd, const void *x, const float *w,
                     int32_t T, int32_t D, float eps);
     /* dx += …, dw += … */
-    void (*rmsnorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
+    void (*rmsnorm_bwd)(struct tn_backend *, void *dx, void *dw, const void *dy, const void *x,
                         const float *w, const float *rstd, int32_t T, int32_t D);
     /* Rotates pairs (i, i + R/2) of each head of x(T, heads, C), rows `stride` floats apart, by the
      * angle tables cos, sin (positions, R/2); inverse for the backward. R = rotary, or C when that
      * is 0; dimensions from R on stay. Su et al. (arXiv 2104.09864), in the half-split form of
      * Hugging Face's Llama. */
-    void (*rope)(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
+    void (*rope)(struct tn_backend *, void *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
                  const int32_t *positions, const float *cos, const float *sin, bool inverse,
                  int32_t rotary);
     /* y = x·scale + shift, rounded once; y may be x */
-    void (*affine)(struct tn_backend *, float *y, const float *x, float scale, float shift,
-                   size_t n);
+    void (*affine)(struct tn_backend *, void *y, const void *x, float scale, float shift, size_t n);
     /* y(T,N) += b(N), and its gradient: db += Σ over rows of dy, in row order */
-    void (*bias)(struct tn_backend *, float *y, const float *b, int32_t T, int32_t N);
-    void (*bias_bwd)(struct tn_backend *, float *db, const float *dy, int32_t T, int32_t N);
+    void (*bias)(struct tn_backend *, void *y, const float *b, int32_t T, int32_t N);
+    void (*bias_bwd)(struct tn_backend *, void *db, const void *dy, int32_t T, int32_t N);
     /* y = (x − mean) · rstd · w + b; stats(T,2): mean and rstd, for the backward. Ba et al. 2016
      * (arXiv 1607.06450). */
-    void (*layernorm)(struct tn_backend *, float *y, float *stats, const float *x, const float *w,
+    void (*layernorm)(struct tn_backend *, void *y, float *stats, const void *x, const float *w,
                       const float *b, int32_t T, int32_t D, float eps);
     /* dx += …, dw += … (db is bias_bwd of dy) */
-    void (*layernorm_bwd)(struct tn_backend *, float *dx, float *dw, const float *dy,
-                          const float *x, const float *w, const float *stats, int32_t T, int32_t D);
+    void (*layernorm_bwd)(struct tn_backend *, void *dx, void *dw, const void *dy, const void *x,
+                          const float *w, const float *stats, int32_t T, int32_t D);
     /* RMSNorm of each head of x(T, heads, C), rows `stride` floats apart, into y of the same
      * layout; one w(C) for all heads; rstd(T, heads). */
-    void (*head_norm)(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+    void (*head_norm)(struct tn_backend *, void *y, float *rstd, const void *x, const float *w,
                       int32_t T, int32_t heads, int32_t C, int32_t stride, float eps);
     /* dy becomes dx in place; dw += …, by row, then head. heads·C at most the widest reserved. */
-    void (*head_norm_bwd)(struct tn_backend *, float *dy, float *dw, const float *x, const float *w,
+    void (*head_norm_bwd)(struct tn_backend *, void *dy, void *dw, const void *x, const float *w,
                           const float *rstd, int32_t T, int32_t heads, int32_t C, int32_t stride);
     /* y(T,F) = silu(g) · u, where gu(T,2F) holds g in columns [0,F) and u in [F,2F) */
-    void (*swiglu)(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
-    void (*swiglu_bwd)(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+    void (*swiglu)(struct tn_backend *, void *y, const void *gu, int32_t T, int32_t F);
+    void (*swiglu_bwd)(struct tn_backend *, void *dgu, const void *dy, const void *gu, int32_t T,
                        int32_t F);
 
     /* The same with gelu(g), tanh form (GeGLU). */
-    void (*geglu)(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
-    void (*geglu_bwd)(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+    void (*geglu)(struct tn_backend *, void *y, const void *gu, int32_t T, int32_t F);
+    void (*geglu_bwd)(struct tn_backend *, void *dgu, const void *dy, const void *gu, int32_t T,
                       int32_t F);
     /* y = gelu(x): x·Φ(x), or with `tanh` its approximation; dx = gradient (overwritten; dx may be
      * dy). Hendrycks & Gimpel (arXiv 1606.08415). */
-    void (*gelu)(struct tn_backend *, float *y, const float *x, size_t n, bool tanh);
-    void (*gelu_bwd)(struct tn_backend *, float *dx, const float *dy, const float *x, size_t n,
+    void (*gelu)(struct tn_backend *, void *y, const void *x, size_t n, bool tanh);
+    void (*gelu_bwd)(struct tn_backend *, void *dx, const void *dy, const void *x, size_t n,
                      bool tanh);
 
     /* --- attention over packed segments ---
@@ -194,12 +229,12 @@ struct tn_ops {
      * out(T, H·C); lse(T,H): log-sum-exp of the scaled scores, for the backward.
      * window 0: full causal; else a row sees the last `window` logical positions, itself among
      * them. softcap 0: none; else a scaled score s becomes softcap·tanh(s / softcap). */
-    void (*attention)(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
+    void (*attention)(struct tn_backend *, void *out, float *lse, const void *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
                       int32_t C, float scale, int32_t window, float softcap);
     /* dqkv = gradient (overwritten). Probabilities are recomputed from lse. */
-    void (*attention_bwd)(struct tn_backend *, float *dqkv, const float *dout, const float *out,
-                          const float *lse, const float *qkv, int32_t T,
+    void (*attention_bwd)(struct tn_backend *, void *dqkv, const void *dout, const void *out,
+                          const float *lse, const void *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
                           int32_t G, int32_t C, float scale, int32_t window, float softcap);
 
@@ -234,11 +269,11 @@ struct tn_ops {
                                      enum tn_dtype dtype);
     void (*cache_free)(struct tn_backend *, struct tn_kv_cache *);
     /* Puts the K and V of each row of qkv at its slot and position. */
-    void (*cache_put)(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const float *qkv,
+    void (*cache_put)(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const void *qkv,
                       const struct tn_cache_row *rows, int32_t T, int32_t H);
     /* Row i attends to positions 0 … rows[i].position of its slot. Same bits as `attention` for an
      * fp32 cache. */
-    void (*cache_attention)(struct tn_backend *, float *out, const float *qkv, struct tn_kv_cache *,
+    void (*cache_attention)(struct tn_backend *, void *out, const void *qkv, struct tn_kv_cache *,
                             int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
                             float scale, int32_t window, float softcap);
     /* Copies positions [0, n) of slot `from` to slot `to` in every layer (shared prefixes). */
@@ -246,10 +281,10 @@ struct tn_ops {
                        int32_t n);
 
     /* --- optimizer --- */
-    double (*sum_squares)(struct tn_backend *, const float *x, size_t n); /* not finite if any is */
-    void (*rmsprop)(struct tn_backend *, float *w, const float *g, float *v, size_t n,
+    double (*sum_squares)(struct tn_backend *, const void *x, size_t n); /* not finite if any is */
+    void (*rmsprop)(struct tn_backend *, void *w, const void *g, void *v, size_t n,
                     const struct tn_rmsprop *);
-    void (*adamw)(struct tn_backend *, float *w, const float *g, float *m, float *v, size_t n,
+    void (*adamw)(struct tn_backend *, void *w, const void *g, void *m, void *v, size_t n,
                   const struct tn_adamw *);
 
     /* --- the backend itself: see tn_close, tn_probe and tn_usage --- */
@@ -265,6 +300,7 @@ struct tn_backend {
     char numerics_class[TN_CLASS_BYTES];
     char device[128]; /* for people: "2 threads, avx512" */
     int32_t threads;
+    enum tn_dtype activations, weights; /* how they are stored: TN_F32 or TN_BF16 */
     bool has_memory; /* ops->alloc gives a device's memory, which nothing else on the host needs */
     void *state;     /* the backend's own */
 };
@@ -275,9 +311,31 @@ struct tn_backend {
 enum sp_err tn_open(const char *name, const struct tn_backend_options *options,
                     struct tn_backend **ret, struct sp_error *err) SP_MUST_USE;
 void tn_close(struct tn_backend *backend); /* NULL is fine */
+/* How parameters and gradients of models are stored from now on: TN_F32, as after tn_open, or in
+ * "cuda" TN_BF16 (SP_EUNSUPPORTED elsewhere). No model of the backend may be alive. */
+enum sp_err tn_store_weights(struct tn_backend *backend, enum tn_dtype dtype,
+                             struct sp_error *err) SP_MUST_USE;
 /* The numerics class by name, without taking the device's memory or starting the pool. */
 enum sp_err tn_numerics_class(const char *name, char ret[TN_CLASS_BYTES],
                               struct sp_error *err) SP_MUST_USE;
+/* Element i of numbers that are stored so. */
+static inline size_t tn_unit(enum tn_dtype dtype)
+{
+    return dtype == TN_F32 ? sizeof(float) : sizeof(uint16_t);
+}
+static inline void *tn_at(void *numbers, enum tn_dtype dtype, size_t i)
+{
+    return (char *)numbers + i * tn_unit(dtype);
+}
+static inline const void *tn_const_at(const void *numbers, enum tn_dtype dtype, size_t i)
+{
+    return (const char *)numbers + i * tn_unit(dtype);
+}
+/* Between fp32 of the host and the backend's memory, rounded to nearest even. */
+void tn_put(struct tn_backend *backend, void *to, enum tn_dtype dtype, const float *from_host,
+            size_t n);
+void tn_get(struct tn_backend *backend, float *to_host, const void *from, enum tn_dtype dtype,
+            size_t n);
 /* Floating-point operations per second that the backend reaches in multiply-adds on what fits the
  * first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
 double tn_probe(struct tn_backend *backend);

@@ -14,7 +14,7 @@
 
 #define TN_MODULE_SYMBOL "spin_tensor_module"
 /* Raise it when the meaning of what is in backend.h changes and its size doesn't. */
-#define TN_MODULE_INTERFACE 2
+#define TN_MODULE_INTERFACE 3
 
 struct tn_module {
     /* These three stay at their place in every version, so that another one can be told. */

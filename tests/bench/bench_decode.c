@@ -52,7 +52,7 @@ static int32_t vocab;
     plain->call;                                                                                   \
     op_ns[op] += sp_now_ns() - start
 
-static void t_linear(struct tn_backend *b, float *y, const float *x, const struct tn_weights *w,
+static void t_linear(struct tn_backend *b, void *y, const void *x, const struct tn_weights *w,
                      int32_t T)
 {
     TIMED(w->N == vocab ? OP_head : OP_products, linear_packed(b, y, x, w, T));
@@ -64,14 +64,14 @@ static void t_lse(struct tn_backend *b, float *lse, int32_t *argmax, const float
     TIMED(OP_lse, row_lse(b, lse, argmax, logits, R, V));
 }
 
-static void t_attention(struct tn_backend *b, float *out, const float *qkv, struct tn_kv_cache *c,
+static void t_attention(struct tn_backend *b, void *out, const void *qkv, struct tn_kv_cache *c,
                         int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
                         float scale, int32_t window, float softcap)
 {
     TIMED(OP_attention, cache_attention(b, out, qkv, c, layer, rows, T, H, scale, window, softcap));
 }
 
-static void t_put(struct tn_backend *b, struct tn_kv_cache *c, int32_t layer, const float *qkv,
+static void t_put(struct tn_backend *b, struct tn_kv_cache *c, int32_t layer, const void *qkv,
                   const struct tn_cache_row *rows, int32_t T, int32_t H)
 {
     TIMED(OP_cache_put, cache_put(b, c, layer, qkv, rows, T, H));
@@ -83,31 +83,31 @@ static void t_sample(struct tn_backend *b, int32_t *ids, const float *logits, in
     TIMED(OP_sample, sample(b, ids, logits, R, V, params, keys));
 }
 
-static void t_norm(struct tn_backend *b, float *y, float *rstd, const float *x, const float *w,
+static void t_norm(struct tn_backend *b, void *y, float *rstd, const void *x, const float *w,
                    int32_t T, int32_t D, float eps)
 {
     TIMED(OP_norm, rmsnorm(b, y, rstd, x, w, T, D, eps));
 }
 
-static void t_rope(struct tn_backend *b, float *x, int32_t T, int32_t heads, int32_t C,
+static void t_rope(struct tn_backend *b, void *x, int32_t T, int32_t heads, int32_t C,
                    int32_t stride, const int32_t *positions, const float *cos, const float *sin,
                    bool inverse, int32_t rotary)
 {
     TIMED(OP_rope, rope(b, x, T, heads, C, stride, positions, cos, sin, inverse, rotary));
 }
 
-static void t_swiglu(struct tn_backend *b, float *y, const float *gu, int32_t T, int32_t F)
+static void t_swiglu(struct tn_backend *b, void *y, const void *gu, int32_t T, int32_t F)
 {
     TIMED(OP_swiglu, swiglu(b, y, gu, T, F));
 }
 
-static void t_add(struct tn_backend *b, float *y, const float *x, size_t n)
+static void t_add(struct tn_backend *b, void *y, const void *x, size_t n)
 {
     TIMED(OP_add, add(b, y, x, n));
 }
 
-static void t_embed(struct tn_backend *b, float *y, const float *table, const int32_t *ids,
-                    int32_t T, int32_t D)
+static void t_embed(struct tn_backend *b, void *y, const void *table, const int32_t *ids, int32_t T,
+                    int32_t D)
 {
     TIMED(OP_embed, embed(b, y, table, ids, T, D));
 }

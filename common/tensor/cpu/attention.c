@@ -199,9 +199,9 @@ static void add_sequence(struct forward *f, const struct tn_sequence *s)
     f->own_floats = SP_MAX(f->own_floats, tn_attend_floats(f->cpu->kern, keys, f->C));
 }
 
-void tn_cpu_attention(struct tn_backend *backend, float *out, float *lse, const float *qkv,
-                      int32_t T, const struct tn_segment *segments, int32_t n_segments, int32_t H,
-                      int32_t G, int32_t C, float scale, int32_t window, float softcap)
+void tn_cpu_attention(struct tn_backend *backend, void *out, float *lse, const void *qkv, int32_t T,
+                      const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
+                      int32_t C, float scale, int32_t window, float softcap)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct forward f = {.cpu = cpu,

@@ -221,8 +221,8 @@ static void backward_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-void tn_cpu_attention_bwd(struct tn_backend *backend, float *dqkv, const float *dout,
-                          const float *out, const float *lse, const float *qkv, int32_t T,
+void tn_cpu_attention_bwd(struct tn_backend *backend, void *dqkv, const void *dout, const void *out,
+                          const float *lse, const void *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
                           int32_t G, int32_t C, float scale, int32_t window, float softcap)
 {

@@ -116,7 +116,7 @@ static void put_task(void *context, int32_t task, int32_t worker)
 }
 
 void tn_cpu_cache_put(struct tn_backend *backend, struct tn_kv_cache *cache, int32_t layer,
-                      const float *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
+                      const void *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
 {
     struct put p = {.cache = cache, .qkv = qkv, .rows = rows, .layer = layer, .T = T, .H = H};
     int32_t tasks = tn_ceil_div(T, PUT_ROWS);
@@ -239,7 +239,7 @@ static void cached_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-void tn_cpu_cache_attention(struct tn_backend *backend, float *out, const float *qkv,
+void tn_cpu_cache_attention(struct tn_backend *backend, void *out, const void *qkv,
                             struct tn_kv_cache *cache, int32_t layer,
                             const struct tn_cache_row *rows, int32_t T, int32_t H, float scale,
                             int32_t window, float softcap)

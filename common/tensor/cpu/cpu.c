@@ -8,6 +8,7 @@
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/tensor/backend.h"
+#include "common/tensor/plain.h"
 
 bool tn_scratch_grow(struct tn_scratch *scratch, size_t bytes)
 {
@@ -125,6 +126,7 @@ static const struct tn_ops cpu_ops = {
     .close = tn_cpu_close,
     .probe = tn_cpu_probe,
     .usage = tn_cpu_usage,
+    PLAIN_OPERATIONS,
 };
 
 static bool has_generic(void)

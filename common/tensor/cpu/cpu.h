@@ -25,9 +25,9 @@ struct tn_cpu {
     struct tn_pool *pool;
     int32_t threads;
     struct tn_scratch shared;
-    struct tn_scratch *own; /* one for each worker */
-    struct tn_ops ops;      /* of a backend that replaces some: see openblas.c */
-    int32_t block_rows;     /* of such a backend's calls of its library */
+    struct tn_scratch *own;                 /* one for each worker */
+    struct tn_ops ops;                      /* of a backend that replaces some: see openblas.c */
+    int32_t block_rows;                     /* of such a backend's calls of its library */
     atomic_uint_least64_t used_ns, wall_ns; /* processor time and clock at the newest tn_usage */
 };
 
@@ -93,63 +93,62 @@ size_t tn_packed_scratch(int32_t max_rows, int32_t max_width);
 /* operations, by file */
 bool tn_cpu_reserve(struct tn_backend *, int32_t max_rows, int32_t longest, int32_t heads,
                     int32_t head_size, int32_t max_width);
-void tn_cpu_linear(struct tn_backend *, float *y, const float *x, const float *w, int32_t T,
-                   int32_t N, int32_t K, bool accumulate);
-void tn_cpu_linear_bwd_x(struct tn_backend *, float *dx, const float *dy, const float *w, int32_t T,
+void tn_cpu_linear(struct tn_backend *, void *y, const void *x, const void *w, int32_t T, int32_t N,
+                   int32_t K, bool accumulate);
+void tn_cpu_linear_bwd_x(struct tn_backend *, void *dx, const void *dy, const void *w, int32_t T,
                          int32_t N, int32_t K, bool accumulate);
-void tn_cpu_linear_bwd_w(struct tn_backend *, float *dw, const float *dy, const float *x, int32_t T,
+void tn_cpu_linear_bwd_w(struct tn_backend *, void *dw, const void *dy, const void *x, int32_t T,
                          int32_t N, int32_t K);
-struct tn_weights *tn_cpu_weights_new(struct tn_backend *, const float *w, int32_t N, int32_t K,
+struct tn_weights *tn_cpu_weights_new(struct tn_backend *, const void *w, int32_t N, int32_t K,
                                       enum tn_dtype dtype, enum tn_dtype rows);
 void tn_cpu_weights_free(struct tn_backend *, struct tn_weights *);
-void tn_cpu_linear_packed(struct tn_backend *, float *y, const float *x, const struct tn_weights *w,
+void tn_cpu_linear_packed(struct tn_backend *, void *y, const void *x, const struct tn_weights *w,
                           int32_t T);
 
-void tn_cpu_embed(struct tn_backend *, float *y, const float *table, const int32_t *ids, int32_t T,
+void tn_cpu_embed(struct tn_backend *, void *y, const void *table, const int32_t *ids, int32_t T,
                   int32_t D);
-void tn_cpu_embed_bwd(struct tn_backend *, float *dtable, const float *dy, const int32_t *ids,
+void tn_cpu_embed_bwd(struct tn_backend *, void *dtable, const void *dy, const int32_t *ids,
                       int32_t T, int32_t D, int32_t V);
-void tn_cpu_add(struct tn_backend *, float *y, const float *x, size_t n);
-void tn_cpu_rmsnorm(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+void tn_cpu_add(struct tn_backend *, void *y, const void *x, size_t n);
+void tn_cpu_rmsnorm(struct tn_backend *, void *y, float *rstd, const void *x, const float *w,
                     int32_t T, int32_t D, float eps);
-void tn_cpu_rmsnorm_bwd(struct tn_backend *, float *dx, float *dw, const float *dy, const float *x,
+void tn_cpu_rmsnorm_bwd(struct tn_backend *, void *dx, void *dw, const void *dy, const void *x,
                         const float *w, const float *rstd, int32_t T, int32_t D);
-void tn_cpu_rope(struct tn_backend *, float *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
+void tn_cpu_rope(struct tn_backend *, void *x, int32_t T, int32_t heads, int32_t C, int32_t stride,
                  const int32_t *positions, const float *cos, const float *sin, bool inverse,
                  int32_t rotary);
-void tn_cpu_affine(struct tn_backend *, float *y, const float *x, float scale, float shift,
-                   size_t n);
-void tn_cpu_bias(struct tn_backend *, float *y, const float *b, int32_t T, int32_t N);
-void tn_cpu_bias_bwd(struct tn_backend *, float *db, const float *dy, int32_t T, int32_t N);
-void tn_cpu_layernorm(struct tn_backend *, float *y, float *stats, const float *x, const float *w,
+void tn_cpu_affine(struct tn_backend *, void *y, const void *x, float scale, float shift, size_t n);
+void tn_cpu_bias(struct tn_backend *, void *y, const float *b, int32_t T, int32_t N);
+void tn_cpu_bias_bwd(struct tn_backend *, void *db, const void *dy, int32_t T, int32_t N);
+void tn_cpu_layernorm(struct tn_backend *, void *y, float *stats, const void *x, const float *w,
                       const float *b, int32_t T, int32_t D, float eps);
-void tn_cpu_layernorm_bwd(struct tn_backend *, float *dx, float *dw, const float *dy,
-                          const float *x, const float *w, const float *stats, int32_t T, int32_t D);
-void tn_cpu_head_norm(struct tn_backend *, float *y, float *rstd, const float *x, const float *w,
+void tn_cpu_layernorm_bwd(struct tn_backend *, void *dx, void *dw, const void *dy, const void *x,
+                          const float *w, const float *stats, int32_t T, int32_t D);
+void tn_cpu_head_norm(struct tn_backend *, void *y, float *rstd, const void *x, const float *w,
                       int32_t T, int32_t heads, int32_t C, int32_t stride, float eps);
-void tn_cpu_head_norm_bwd(struct tn_backend *, float *dy, float *dw, const float *x, const float *w,
+void tn_cpu_head_norm_bwd(struct tn_backend *, void *dy, void *dw, const void *x, const float *w,
                           const float *rstd, int32_t T, int32_t heads, int32_t C, int32_t stride);
-void tn_cpu_geglu(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
-void tn_cpu_geglu_bwd(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+void tn_cpu_geglu(struct tn_backend *, void *y, const void *gu, int32_t T, int32_t F);
+void tn_cpu_geglu_bwd(struct tn_backend *, void *dgu, const void *dy, const void *gu, int32_t T,
                       int32_t F);
-void tn_cpu_gelu(struct tn_backend *, float *y, const float *x, size_t n, bool tanh);
-void tn_cpu_gelu_bwd(struct tn_backend *, float *dx, const float *dy, const float *x, size_t n,
+void tn_cpu_gelu(struct tn_backend *, void *y, const void *x, size_t n, bool tanh);
+void tn_cpu_gelu_bwd(struct tn_backend *, void *dx, const void *dy, const void *x, size_t n,
                      bool tanh);
 void tn_cpu_softcap(struct tn_backend *, float *x, float cap, size_t n);
-void tn_cpu_swiglu(struct tn_backend *, float *y, const float *gu, int32_t T, int32_t F);
-void tn_cpu_swiglu_bwd(struct tn_backend *, float *dgu, const float *dy, const float *gu, int32_t T,
+void tn_cpu_swiglu(struct tn_backend *, void *y, const void *gu, int32_t T, int32_t F);
+void tn_cpu_swiglu_bwd(struct tn_backend *, void *dgu, const void *dy, const void *gu, int32_t T,
                        int32_t F);
-double tn_cpu_sum_squares(struct tn_backend *, const float *x, size_t n);
-void tn_cpu_rmsprop(struct tn_backend *, float *w, const float *g, float *v, size_t n,
+double tn_cpu_sum_squares(struct tn_backend *, const void *x, size_t n);
+void tn_cpu_rmsprop(struct tn_backend *, void *w, const void *g, void *v, size_t n,
                     const struct tn_rmsprop *);
-void tn_cpu_adamw(struct tn_backend *, float *w, const float *g, float *m, float *v, size_t n,
+void tn_cpu_adamw(struct tn_backend *, void *w, const void *g, void *m, void *v, size_t n,
                   const struct tn_adamw *);
 
-void tn_cpu_attention(struct tn_backend *, float *out, float *lse, const float *qkv, int32_t T,
+void tn_cpu_attention(struct tn_backend *, void *out, float *lse, const void *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,
                       int32_t C, float scale, int32_t window, float softcap);
-void tn_cpu_attention_bwd(struct tn_backend *, float *dqkv, const float *dout, const float *out,
-                          const float *lse, const float *qkv, int32_t T,
+void tn_cpu_attention_bwd(struct tn_backend *, void *dqkv, const void *dout, const void *out,
+                          const float *lse, const void *qkv, int32_t T,
                           const struct tn_segment *segments, int32_t n_segments, int32_t H,
                           int32_t G, int32_t C, float scale, int32_t window, float softcap);
 
@@ -171,9 +170,9 @@ struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *, int32_t layers, int32_
                                      int32_t max_positions, int32_t G, int32_t C,
                                      enum tn_dtype dtype);
 void tn_cpu_cache_free(struct tn_backend *, struct tn_kv_cache *);
-void tn_cpu_cache_put(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const float *qkv,
+void tn_cpu_cache_put(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const void *qkv,
                       const struct tn_cache_row *rows, int32_t T, int32_t H);
-void tn_cpu_cache_attention(struct tn_backend *, float *out, const float *qkv, struct tn_kv_cache *,
+void tn_cpu_cache_attention(struct tn_backend *, void *out, const void *qkv, struct tn_kv_cache *,
                             int32_t layer, const struct tn_cache_row *rows, int32_t T, int32_t H,
                             float scale, int32_t window, float softcap);
 void tn_cpu_cache_copy(struct tn_backend *, struct tn_kv_cache *, int32_t from, int32_t to,

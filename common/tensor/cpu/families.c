@@ -65,7 +65,7 @@ static void affine_task(void *context, int32_t task, int32_t worker)
     w->cpu->kern->affine(w->y + at, w->a + at, w->scale, w->shift, n);
 }
 
-void tn_cpu_affine(struct tn_backend *backend, float *y, const float *x, float scale, float shift,
+void tn_cpu_affine(struct tn_backend *backend, void *y, const void *x, float scale, float shift,
                    size_t n)
 {
     struct work w = {.y = y, .a = x, .scale = scale, .shift = shift, .n = n};
@@ -79,7 +79,7 @@ static void bias_task(void *context, int32_t task, int32_t worker)
         w->cpu->kern->add(w->y + (size_t)t * (size_t)w->D, w->a, (size_t)w->D);
 }
 
-void tn_cpu_bias(struct tn_backend *backend, float *y, const float *b, int32_t T, int32_t N)
+void tn_cpu_bias(struct tn_backend *backend, void *y, const float *b, int32_t T, int32_t N)
 {
     struct work w = {.y = y, .a = b, .T = T, .D = N};
     run_rows(tn_cpu_of(backend), &w, bias_task);
@@ -93,7 +93,7 @@ static void bias_bwd_task(void *context, int32_t task, int32_t worker)
         w->cpu->kern->add(w->y + from, w->a + (size_t)t * (size_t)w->D + from, (size_t)(to - from));
 }
 
-void tn_cpu_bias_bwd(struct tn_backend *backend, float *db, const float *dy, int32_t T, int32_t N)
+void tn_cpu_bias_bwd(struct tn_backend *backend, void *db, const void *dy, int32_t T, int32_t N)
 {
     struct work w = {.y = db, .a = dy, .T = T, .D = N};
     run_columns(tn_cpu_of(backend), &w, bias_bwd_task);
@@ -108,7 +108,7 @@ static void layernorm_task(void *context, int32_t task, int32_t worker)
                             w->c, first(w, task + 1) - from, w->D, w->scale);
 }
 
-void tn_cpu_layernorm(struct tn_backend *backend, float *y, float *stats, const float *x,
+void tn_cpu_layernorm(struct tn_backend *backend, void *y, float *stats, const void *x,
                       const float *w, const float *b, int32_t T, int32_t D, float eps)
 {
     struct work k = {.y = y, .y2 = stats, .a = x, .b = w, .c = b, .T = T, .D = D, .scale = eps};
@@ -131,8 +131,8 @@ static void layernorm_dw_task(void *context, int32_t task, int32_t worker)
                                SP_MIN(w->D, first(w, task + 1) * 16));
 }
 
-void tn_cpu_layernorm_bwd(struct tn_backend *backend, float *dx, float *dw, const float *dy,
-                          const float *x, const float *w, const float *stats, int32_t T, int32_t D)
+void tn_cpu_layernorm_bwd(struct tn_backend *backend, void *dx, void *dw, const void *dy,
+                          const void *x, const float *w, const float *stats, int32_t T, int32_t D)
 {
     struct work k = {.y = dx, .y2 = dw, .a = dy, .b = x, .c = w, .d = stats, .T = T, .D = D};
     run_rows(tn_cpu_of(backend), &k, layernorm_dx_task);
@@ -151,7 +151,7 @@ static void head_norm_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-void tn_cpu_head_norm(struct tn_backend *backend, float *y, float *rstd, const float *x,
+void tn_cpu_head_norm(struct tn_backend *backend, void *y, float *rstd, const void *x,
                       const float *w, int32_t T, int32_t heads, int32_t C, int32_t stride,
                       float eps)
 {
@@ -192,7 +192,7 @@ static void head_norm_dx_task(void *context, int32_t task, int32_t worker)
     }
 }
 
-void tn_cpu_head_norm_bwd(struct tn_backend *backend, float *dy, float *dw, const float *x,
+void tn_cpu_head_norm_bwd(struct tn_backend *backend, void *dy, void *dw, const void *x,
                           const float *w, const float *rstd, int32_t T, int32_t heads, int32_t C,
                           int32_t stride)
 {
@@ -220,7 +220,7 @@ static void geglu_task(void *context, int32_t task, int32_t worker)
     w->cpu->kern->geglu(w->y + at, w->a + 2 * at, first(w, task + 1) - from, w->D);
 }
 
-void tn_cpu_geglu(struct tn_backend *backend, float *y, const float *gu, int32_t T, int32_t F)
+void tn_cpu_geglu(struct tn_backend *backend, void *y, const void *gu, int32_t T, int32_t F)
 {
     struct work w = {.y = y, .a = gu, .T = T, .D = F};
     run_rows(tn_cpu_of(backend), &w, geglu_task);
@@ -235,7 +235,7 @@ static void geglu_bwd_task(void *context, int32_t task, int32_t worker)
                             w->D);
 }
 
-void tn_cpu_geglu_bwd(struct tn_backend *backend, float *dgu, const float *dy, const float *gu,
+void tn_cpu_geglu_bwd(struct tn_backend *backend, void *dgu, const void *dy, const void *gu,
                       int32_t T, int32_t F)
 {
     struct work w = {.y = dgu, .a = gu, .b = dy, .T = T, .D = F};
@@ -252,14 +252,14 @@ static void gelu_task(void *context, int32_t task, int32_t worker)
         w->cpu->kern->gelu(w->y + at, w->a + at, n, w->tanh);
 }
 
-void tn_cpu_gelu(struct tn_backend *backend, float *y, const float *x, size_t n, bool tanh)
+void tn_cpu_gelu(struct tn_backend *backend, void *y, const void *x, size_t n, bool tanh)
 {
     struct work w = {.y = y, .a = x, .n = n, .tanh = tanh};
     run_flat(tn_cpu_of(backend), &w, gelu_task);
 }
 
-void tn_cpu_gelu_bwd(struct tn_backend *backend, float *dx, const float *dy, const float *x,
-                     size_t n, bool tanh)
+void tn_cpu_gelu_bwd(struct tn_backend *backend, void *dx, const void *dy, const void *x, size_t n,
+                     bool tanh)
 {
     struct work w = {.y = dx, .a = x, .b = dy, .n = n, .tanh = tanh};
     run_flat(tn_cpu_of(backend), &w, gelu_task);

@@ -2,7 +2,7 @@
  * packed before are in packed.c. */
 #include "common/tensor/cpu/cpu.h"
 
-void tn_cpu_linear(struct tn_backend *backend, float *y, const float *x, const float *w, int32_t T,
+void tn_cpu_linear(struct tn_backend *backend, void *y, const void *x, const void *w, int32_t T,
                    int32_t N, int32_t K, bool accumulate)
 {
     struct tn_gemm g = {.M = T,
@@ -19,7 +19,7 @@ void tn_cpu_linear(struct tn_backend *backend, float *y, const float *x, const f
     tn_gemm_run(tn_cpu_of(backend), &g);
 }
 
-void tn_cpu_linear_bwd_x(struct tn_backend *backend, float *dx, const float *dy, const float *w,
+void tn_cpu_linear_bwd_x(struct tn_backend *backend, void *dx, const void *dy, const void *w,
                          int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct tn_gemm g = {.M = T,
@@ -36,7 +36,7 @@ void tn_cpu_linear_bwd_x(struct tn_backend *backend, float *dx, const float *dy,
     tn_gemm_run(tn_cpu_of(backend), &g);
 }
 
-void tn_cpu_linear_bwd_w(struct tn_backend *backend, float *dw, const float *dy, const float *x,
+void tn_cpu_linear_bwd_w(struct tn_backend *backend, void *dw, const void *dy, const void *x,
                          int32_t T, int32_t N, int32_t K)
 {
     struct tn_gemm g = {.M = N,

@@ -170,15 +170,17 @@ static void make_rows(struct packed *p)
     run(p, (double)p->rows * p->w->K * ROUND_WORK, tn_ceil_div(p->rows, MADE_ROWS), make_task);
 }
 
-void tn_cpu_linear_packed(struct tn_backend *backend, float *y, const float *x,
+void tn_cpu_linear_packed(struct tn_backend *backend, void *y, const void *x,
                           const struct tn_weights *w, int32_t T)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     size_t k = (size_t)w->K, n = (size_t)w->N;
+    const float *from = x;
+    float *to = y;
     int32_t parts = tn_ceil_div(T, pass_rows(w->K));
     for (int32_t part = 0; part < parts; part++) {
         size_t first = (size_t)tn_split(T, parts, part);
-        struct packed p = {.cpu = cpu, .w = w, .x = x + first * k, .y = y + first * n};
+        struct packed p = {.cpu = cpu, .w = w, .x = from + first * k, .y = to + first * n};
         p.rows = tn_split(T, parts, part + 1) - (int32_t)first;
         p.panels = tn_ceil_div(w->N, w->nr);
         p.depth = w->K;
@@ -264,7 +266,7 @@ static void pack_task(void *context, int32_t panel, int32_t worker)
                      cols);
 }
 
-struct tn_weights *tn_cpu_weights_new(struct tn_backend *backend, const float *w, int32_t N,
+struct tn_weights *tn_cpu_weights_new(struct tn_backend *backend, const void *w, int32_t N,
                                       int32_t K, enum tn_dtype dtype, enum tn_dtype rows)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);

@@ -50,7 +50,7 @@ static void embed_task(void *context, int32_t task, int32_t worker)
         memcpy(r->y + (size_t)t * d, r->a + (size_t)r->ids[t] * d, d * sizeof(float));
 }
 
-void tn_cpu_embed(struct tn_backend *backend, float *y, const float *table, const int32_t *ids,
+void tn_cpu_embed(struct tn_backend *backend, void *y, const void *table, const int32_t *ids,
                   int32_t T, int32_t D)
 {
     struct rows r = {.y = y, .a = table, .ids = ids};
@@ -68,8 +68,8 @@ static void embed_bwd_task(void *context, int32_t task, int32_t worker)
                           r->a + (size_t)t * (size_t)r->D + from, (size_t)(to - from));
 }
 
-void tn_cpu_embed_bwd(struct tn_backend *backend, float *dtable, const float *dy,
-                      const int32_t *ids, int32_t T, int32_t D, int32_t V)
+void tn_cpu_embed_bwd(struct tn_backend *backend, void *dtable, const void *dy, const int32_t *ids,
+                      int32_t T, int32_t D, int32_t V)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     int32_t blocks = tn_ceil_div(D, 16);
@@ -87,8 +87,8 @@ static void rmsnorm_task(void *context, int32_t task, int32_t worker)
                           r->D, r->eps);
 }
 
-void tn_cpu_rmsnorm(struct tn_backend *backend, float *y, float *rstd, const float *x,
-                    const float *w, int32_t T, int32_t D, float eps)
+void tn_cpu_rmsnorm(struct tn_backend *backend, void *y, float *rstd, const void *x, const float *w,
+                    int32_t T, int32_t D, float eps)
 {
     struct rows r = {.y = y, .y2 = rstd, .a = x, .b = w, .eps = eps};
     run_rows(tn_cpu_of(backend), &r, T, D, rmsnorm_task);
@@ -111,8 +111,8 @@ static void rmsnorm_dw_task(void *context, int32_t task, int32_t worker)
                              SP_MIN(r->D, s.to * 16));
 }
 
-void tn_cpu_rmsnorm_bwd(struct tn_backend *backend, float *dx, float *dw, const float *dy,
-                        const float *x, const float *w, const float *rstd, int32_t T, int32_t D)
+void tn_cpu_rmsnorm_bwd(struct tn_backend *backend, void *dx, void *dw, const void *dy,
+                        const void *x, const float *w, const float *rstd, int32_t T, int32_t D)
 {
     struct tn_cpu *cpu = tn_cpu_of(backend);
     struct rows r = {.y = dx, .a = dy, .b = x, .c = w, .d = rstd};
@@ -131,7 +131,7 @@ static void rope_task(void *context, int32_t task, int32_t worker)
                        r->stride, r->ids + s.from, r->a, r->b, r->inverse, r->rotary);
 }
 
-void tn_cpu_rope(struct tn_backend *backend, float *x, int32_t T, int32_t heads, int32_t C,
+void tn_cpu_rope(struct tn_backend *backend, void *x, int32_t T, int32_t heads, int32_t C,
                  int32_t stride, const int32_t *positions, const float *cos, const float *sin,
                  bool inverse, int32_t rotary)
 {
@@ -155,7 +155,7 @@ static void swiglu_task(void *context, int32_t task, int32_t worker)
     r->cpu->kern->swiglu(r->y + at, r->a + 2 * at, s.to - s.from, r->D);
 }
 
-void tn_cpu_swiglu(struct tn_backend *backend, float *y, const float *gu, int32_t T, int32_t F)
+void tn_cpu_swiglu(struct tn_backend *backend, void *y, const void *gu, int32_t T, int32_t F)
 {
     struct rows r = {.y = y, .a = gu};
     run_rows(tn_cpu_of(backend), &r, T, F, swiglu_task);
@@ -169,7 +169,7 @@ static void swiglu_bwd_task(void *context, int32_t task, int32_t worker)
     r->cpu->kern->swiglu_bwd(r->y + 2 * at, r->b + at, r->a + 2 * at, s.to - s.from, r->D);
 }
 
-void tn_cpu_swiglu_bwd(struct tn_backend *backend, float *dgu, const float *dy, const float *gu,
+void tn_cpu_swiglu_bwd(struct tn_backend *backend, void *dgu, const void *dy, const void *gu,
                        int32_t T, int32_t F)
 {
     struct rows r = {.y = dgu, .a = gu, .b = dy};
@@ -211,7 +211,7 @@ static void add_task(void *context, int32_t task, int32_t worker)
     r->cpu->kern->add(r->y + at, r->a + at, end - at);
 }
 
-void tn_cpu_add(struct tn_backend *backend, float *y, const float *x, size_t n)
+void tn_cpu_add(struct tn_backend *backend, void *y, const void *x, size_t n)
 {
     struct rows r = {.y = y, .a = x, .n = n};
     run_rows(tn_cpu_of(backend), &r, (int32_t)((n + 15) / 16), 16, add_task);
@@ -224,12 +224,13 @@ static void sum_squares_task(void *context, int32_t task, int32_t worker)
     f->partial[task] = f->kern->sum_squares(f->x + at, count);
 }
 
-double tn_cpu_sum_squares(struct tn_backend *backend, const float *x, size_t n)
+double tn_cpu_sum_squares(struct tn_backend *backend, const void *x, size_t n)
 {
     double sum = 0.0, partial[PARTIALS];
+    const float *from = x;
     const size_t span = (size_t)PARTIALS * CHUNK;
     for (size_t at = 0; at < n; at += span) {
-        struct flat f = {.n = SP_MIN(span, n - at), .x = x + at, .partial = partial};
+        struct flat f = {.n = SP_MIN(span, n - at), .x = from + at, .partial = partial};
         run_flat(tn_cpu_of(backend), &f, sum_squares_task);
         for (size_t i = 0; i < (f.n + CHUNK - 1) / CHUNK; i++)
             sum += partial[i];
@@ -244,7 +245,7 @@ static void rmsprop_task(void *context, int32_t task, int32_t worker)
     f->kern->rmsprop(f->w + at, f->x + at, f->v + at, count, f->rmsprop);
 }
 
-void tn_cpu_rmsprop(struct tn_backend *backend, float *w, const float *g, float *v, size_t n,
+void tn_cpu_rmsprop(struct tn_backend *backend, void *w, const void *g, void *v, size_t n,
                     const struct tn_rmsprop *options)
 {
     struct flat f = {.n = n, .w = w, .x = g, .v = v, .rmsprop = options};
@@ -269,8 +270,8 @@ static float bias_correction(float beta, int64_t step)
     return (float)(1.0 - power);
 }
 
-void tn_cpu_adamw(struct tn_backend *backend, float *w, const float *g, float *m, float *v,
-                  size_t n, const struct tn_adamw *options)
+void tn_cpu_adamw(struct tn_backend *backend, void *w, const void *g, void *m, void *v, size_t n,
+                  const struct tn_adamw *options)
 {
     struct flat f = {.n = n, .w = w, .x = g, .m = m, .v = v, .adamw = options};
     f.correction1 = bias_correction(options->beta1, options->step);

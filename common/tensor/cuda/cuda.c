@@ -8,6 +8,7 @@
 
 #include "common/base/mem.h"
 #include "common/tensor/module.h"
+#include "common/tensor/plain.h"
 
 bool cuda_grow(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
 {
@@ -154,6 +155,7 @@ static const struct tn_ops *operations(void)
         .close = op_close,
         .probe = op_probe,
         .usage = op_usage,
+        PLAIN_OPERATIONS,
     };
     cuda_add_rows(&cuda_ops);
     cuda_add_products(&cuda_ops);

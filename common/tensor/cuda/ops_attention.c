@@ -108,7 +108,7 @@ static void attend(struct tn_cuda *cuda, struct gpu_attention *a, const struct g
     device_launch(cuda->device, gpu_attention_kernel, attend_blocks(items), attend_threads, a);
 }
 
-static void op_attention(struct tn_backend *b, float *out, float *lse, const float *qkv, int32_t T,
+static void op_attention(struct tn_backend *b, void *out, float *lse, const void *qkv, int32_t T,
                          const struct tn_segment *segments, int32_t n_segments, int32_t H,
                          int32_t G, int32_t C, float scale, int32_t window, float softcap)
 {
@@ -117,8 +117,8 @@ static void op_attention(struct tn_backend *b, float *out, float *lse, const flo
     struct gpu_attention a = {.out = out,
                               .lse = lse,
                               .q = qkv,
-                              .k = qkv + (size_t)H * c,
-                              .v = qkv + (size_t)(H + G) * c,
+                              .k = (const float *)qkv + (size_t)H * c,
+                              .v = (const float *)qkv + (size_t)(H + G) * c,
                               .q_row = width,
                               .kv_row = width,
                               .H = H,
@@ -133,8 +133,8 @@ static void op_attention(struct tn_backend *b, float *out, float *lse, const flo
     lists_free(&l);
 }
 
-static void op_attention_bwd(struct tn_backend *b, float *dqkv, const float *dout, const float *out,
-                             const float *lse, const float *qkv, int32_t T,
+static void op_attention_bwd(struct tn_backend *b, void *dqkv, const void *dout, const void *out,
+                             const float *lse, const void *qkv, int32_t T,
                              const struct tn_segment *segments, int32_t n_segments, int32_t H,
                              int32_t G, int32_t C, float scale, int32_t window, float softcap)
 {
@@ -219,7 +219,7 @@ static size_t layer_bytes(const struct tn_kv_cache *cache, int32_t layer)
 }
 
 static void op_cache_put(struct tn_backend *b, struct tn_kv_cache *cache, int32_t layer,
-                         const float *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
+                         const void *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
     size_t at = layer_bytes(cache, layer), n = (size_t)T;
@@ -241,7 +241,7 @@ static void op_cache_put(struct tn_backend *b, struct tn_kv_cache *cache, int32_
     free(to);
 }
 
-static void op_cache_attention(struct tn_backend *b, float *out, const float *qkv,
+static void op_cache_attention(struct tn_backend *b, void *out, const void *qkv,
                                struct tn_kv_cache *cache, int32_t layer,
                                const struct tn_cache_row *rows, int32_t T, int32_t H, float scale,
                                int32_t window, float softcap)

@@ -65,7 +65,7 @@ static void product(struct tn_cuda *cuda, struct device_product *p, const float 
     plain(cuda, &g);
 }
 
-static void op_linear(struct tn_backend *b, float *y, const float *x, const float *w, int32_t T,
+static void op_linear(struct tn_backend *b, void *y, const void *x, const void *w, int32_t T,
                       int32_t N, int32_t K, bool accumulate)
 {
     struct device_product p = {
@@ -73,14 +73,14 @@ static void op_linear(struct tn_backend *b, float *y, const float *x, const floa
     product(tn_cuda_of(b), &p, x, w);
 }
 
-static void op_linear_bwd_x(struct tn_backend *b, float *dx, const float *dy, const float *w,
+static void op_linear_bwd_x(struct tn_backend *b, void *dx, const void *dy, const void *w,
                             int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct device_product p = {.c = dx, .M = T, .N = K, .K = N, .accumulate = accumulate};
     product(tn_cuda_of(b), &p, dy, w);
 }
 
-static void op_linear_bwd_w(struct tn_backend *b, float *dw, const float *dy, const float *x,
+static void op_linear_bwd_w(struct tn_backend *b, void *dw, const void *dy, const void *x,
                             int32_t T, int32_t N, int32_t K)
 {
     struct device_product p = {
@@ -99,7 +99,7 @@ static void op_weights_free(struct tn_backend *b, struct tn_weights *weights)
     free(weights);
 }
 
-static struct tn_weights *op_weights_new(struct tn_backend *b, const float *w, int32_t N, int32_t K,
+static struct tn_weights *op_weights_new(struct tn_backend *b, const void *w, int32_t N, int32_t K,
                                          enum tn_dtype dtype, enum tn_dtype rows)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
@@ -118,7 +118,7 @@ static struct tn_weights *op_weights_new(struct tn_backend *b, const float *w, i
     return weights;
 }
 
-static void op_linear_packed(struct tn_backend *b, float *y, const float *x,
+static void op_linear_packed(struct tn_backend *b, void *y, const void *x,
                              const struct tn_weights *w, int32_t T)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);

@@ -10,7 +10,7 @@ static const int32_t *put_ids(struct tn_cuda *cuda, const int32_t *ids, int32_t 
     return cuda_table(cuda, CUDA_TABLE, ids, (size_t)n * sizeof(*ids));
 }
 
-static void op_embed(struct tn_backend *b, float *y, const float *table, const int32_t *ids,
+static void op_embed(struct tn_backend *b, void *y, const void *table, const int32_t *ids,
                      int32_t T, int32_t D)
 {
     struct gpu_work w = {.y = y, .a = table, .D = D, .n = (size_t)T * (size_t)D};
@@ -20,7 +20,7 @@ static void op_embed(struct tn_backend *b, float *y, const float *table, const i
     cuda_flat(tn_cuda_of(b), gpu_embed_kernel, w.n, &w);
 }
 
-static void op_embed_bwd(struct tn_backend *b, float *dtable, const float *dy, const int32_t *ids,
+static void op_embed_bwd(struct tn_backend *b, void *dtable, const void *dy, const int32_t *ids,
                          int32_t T, int32_t D, int32_t V)
 {
     struct gpu_work w = {.y = dtable, .a = dy, .T = T, .D = D};
@@ -31,7 +31,7 @@ static void op_embed_bwd(struct tn_backend *b, float *dtable, const float *dy, c
     cuda_flat(tn_cuda_of(b), gpu_embed_bwd_kernel, (size_t)D, &w);
 }
 
-static void op_add(struct tn_backend *b, float *y, const float *x, size_t n)
+static void op_add(struct tn_backend *b, void *y, const void *x, size_t n)
 {
     struct gpu_work w = {.y = y, .a = x, .n = n};
     cuda_flat(tn_cuda_of(b), gpu_add_kernel, n, &w);
@@ -39,9 +39,8 @@ static void op_add(struct tn_backend *b, float *y, const float *x, size_t n)
 
 /* --- norms --- */
 
-static void op_head_norm(struct tn_backend *b, float *y, float *rstd, const float *x,
-                         const float *w, int32_t T, int32_t heads, int32_t C, int32_t stride,
-                         float eps)
+static void op_head_norm(struct tn_backend *b, void *y, float *rstd, const void *x, const float *w,
+                         int32_t T, int32_t heads, int32_t C, int32_t stride, float eps)
 {
     struct gpu_work k = {.y = y,
                          .y2 = rstd,
@@ -55,7 +54,7 @@ static void op_head_norm(struct tn_backend *b, float *y, float *rstd, const floa
     cuda_rows(tn_cuda_of(b), gpu_rmsnorm_kernel, k.n, &k);
 }
 
-static void op_rmsnorm(struct tn_backend *b, float *y, float *rstd, const float *x, const float *w,
+static void op_rmsnorm(struct tn_backend *b, void *y, float *rstd, const void *x, const float *w,
                        int32_t T, int32_t D, float eps)
 {
     op_head_norm(b, y, rstd, x, w, T, 1, D, D, eps);
@@ -81,29 +80,29 @@ static void norm_bwd(struct tn_backend *b, float *dx, float *dw, const float *dy
     cuda_rows(tn_cuda_of(b), gpu_rmsnorm_dx_kernel, k.n, &k);
 }
 
-static void op_head_norm_bwd(struct tn_backend *b, float *dy, float *dw, const float *x,
+static void op_head_norm_bwd(struct tn_backend *b, void *dy, void *dw, const void *x,
                              const float *w, const float *rstd, int32_t T, int32_t heads, int32_t C,
                              int32_t stride)
 {
     norm_bwd(b, dy, dw, dy, x, w, rstd, T, heads, C, stride, false);
 }
 
-static void op_rmsnorm_bwd(struct tn_backend *b, float *dx, float *dw, const float *dy,
-                           const float *x, const float *w, const float *rstd, int32_t T, int32_t D)
+static void op_rmsnorm_bwd(struct tn_backend *b, void *dx, void *dw, const void *dy, const void *x,
+                           const float *w, const float *rstd, int32_t T, int32_t D)
 {
     norm_bwd(b, dx, dw, dy, x, w, rstd, T, 1, D, D, true);
 }
 
-static void op_layernorm(struct tn_backend *b, float *y, float *stats, const float *x,
-                         const float *w, const float *bias, int32_t T, int32_t D, float eps)
+static void op_layernorm(struct tn_backend *b, void *y, float *stats, const void *x, const float *w,
+                         const float *bias, int32_t T, int32_t D, float eps)
 {
     struct gpu_work k = {
         .y = y, .y2 = stats, .a = x, .b = w, .c = bias, .n = (size_t)T, .D = D, .p = eps};
     cuda_rows(tn_cuda_of(b), gpu_layernorm_kernel, k.n, &k);
 }
 
-static void op_layernorm_bwd(struct tn_backend *b, float *dx, float *dw, const float *dy,
-                             const float *x, const float *w, const float *stats, int32_t T,
+static void op_layernorm_bwd(struct tn_backend *b, void *dx, void *dw, const void *dy,
+                             const void *x, const float *w, const float *stats, int32_t T,
                              int32_t D)
 {
     struct gpu_work k = {.y = dx, .a = dy, .b = x, .c = w, .d = stats, .n = (size_t)T, .D = D};
@@ -114,7 +113,7 @@ static void op_layernorm_bwd(struct tn_backend *b, float *dx, float *dw, const f
 
 /* --- element by element --- */
 
-static void op_rope(struct tn_backend *b, float *x, int32_t T, int32_t heads, int32_t C,
+static void op_rope(struct tn_backend *b, void *x, int32_t T, int32_t heads, int32_t C,
                     int32_t stride, const int32_t *positions, const float *cos, const float *sin,
                     bool inverse, int32_t rotary)
 {
@@ -133,58 +132,58 @@ static void op_rope(struct tn_backend *b, float *x, int32_t T, int32_t heads, in
     cuda_flat(tn_cuda_of(b), gpu_rope_kernel, w.n, &w);
 }
 
-static void op_affine(struct tn_backend *b, float *y, const float *x, float scale, float shift,
+static void op_affine(struct tn_backend *b, void *y, const void *x, float scale, float shift,
                       size_t n)
 {
     struct gpu_work w = {.y = y, .a = x, .n = n, .p = scale, .q = shift};
     cuda_flat(tn_cuda_of(b), gpu_affine_kernel, n, &w);
 }
 
-static void op_bias(struct tn_backend *b, float *y, const float *bias, int32_t T, int32_t N)
+static void op_bias(struct tn_backend *b, void *y, const float *bias, int32_t T, int32_t N)
 {
     struct gpu_work w = {.y = y, .a = bias, .n = (size_t)T * (size_t)N, .D = N};
     cuda_flat(tn_cuda_of(b), gpu_bias_kernel, w.n, &w);
 }
 
-static void op_bias_bwd(struct tn_backend *b, float *db, const float *dy, int32_t T, int32_t N)
+static void op_bias_bwd(struct tn_backend *b, void *db, const void *dy, int32_t T, int32_t N)
 {
     struct gpu_work w = {.y = db, .a = dy, .T = T, .D = N};
     cuda_flat(tn_cuda_of(b), gpu_bias_bwd_kernel, (size_t)N, &w);
 }
 
-static void op_swiglu(struct tn_backend *b, float *y, const float *gu, int32_t T, int32_t F)
+static void op_swiglu(struct tn_backend *b, void *y, const void *gu, int32_t T, int32_t F)
 {
     struct gpu_work w = {.y = y, .a = gu, .n = (size_t)T * (size_t)F, .D = F};
     cuda_flat(tn_cuda_of(b), gpu_swiglu_kernel, w.n, &w);
 }
 
-static void op_swiglu_bwd(struct tn_backend *b, float *dgu, const float *dy, const float *gu,
+static void op_swiglu_bwd(struct tn_backend *b, void *dgu, const void *dy, const void *gu,
                           int32_t T, int32_t F)
 {
     struct gpu_work w = {.y = dgu, .a = gu, .b = dy, .n = (size_t)T * (size_t)F, .D = F};
     cuda_flat(tn_cuda_of(b), gpu_swiglu_bwd_kernel, w.n, &w);
 }
 
-static void op_geglu(struct tn_backend *b, float *y, const float *gu, int32_t T, int32_t F)
+static void op_geglu(struct tn_backend *b, void *y, const void *gu, int32_t T, int32_t F)
 {
     struct gpu_work w = {.y = y, .a = gu, .n = (size_t)T * (size_t)F, .D = F};
     cuda_flat(tn_cuda_of(b), gpu_geglu_kernel, w.n, &w);
 }
 
-static void op_geglu_bwd(struct tn_backend *b, float *dgu, const float *dy, const float *gu,
-                         int32_t T, int32_t F)
+static void op_geglu_bwd(struct tn_backend *b, void *dgu, const void *dy, const void *gu, int32_t T,
+                         int32_t F)
 {
     struct gpu_work w = {.y = dgu, .a = gu, .b = dy, .n = (size_t)T * (size_t)F, .D = F};
     cuda_flat(tn_cuda_of(b), gpu_geglu_bwd_kernel, w.n, &w);
 }
 
-static void op_gelu(struct tn_backend *b, float *y, const float *x, size_t n, bool tanh)
+static void op_gelu(struct tn_backend *b, void *y, const void *x, size_t n, bool tanh)
 {
     struct gpu_work w = {.y = y, .a = x, .n = n, .flag = tanh};
     cuda_flat(tn_cuda_of(b), gpu_gelu_kernel, n, &w);
 }
 
-static void op_gelu_bwd(struct tn_backend *b, float *dx, const float *dy, const float *x, size_t n,
+static void op_gelu_bwd(struct tn_backend *b, void *dx, const void *dy, const void *x, size_t n,
                         bool tanh)
 {
     struct gpu_work w = {.y = dx, .a = x, .b = dy, .n = n, .flag = tanh};
@@ -199,7 +198,7 @@ static void op_softcap(struct tn_backend *b, float *x, float cap, size_t n)
 
 /* --- optimizers --- */
 
-static void op_rmsprop(struct tn_backend *b, float *w, const float *g, float *v, size_t n,
+static void op_rmsprop(struct tn_backend *b, void *w, const void *g, void *v, size_t n,
                        const struct tn_rmsprop *o)
 {
     struct gpu_work k = {
@@ -221,7 +220,7 @@ static float bias_correction(float beta, int64_t step)
     return (float)(1.0 - power);
 }
 
-static void op_adamw(struct tn_backend *b, float *w, const float *g, float *m, float *v, size_t n,
+static void op_adamw(struct tn_backend *b, void *w, const void *g, void *m, void *v, size_t n,
                      const struct tn_adamw *o)
 {
     float first = bias_correction(o->beta1, o->step), second = bias_correction(o->beta2, o->step);
@@ -236,7 +235,7 @@ static void op_adamw(struct tn_backend *b, float *w, const float *g, float *m, f
     cuda_flat(tn_cuda_of(b), gpu_adamw_kernel, n, &k);
 }
 
-static double op_sum_squares(struct tn_backend *b, const float *x, size_t n)
+static double op_sum_squares(struct tn_backend *b, const void *x, size_t n)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
     size_t chunks = cuda_parts(n, GPU_CHUNK);

@@ -72,7 +72,7 @@ static void product(struct tn_backend *backend, struct call *p)
                 p);
 }
 
-static void blas_linear(struct tn_backend *backend, float *y, const float *x, const float *w,
+static void blas_linear(struct tn_backend *backend, void *y, const void *x, const void *w,
                         int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct call p = {.M = T,
@@ -86,8 +86,8 @@ static void blas_linear(struct tn_backend *backend, float *y, const float *x, co
     product(backend, &p);
 }
 
-static void blas_linear_bwd_x(struct tn_backend *backend, float *dx, const float *dy,
-                              const float *w, int32_t T, int32_t N, int32_t K, bool accumulate)
+static void blas_linear_bwd_x(struct tn_backend *backend, void *dx, const void *dy, const void *w,
+                              int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct call p = {.M = T, .N = K, .K = N, .a = dy, .b = w, .c = dx, .accumulate = accumulate};
     product(backend, &p);
@@ -103,8 +103,8 @@ static void bwd_w_task(void *context, int32_t task, int32_t worker)
                 p->c + (size_t)row * (size_t)p->N + (size_t)col, p->N);
 }
 
-static void blas_linear_bwd_w(struct tn_backend *backend, float *dw, const float *dy,
-                              const float *x, int32_t T, int32_t N, int32_t K)
+static void blas_linear_bwd_w(struct tn_backend *backend, void *dw, const void *dy, const void *x,
+                              int32_t T, int32_t N, int32_t K)
 {
     struct call p = {.M = N, .N = K, .K = T, .a = dy, .b = x, .c = dw};
     p.column_blocks = tn_ceil_div(K, COLUMNS);
@@ -114,11 +114,12 @@ static void blas_linear_bwd_w(struct tn_backend *backend, float *dw, const float
 }
 
 /* Nothing is prepared: the matrix as it came, rounded where its storage says so. */
-static struct tn_weights *blas_weights_new(struct tn_backend *backend, const float *w, int32_t N,
+static struct tn_weights *blas_weights_new(struct tn_backend *backend, const void *w, int32_t N,
                                            int32_t K, enum tn_dtype dtype, enum tn_dtype rows)
 {
     struct tn_weights *weights = sp_xalloc(sizeof(*weights));
     size_t n = (size_t)N * (size_t)K;
+    const float *from = w;
     *weights = (struct tn_weights){.N = N, .K = K, .dtype = dtype, .rows = rows};
     float *copy = weights->panels = sp_alloc_block(n, sizeof(float));
     if (!copy) {
@@ -126,14 +127,16 @@ static struct tn_weights *blas_weights_new(struct tn_backend *backend, const flo
         return NULL;
     }
     for (size_t i = 0; i < n; i++)
-        copy[i] = dtype == TN_BF16 ? sp_bf16_to_f32(sp_f32_to_bf16(w[i])) : w[i];
+        copy[i] = dtype == TN_BF16 ? sp_bf16_to_f32(sp_f32_to_bf16(from[i])) : from[i];
     return weights;
 }
 
-static void blas_linear_packed(struct tn_backend *backend, float *y, const float *x,
+static void blas_linear_packed(struct tn_backend *backend, void *y, const void *x,
                                const struct tn_weights *w, int32_t T)
 {
     size_t k = (size_t)w->K, n = (size_t)w->N;
+    const float *from = x;
+    float *to = y;
     if (w->rows == TN_F32) {
         blas_linear(backend, y, x, w->panels, T, w->N, w->K, false);
         return;
@@ -142,8 +145,8 @@ static void blas_linear_packed(struct tn_backend *backend, float *y, const float
     for (int32_t row = 0; row < T; row += MAX_ROWS) {
         int32_t rows = SP_MIN(MAX_ROWS, T - row);
         for (size_t i = 0; i < (size_t)rows * k; i++)
-            rounded[i] = sp_bf16_to_f32(sp_f32_to_bf16(x[(size_t)row * k + i]));
-        blas_linear(backend, y + (size_t)row * n, rounded, w->panels, rows, w->N, w->K, false);
+            rounded[i] = sp_bf16_to_f32(sp_f32_to_bf16(from[(size_t)row * k + i]));
+        blas_linear(backend, to + (size_t)row * n, rounded, w->panels, rows, w->N, w->K, false);
     }
 }
 

@@ -200,7 +200,7 @@ static double tensor_error(const struct ckpt_st *gradients, const struct model_t
     size_t n = (size_t)t->rows * (size_t)SP_MAX(t->cols, 1);
     float *expected = sp_xarray(n, sizeof(float)), *got = sp_xarray(n, sizeof(float));
     ck_ok(ckpt_tensor_to_f32(stored, expected, err));
-    float *gradient = host_copy(cpu, model_grads(model) + t->offset, n);
+    float *gradient = host_copy(cpu, (float *)model_grads(model) + t->offset, n);
     model_tensor_to_file(t, gradient, got);
     free(gradient);
     double difference = 0, size = 0;

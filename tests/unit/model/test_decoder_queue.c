@@ -149,7 +149,7 @@ START_TEST(broken_weights_are_noticed)
     bool idle = false;
     size_t n;
     const float nan = NAN;
-    float *w = model_params(m, &n) +
+    float *w = (float *)model_params(m, &n) +
                model_find_tensor(m, "model.layers.1.mlp.down_proj.weight")->offset + 7;
     cpu->ops->upload(cpu, w, &nan, sizeof(nan)); /* it may be a device's memory */
     ck_ok(model_decoder_new(m, &o, &d, err));

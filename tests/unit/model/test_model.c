@@ -138,7 +138,7 @@ START_TEST(random_weights_are_a_function_of_the_seed)
     ck_assert_ptr_nonnull(model_find_tensor(a, "lm_head.weight"));
     ck_assert_ptr_null(model_grads(a));
     ck_ok(model_enable_grads(a, err));
-    ck_assert(model_grads(a)[n - 1] == 0);
+    ck_assert(((float *)model_grads(a))[n - 1] == 0);
     model_free(a);
     model_free(b);
     model_free(c);
@@ -225,7 +225,7 @@ START_TEST(ruined_weights_are_not_saved)
     struct model_config config = odd_config(true);
     struct model *m = NULL;
     ck_ok(model_new(cpu, &config, 5, &m, err));
-    float *x = model_params(m, NULL) + model_find_tensor(m, "model.norm.weight")->offset;
+    float *x = (float *)model_params(m, NULL) + model_find_tensor(m, "model.norm.weight")->offset;
     x[1] = 70000;
     ck_fails(SP_ENUMERIC, "model.norm.weight: element 1",
              model_save(m, in_scratch("f16"), TN_F16, NULL, err));

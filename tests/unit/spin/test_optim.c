@@ -37,7 +37,7 @@ static void check_case(struct tn_backend *b, const json_t *golden, const json_t 
     {
         model_zero_grads(m);
         for (size_t i = 0; i < count; i++)
-            model_grads(m)[i] = (float)json_number_value(json_array_get(grad, i));
+            ((float *)model_grads(m))[i] = (float)json_number_value(json_array_get(grad, i));
         double norm = sqrt(b->ops->sum_squares(b, model_grads(m), n));
         if (c.clip_norm > 0) {
             double e = json_number_value(json_array_get(json_object_get(row, "norms"), k));

@@ -127,7 +127,7 @@ START_TEST(accumulation_gives_the_same_gradient)
     ck_assert(one.loss == many.loss && one.rows == many.rows && one.tokens == many.tokens);
     double difference = 0, norm = 0;
     for (size_t i = 0; i < n; i++) {
-        double d = (double)model_grads(m)[i] - (double)kept[i];
+        double d = (double)((float *)model_grads(m))[i] - (double)kept[i];
         difference += d * d;
         norm += (double)kept[i] * (double)kept[i];
     }
@@ -161,7 +161,7 @@ START_TEST(identical_pairs_keep_their_place_and_have_no_gradient)
     ck_assert(fabs(two.spin_loss - (one.spin_loss + log(2)) / 2) < 1e-12);
     ck_assert(fabs(two.margin_mean - one.margin_mean / 2) < 1e-12);
     for (size_t i = 0; i < n; i++)
-        ck_assert(fabs((double)both[i] - 0.5 * (double)model_grads(m)[i]) < 1e-6);
+        ck_assert(fabs((double)both[i] - 0.5 * (double)((float *)model_grads(m))[i]) < 1e-6);
     free(both);
     /* With an SFT term the identical pair has that. */
     list.pairs[0] = b.pairs[3];

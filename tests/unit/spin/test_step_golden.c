@@ -51,7 +51,7 @@ static void check_tiny_case(struct model *m, const struct ckpt_st *golden, const
         for (size_t i = 0; i < expected->count; i++) {
             float e;
             memcpy(&e, expected->data + 4 * i, 4);
-            double d = (double)model_grads(m)[tensors[t].offset + i] - (double)e;
+            double d = (double)((float *)model_grads(m))[tensors[t].offset + i] - (double)e;
             difference += d * d;
             norm += (double)e * (double)e;
         }
@@ -107,7 +107,7 @@ static void check_story_case(struct model *m, const json_t *row, struct spin_ste
     for (int32_t t = 0; t < n_tensors; t++) {
         const json_t *expected = json_object_get(json_object_get(row, "tensors"), tensors[t].name);
         size_t n = (size_t)tensors[t].rows * (size_t)SP_MAX(tensors[t].cols, 1);
-        const float *g = model_grads(m) + tensors[t].offset;
+        const float *g = (const float *)model_grads(m) + tensors[t].offset;
         double norm = 0, difference = 0, sampled = 0;
         ck_assert_uint_eq(json_array_size(expected), samples + 1);
         for (size_t i = 0; i < n; i++)
