@@ -98,6 +98,11 @@ double tn_probe(struct tn_backend *backend)
     return backend->ops->probe(backend);
 }
 
+double tn_bandwidth(struct tn_backend *backend)
+{
+    return backend->ops->bandwidth ? backend->ops->bandwidth(backend) : 0.0;
+}
+
 void tn_usage(struct tn_backend *backend, struct tn_usage *ret)
 {
     backend->ops->usage(backend, ret);

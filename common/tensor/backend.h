@@ -88,6 +88,9 @@ struct tn_backend_options {
     /* Folder of the modules; NULL or "": SPIN_MODULE_PATH of the environment, else where they were
      * installed. */
     const char *module_path;
+    /* "cuda": a row's bits may depend on how many rows there are, where that is faster. Then
+     * decoding has not the bits of training, nor a batch those of its parts. */
+    bool row_variant;
 };
 
 /* Optimizer step over n elements; g is multiplied by g_scale first (clipping). RMSProp's weight
@@ -112,6 +115,7 @@ struct tn_usage {
      * the machine's. */
     uint64_t memory_used, memory_total;
     uint64_t memory_free; /* what may still be had; 0: unknown */
+    uint64_t own_peak;    /* what this backend had of it at most; 0: unknown */
     /* Share of the time that it works, 0 to 1; NaN: unknown. On a CPU: of the backend's threads,
      * since the call before. */
     double busy;
@@ -290,6 +294,7 @@ struct tn_ops {
     /* --- the backend itself: see tn_close, tn_probe and tn_usage --- */
     void (*close)(struct tn_backend *);
     double (*probe)(struct tn_backend *);
+    double (*bandwidth)(struct tn_backend *); /* NULL: not measured */
     void (*usage)(struct tn_backend *, struct tn_usage *ret);
 };
 
@@ -337,8 +342,12 @@ void tn_put(struct tn_backend *backend, void *to, enum tn_dtype dtype, const flo
 void tn_get(struct tn_backend *backend, float *to_host, const void *from, enum tn_dtype dtype,
             size_t n);
 /* Floating-point operations per second that the backend reaches in multiply-adds on what fits the
- * first cache: the limit that figures are compared with. Takes some 30 ms; allocates. */
+ * first cache, "cuda" in products of large bf16 matrices: the limit that figures are compared with.
+ * Takes some 30 ms; allocates. */
 double tn_probe(struct tn_backend *backend);
+/* Bytes per second that copies in its memory read and write; 0: not measured. Takes some
+ * milliseconds, and up to 2 GiB of a device's memory. */
+double tn_bandwidth(struct tn_backend *backend);
 /* Any thread. */
 void tn_usage(struct tn_backend *backend, struct tn_usage *ret);
 

@@ -26,10 +26,32 @@ struct piece { /* one allocation: whole pages, the last of which can't be touche
     uint8_t *memory;
 };
 
+/* Work that is kept to be done later: a launch, or one of the others with its arguments. */
+struct step {
+    struct step *next;
+    enum { STEP_LAUNCH, STEP_COPY, STEP_ZERO, STEP_PRODUCT } kind;
+    struct device_grid blocks, threads;
+    size_t bytes; /* shared, copied, zeroed */
+    const void *kernel, *from;
+    void *to;
+    struct device_product product;
+    void *args;
+};
+
+struct graph {
+    uint64_t key, used;
+    struct step *first;
+};
+
 struct device {
     struct piece *pieces;
-    size_t free_bytes;
+    size_t free_bytes, own, own_peak;
     bool open;
+    bool recording;
+    struct graph kept[DEVICE_GRAPHS], recorded;
+    struct step **end; /* of what is recorded */
+    int n_kept;
+    uint64_t clock;
 };
 
 static size_t memory_bytes(void)
@@ -60,7 +82,12 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
 void device_usage(struct device *d, struct device_usage *ret)
 {
     *ret = (struct device_usage){
-        .memory_free = d->free_bytes, .memory_total = memory_bytes(), .busy = 0.5};
+        .memory_free = d->free_bytes,
+        .memory_total = memory_bytes(),
+        .own = d->own,
+        .own_peak = d->own_peak,
+        .busy = 0.5,
+    };
 }
 
 static void protect_piece(struct piece *p, bool open)
@@ -81,11 +108,9 @@ static void protect(struct device *d, bool open)
     d->open = open;
 }
 
-void *device_alloc(struct device *d, size_t bytes)
+static struct piece *new_piece(struct device *d, size_t bytes)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
-    if (bytes > d->free_bytes)
-        return NULL;
     struct piece *p = sp_xalloc(sizeof(*p));
     p->bytes = bytes;
     p->open_bytes = (bytes + ALIGNED + page - 1) / page * page;
@@ -97,64 +122,111 @@ void *device_alloc(struct device *d, size_t bytes)
     protect_piece(p, d->open);
     p->next = d->pieces;
     d->pieces = p;
-    d->free_bytes -= bytes;
-    return p->memory;
+    return p;
 }
 
-void device_free(struct device *d, void *memory)
+static size_t free_piece(struct device *d, const void *memory)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     struct piece **at = &d->pieces;
-    if (!memory)
-        return;
     while (*at && (*at)->memory != memory)
         at = &(*at)->next;
     SP_ASSERT(*at != NULL); /* it is this device's, and was not freed before */
     struct piece *p = *at;
+    size_t bytes = p->bytes;
     *at = p->next;
     protect_piece(p, true);
     for (size_t i = 0; i < tail_bytes(p); i++)
         SP_ASSERT(p->memory[p->bytes + i] == PATTERN); /* nobody wrote behind it */
     munmap(p->pages, p->open_bytes + page);
-    d->free_bytes += p->bytes;
     free(p);
+    return bytes;
+}
+
+void *device_alloc(struct device *d, size_t bytes)
+{
+    SP_ASSERT(!d->recording);
+    if (bytes > d->free_bytes)
+        return NULL;
+    d->free_bytes -= bytes;
+    d->own += bytes;
+    d->own_peak = SP_MAX(d->own_peak, d->own);
+    return new_piece(d, bytes)->memory;
+}
+
+void device_free(struct device *d, void *memory)
+{
+    if (!memory)
+        return;
+    device_forget_graphs(d);
+    size_t bytes = free_piece(d, memory);
+    d->free_bytes += bytes;
+    d->own -= bytes;
 }
 
 void device_close(struct device *d)
 {
     if (!d)
         return;
+    device_forget_graphs(d);
     SP_ASSERT(d->pieces == NULL); /* nothing was forgotten */
     free(d);
 }
 
-void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+/* Keeps the step when work is recorded; false: it is to be done now. */
+static bool record(struct device *d, const struct step *step)
 {
-    device_copy(d, to, from_host, bytes);
+    if (!d->recording)
+        return false;
+    *d->end = sp_xmemdup(step, sizeof(*step));
+    (*d->end)->next = NULL;
+    d->end = &(*d->end)->next;
+    return true;
 }
 
-void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
-{
-    device_copy(d, to_host, from, bytes);
-}
-
-void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+static void copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     protect(d, true);
     memcpy(to, from, bytes);
     protect(d, false);
 }
 
-void device_zero(struct device *d, void *memory, size_t bytes)
+static void zero(struct device *d, void *memory, size_t bytes)
 {
     protect(d, true);
     memset(memory, 0, bytes);
     protect(d, false);
 }
 
+void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+{
+    SP_ASSERT(!d->recording);
+    copy(d, to, from_host, bytes);
+}
+
+void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
+{
+    SP_ASSERT(!d->recording);
+    copy(d, to_host, from, bytes);
+}
+
+void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+{
+    struct step step = {.kind = STEP_COPY, .to = to, .from = from, .bytes = bytes};
+    if (!record(d, &step))
+        copy(d, to, from, bytes);
+}
+
+void device_zero(struct device *d, void *memory, size_t bytes)
+{
+    struct step step = {.kind = STEP_ZERO, .to = memory, .bytes = bytes};
+    if (!record(d, &step))
+        zero(d, memory, bytes);
+}
+
 void device_wait(struct device *d)
 {
-    (void)d;
+    SP_ASSERT(!d->recording);
 }
 
 /* Every block finds `shared_bytes` of dynamic memory that hold no numbers. */
@@ -162,6 +234,8 @@ static void run_blocks(struct device *d, const void *kernel, struct device_grid 
                        struct device_grid threads, size_t shared_bytes, const void *args)
 {
     const struct emu_kernel *k = kernel;
+    if (blocks.x == 0 || blocks.y == 0)
+        return;
     SP_ASSERT(threads.x * threads.y <= 256 && blocks.x <= 0x7fffffff && blocks.y <= 65535);
     emu.threads = (struct emu_index){(uint32_t)threads.x, (uint32_t)threads.y};
     emu.blocks = (struct emu_index){(uint32_t)blocks.x, (uint32_t)blocks.y};
@@ -176,41 +250,189 @@ static void run_blocks(struct device *d, const void *kernel, struct device_grid 
     protect(d, false);
 }
 
+static void launch(struct device *d, const struct step *s)
+{
+    if (s->bytes > 0)
+        emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128)->memory;
+    run_blocks(d, s->kernel, s->blocks, s->threads, s->bytes, s->args);
+    if (s->bytes > 0)
+        free_piece(d, emu.dynamic);
+}
+
 void device_launch_shared(struct device *d, const void *kernel, struct device_grid blocks,
                           struct device_grid threads, size_t shared_bytes, const void *args)
 {
+    const struct emu_kernel *k = kernel;
+    struct step step = {
+        .kind = STEP_LAUNCH,
+        .blocks = blocks,
+        .threads = threads,
+        .bytes = shared_bytes,
+        .kernel = kernel,
+        .args = sp_xmemdup(args, k->args_bytes),
+    };
     SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
-    emu.dynamic = device_alloc(d, (shared_bytes + 127) / 128 * 128);
-    SP_ASSERT(emu.dynamic != NULL);
-    run_blocks(d, kernel, blocks, threads, shared_bytes, args);
-    device_free(d, emu.dynamic);
+    if (record(d, &step))
+        return;
+    launch(d, &step);
+    free(step.args);
 }
 
 void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
                    struct device_grid threads, const void *args)
 {
-    run_blocks(d, kernel, blocks, threads, 0, args);
+    device_launch_shared(d, kernel, blocks, threads, 0, args);
 }
 
-/* The reference of cublasLt's products: one chain over k. With SPIN_EMULATE_NO_CUBLASLT there is
- * none. */
-bool device_product(struct device *d, const struct device_product *p)
+/* --- products --- */
+
+static float factor(const void *at, size_t i)
 {
-    if (getenv("SPIN_EMULATE_NO_CUBLASLT"))
-        return false;
+    return sp_bf16_to_f32(((const uint16_t *)at)[i]);
+}
+
+/* The reference of cublasLt's products: one chain over k, and what was there added at the end. */
+static float product_at(const struct device_product *p, int32_t m, int32_t n)
+{
+    size_t row = (size_t)m, column = (size_t)n, at = row * (size_t)p->N + column;
+    float sum = 0.0f;
+    for (size_t k = 0; k < (size_t)p->K; k++) {
+        size_t a = p->a_transposed ? k * (size_t)p->M + row : row * (size_t)p->K + k;
+        size_t b = p->b_transposed ? column * (size_t)p->K + k : k * (size_t)p->N + column;
+        sum = fmaf(factor(p->a, a), factor(p->b, b), sum);
+    }
+    if (p->accumulate)
+        sum += p->c_bf16 ? factor(p->c, at) : ((const float *)p->c)[at];
+    return sum;
+}
+
+static void multiply(struct device *d, const struct device_product *p)
+{
     protect(d, true);
     for (int32_t m = 0; m < p->M; m++)
         for (int32_t n = 0; n < p->N; n++) {
-            float *c = p->c + (size_t)m * (size_t)p->N + (size_t)n, sum = p->accumulate ? *c : 0.0f;
-            for (int32_t k = 0; k < p->K; k++) {
-                size_t a = p->a_transposed ? (size_t)k * (size_t)p->M + (size_t)m
-                                           : (size_t)m * (size_t)p->K + (size_t)k;
-                size_t b = p->b_transposed ? (size_t)n * (size_t)p->K + (size_t)k
-                                           : (size_t)k * (size_t)p->N + (size_t)n;
-                sum = fmaf(sp_bf16_to_f32(p->a[a]), sp_bf16_to_f32(p->b[b]), sum);
-            }
-            *c = sum;
+            size_t at = (size_t)m * (size_t)p->N + (size_t)n;
+            float sum = product_at(p, m, n);
+            if (p->c_bf16)
+                ((uint16_t *)p->c)[at] = sp_f32_to_bf16(sum);
+            else
+                ((float *)p->c)[at] = sum;
         }
     protect(d, false);
+}
+
+/* What rows lie at multiples of when the first does, as cublasLt is told; 16 at most. */
+static bool is_aligned(const void *at, int32_t row, size_t unit)
+{
+    size_t bytes = (size_t)row * unit, of = bytes & (~bytes + 1);
+    return (uintptr_t)at % SP_MIN(of, 16) == 0;
+}
+
+/* With SPIN_EMULATE_NO_CUBLASLT there is no algorithm for anything. */
+bool device_product(struct device *d, const struct device_product *p)
+{
+    struct step step = {.kind = STEP_PRODUCT, .product = *p};
+    SP_ASSERT(!(p->a_transposed && p->b_transposed));
+    if (getenv("SPIN_EMULATE_NO_CUBLASLT") || p->M <= 0 || p->N <= 0 || p->K <= 0 ||
+        !is_aligned(p->a, p->a_transposed ? p->M : p->K, 2) ||
+        !is_aligned(p->b, p->b_transposed ? p->K : p->N, 2) ||
+        !is_aligned(p->c, p->N, p->c_bf16 ? 2 : 4))
+        return false;
+    if (!record(d, &step))
+        multiply(d, p);
+    return true;
+}
+
+void device_row_variant(struct device *d, bool allowed)
+{
+    (void)d; /* rows never depend on each other here */
+    (void)allowed;
+}
+
+/* --- recorded work --- */
+
+static void free_steps(struct step *step)
+{
+    while (step) {
+        struct step *next = step->next;
+        free(step->args);
+        free(step);
+        step = next;
+    }
+}
+
+static int find_graph(const struct device *d, uint64_t key)
+{
+    for (int i = 0; i < d->n_kept; i++)
+        if (d->kept[i].key == key)
+            return i;
+    return -1;
+}
+
+static void remove_graph(struct device *d, int i)
+{
+    free_steps(d->kept[i].first);
+    d->kept[i] = d->kept[--d->n_kept];
+}
+
+void device_forget_graphs(struct device *d)
+{
+    SP_ASSERT(!d->recording);
+    while (d->n_kept > 0)
+        remove_graph(d, d->n_kept - 1);
+}
+
+/* With SPIN_EMULATE_NO_GRAPHS nothing can be recorded. */
+bool device_record(struct device *d, uint64_t key)
+{
+    SP_ASSERT(!d->recording);
+    if (getenv("SPIN_EMULATE_NO_GRAPHS"))
+        return false;
+    d->recording = true;
+    d->recorded = (struct graph){.key = key};
+    d->end = &d->recorded.first;
+    return true;
+}
+
+bool device_recorded(struct device *d)
+{
+    SP_ASSERT(d->recording);
+    d->recording = false;
+    int old = find_graph(d, d->recorded.key);
+    if (old < 0 && d->n_kept == DEVICE_GRAPHS) {
+        old = 0;
+        for (int i = 1; i < d->n_kept; i++)
+            if (d->kept[i].used < d->kept[old].used)
+                old = i;
+    }
+    if (old >= 0)
+        remove_graph(d, old);
+    d->recorded.used = ++d->clock;
+    d->kept[d->n_kept++] = d->recorded;
+    return true;
+}
+
+bool device_replay(struct device *d, uint64_t key)
+{
+    SP_ASSERT(!d->recording);
+    int i = find_graph(d, key);
+    if (i < 0)
+        return false;
+    d->kept[i].used = ++d->clock;
+    for (const struct step *s = d->kept[i].first; s; s = s->next)
+        switch (s->kind) {
+        case STEP_LAUNCH:
+            launch(d, s);
+            break;
+        case STEP_COPY:
+            copy(d, s->to, s->from, s->bytes);
+            break;
+        case STEP_ZERO:
+            zero(d, s->to, s->bytes);
+            break;
+        case STEP_PRODUCT:
+            multiply(d, &s->product);
+            break;
+        }
     return true;
 }

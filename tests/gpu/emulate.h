@@ -40,7 +40,7 @@
     {                                                                                              \
         name##_body(*(const struct args *)p);                                                      \
     }                                                                                              \
-    static const struct emu_kernel name##_emulated = {name##_entry};                               \
+    static const struct emu_kernel name##_emulated = {name##_entry, sizeof(struct args)};          \
     const void *const name##_kernel = &name##_emulated;                                            \
     static void name##_body(const struct args p)
 
@@ -79,6 +79,7 @@ struct emu_index {
 };
 struct emu_kernel {
     void (*run)(const void *args); /* one block */
+    size_t args_bytes;
 };
 
 struct emu { /* the thread that is run, and where it stands */

@@ -7,4 +7,5 @@
 #include "common/tensor/cuda/norms.cu"
 #include "common/tensor/cuda/pointwise.cu"
 #include "common/tensor/cuda/products.cu"
+#include "common/tensor/cuda/products_typed.cu"
 #include "common/tensor/cuda/sample.cu"

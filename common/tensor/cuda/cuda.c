@@ -86,7 +86,7 @@ static bool op_reserve(struct tn_backend *backend, int32_t max_rows, int32_t lon
               cuda_grow(cuda, CUDA_TABLE, rows * sizeof(struct gpu_key)) &&
               cuda_grow(cuda, CUDA_TABLE2, rows * sizeof(struct gpu_key));
     (void)head_size;
-    if (ok && cuda->bf16)
+    if (ok && cuda->bf16 && backend->activations == TN_F32)
         ok = cuda_grow(cuda, CUDA_NARROW_A, rows * width * sizeof(uint16_t));
     return ok;
 }
@@ -138,6 +138,7 @@ static void op_usage(struct tn_backend *backend, struct tn_usage *ret)
     *ret = (struct tn_usage){.memory_used = usage.memory_total - usage.memory_free,
                              .memory_total = usage.memory_total,
                              .memory_free = usage.memory_free,
+                             .own_peak = usage.own_peak,
                              .busy = usage.busy};
 }
 
@@ -192,7 +193,6 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
 {
     struct device_info info;
     struct device *device;
-    (void)options;
     enum sp_err rc = device_describe(&info, err);
     if (rc == SP_OK)
         rc = device_open(&device, err);
@@ -200,6 +200,7 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
         return rc;
     struct tn_cuda *cuda = sp_xalloc(sizeof(*cuda));
     struct tn_backend *backend = sp_xalloc(sizeof(*backend));
+    device_row_variant(device, options && options->row_variant);
     *cuda = (struct tn_cuda){.device = device, .bf16 = rounds(name)};
     backend->ops = operations();
     backend->name = rounds(name) ? "cuda" : "cuda-fp32";

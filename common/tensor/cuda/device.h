@@ -34,12 +34,14 @@ enum sp_err device_describe(struct device_info *ret, struct sp_error *err) SP_MU
  * Any thread. */
 struct device_usage {
     uint64_t memory_free, memory_total;
+    uint64_t own, own_peak; /* bytes of device_alloc, now and at most since device_open */
     double busy;
 };
 void device_usage(struct device *device, struct device_usage *ret);
 
 void *device_alloc(struct device *device, size_t bytes); /* zeroed; NULL: no memory */
-void device_free(struct device *device, void *memory);   /* NULL is fine */
+void device_free(struct device *device, void *memory);   /* NULL is fine; forgets graphs */
+/* The host's memory may be used again when these return. */
 void device_put(struct device *device, void *to, const void *from_host, size_t bytes);
 void device_get(struct device *device, void *to_host, const void *from, size_t bytes);
 void device_copy(struct device *device, void *to, const void *from, size_t bytes);
@@ -59,16 +61,40 @@ void device_launch(struct device *device, const void *kernel, struct device_grid
 void device_launch_shared(struct device *device, const void *kernel, struct device_grid blocks,
                           struct device_grid threads, size_t shared_bytes, const void *args);
 
-/* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums. A is (M,K), or (K,M) when transposed; B
- * is (K,N), or (N,K). The algorithm is chosen once for each shape of weights, without splitting k,
- * so that a row of C does not depend on how many rows there are. false: cublasLt has none
- * for the shape, or C is at no multiple of 16 bytes. */
+/* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums, C in fp32 or bf16 (what is added to is
+ * widened, and the sum rounded once). A is (M,K), or (K,M) when transposed; B is (K,N), or (N,K);
+ * never both transposed. Row-major, without gaps between rows.
+ *
+ * Unless A is transposed the bits of a row of C depend on that row, on B and on `accumulate`, not
+ * on M: no algorithm splits k, and those for other numbers of rows were seen to give the same bits
+ * on this device (device_trials.c). Products with A transposed (weights' gradients, sums over rows)
+ * have the same bits for the same M, N and K. The first product of a shape of weights chooses
+ * algorithms, in memory that it takes for a while, and waits for the device.
+ * false: cublasLt has no algorithm for the shape, or an address lies at no multiple of what its
+ * rows do (16 bytes at most). */
 struct device_product {
-    float *c;
-    const uint16_t *a, *b;
+    void *c;
+    const void *a, *b;
     int32_t M, N, K;
-    bool a_transposed, b_transposed, accumulate;
+    bool a_transposed, b_transposed, accumulate, c_bf16;
 };
 bool device_product(struct device *device, const struct device_product *product);
+/* Whether a row's bits may depend on the number of rows: splitting k is allowed then. For shapes
+ * that were not multiplied yet; false at first. */
+void device_row_variant(struct device *device, bool allowed);
+
+/* --- work that is recorded once and done again and again ---
+ *
+ * Between device_record and device_recorded launches, copies on the device, zeroing and products
+ * are not done but kept, with their arguments, under a key. Nothing else may be asked of the device
+ * then: no memory, no copies from or to the host, no wait, and no product of a shape that was not
+ * multiplied before. Work that a graph holds reads and writes the addresses that it was recorded
+ * with; so every graph is forgotten when memory is freed. At most DEVICE_GRAPHS are kept; the one
+ * that was not used for longest goes first. */
+#define DEVICE_GRAPHS 64
+bool device_record(struct device *device, uint64_t key); /* false: do the work without it */
+bool device_recorded(struct device *device);             /* false: nothing was kept */
+bool device_replay(struct device *device, uint64_t key); /* false: there is none of this key */
+void device_forget_graphs(struct device *device);
 
 #endif

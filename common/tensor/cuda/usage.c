@@ -1,14 +1,13 @@
 /* usage: NVIDIA's management library, which comes with the driver and is loaded when it is there.
  * Its header comes with a package of its own, so the five functions are declared here, as
  * https://docs.nvidia.com/deploy/nvml-api has them. */
-#include <cuda_runtime_api.h>
 #include <dlfcn.h>
 #include <math.h>
 #include <pthread.h>
 #include <stdbool.h>
 #include <string.h>
 
-#include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/device_state.h"
 
 struct nvml_utilization {
     unsigned gpu, memory; /* per cent */
@@ -48,8 +47,9 @@ void device_usage(struct device *device, struct device_usage *ret)
 {
     size_t free_bytes, total;
     struct nvml_utilization busy;
-    (void)device; /* the process has one */
-    *ret = (struct device_usage){.busy = (double)NAN};
+    *ret = (struct device_usage){.own = atomic_load(&device->memory.own),
+                                 .own_peak = atomic_load(&device->memory.own_peak),
+                                 .busy = (double)NAN};
     if (cudaMemGetInfo(&free_bytes, &total) == cudaSuccess) {
         ret->memory_free = free_bytes;
         ret->memory_total = total;

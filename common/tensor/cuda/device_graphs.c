@@ -1,0 +1,84 @@
+/* Recorded work: what a stream is asked for is captured into a CUDA graph, and one launch of it
+ * costs the host what a kernel does. Other threads may go on with what they do (usage.c): only this
+ * thread is held to what may be captured. */
+#include "common/base/mem.h"
+#include "common/tensor/cuda/device_state.h"
+
+static void remove_graph(struct device_graphs *g, int i)
+{
+    /* One that is at work is destroyed behind it. */
+    device_check(cudaGraphExecDestroy(g->kept[i].work), "graph");
+    g->kept[i] = g->kept[--g->n];
+}
+
+static int find_graph(const struct device_graphs *g, uint64_t key)
+{
+    for (int i = 0; i < g->n; i++)
+        if (g->kept[i].key == key)
+            return i;
+    return -1;
+}
+
+void device_forget_graphs(struct device *d)
+{
+    SP_ASSERT(!d->graphs.recording);
+    while (d->graphs.n > 0)
+        remove_graph(&d->graphs, d->graphs.n - 1);
+}
+
+bool device_record(struct device *d, uint64_t key)
+{
+    struct device_graphs *g = &d->graphs;
+    SP_ASSERT(!g->recording);
+    if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+        (void)cudaGetLastError();
+        return false;
+    }
+    g->recording = true;
+    g->key = key;
+    return true;
+}
+
+static void keep_graph(struct device_graphs *g, cudaGraphExec_t work)
+{
+    int old = find_graph(g, g->key);
+    if (old < 0 && g->n == DEVICE_GRAPHS) {
+        old = 0;
+        for (int i = 1; i < g->n; i++)
+            if (g->kept[i].used < g->kept[old].used)
+                old = i;
+    }
+    if (old >= 0)
+        remove_graph(g, old);
+    g->kept[g->n++] = (struct device_graph){.key = g->key, .used = ++g->clock, .work = work};
+}
+
+bool device_recorded(struct device *d)
+{
+    struct device_graphs *g = &d->graphs;
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t work = NULL;
+    SP_ASSERT(g->recording);
+    g->recording = false;
+    bool ok = cudaStreamEndCapture(d->stream, &graph) == cudaSuccess && graph &&
+              cudaGraphInstantiate(&work, graph, 0) == cudaSuccess;
+    if (graph)
+        (void)cudaGraphDestroy(graph);
+    if (ok)
+        keep_graph(g, work);
+    else
+        (void)cudaGetLastError();
+    return ok;
+}
+
+bool device_replay(struct device *d, uint64_t key)
+{
+    struct device_graphs *g = &d->graphs;
+    SP_ASSERT(!g->recording);
+    int i = find_graph(g, key);
+    if (i < 0)
+        return false;
+    g->kept[i].used = ++g->clock;
+    device_check(cudaGraphLaunch(g->kept[i].work, d->stream), "graph");
+    return true;
+}

@@ -1,0 +1,173 @@
+/* Memory of the device and copies. Copies of much memory go through two pieces of pinned memory,
+ * which the device reads by itself: while it copies one, the host fills (or empties) the other. */
+#include "common/tensor/cuda/device_state.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+
+void *device_take(struct device *d, size_t bytes)
+{
+    void *memory = NULL;
+    SP_ASSERT(!d->graphs.recording);
+    if (cudaMalloc(&memory, bytes > 0 ? bytes : 1) == cudaSuccess)
+        return memory;
+    (void)cudaGetLastError(); /* else the next call would report it */
+    return NULL;
+}
+
+void device_give(struct device *d, void *memory)
+{
+    SP_ASSERT(!d->graphs.recording);
+    device_check(cudaFree(memory), "free");
+}
+
+static void keep(struct device_memory *m, void *at, size_t bytes)
+{
+    if (m->n_blocks == m->capacity) {
+        m->capacity = m->capacity > 0 ? 2 * m->capacity : 64;
+        m->blocks = sp_xgrow(m->blocks, (size_t)m->capacity, sizeof(*m->blocks));
+    }
+    m->blocks[m->n_blocks++] = (struct device_block){at, bytes};
+    uint64_t own = atomic_fetch_add(&m->own, bytes) + bytes;
+    if (own > atomic_load(&m->own_peak)) /* one thread writes */
+        atomic_store(&m->own_peak, own);
+}
+
+static void drop(struct device_memory *m, const void *at)
+{
+    int i = m->n_blocks - 1;
+    while (i >= 0 && m->blocks[i].at != at)
+        i--;
+    SP_ASSERT(i >= 0); /* it is this device's, and was not freed before */
+    atomic_fetch_sub(&m->own, m->blocks[i].bytes);
+    m->blocks[i] = m->blocks[--m->n_blocks];
+}
+
+void *device_alloc(struct device *d, size_t bytes)
+{
+    void *memory = device_take(d, bytes);
+    if (!memory)
+        return NULL;
+    keep(&d->memory, memory, bytes);
+    device_zero(d, memory, bytes);
+    return memory;
+}
+
+void device_free(struct device *d, void *memory)
+{
+    if (!memory)
+        return;
+    device_forget_graphs(d);
+    drop(&d->memory, memory);
+    device_give(d, memory);
+}
+
+void device_memory_close(struct device *d)
+{
+    for (int i = 0; i < 2; i++) {
+        struct device_stage *s = &d->memory.stages[i];
+        if (s->idle)
+            (void)cudaEventDestroy(s->idle);
+        if (s->at)
+            (void)cudaFreeHost(s->at);
+        *s = (struct device_stage){0};
+    }
+    free(d->memory.blocks);
+    d->memory.blocks = NULL;
+}
+
+/* --- copies --- */
+
+/* Whether copies of so much go through stages, which are made when they are first needed. */
+static bool staged(struct device *d, size_t bytes)
+{
+    struct device_memory *m = &d->memory;
+    if (bytes <= DEVICE_STAGED_FROM || m->unstaged)
+        return false;
+    for (int i = 0; i < 2 && !m->staged && !m->unstaged; i++) {
+        struct device_stage *s = &m->stages[i];
+        m->unstaged =
+            cudaHostAlloc(&s->at, DEVICE_STAGE_BYTES, cudaHostAllocDefault) != cudaSuccess ||
+            cudaEventCreateWithFlags(&s->idle, cudaEventDisableTiming) != cudaSuccess;
+    }
+    if (m->unstaged)
+        (void)cudaGetLastError(); /* what was made is freed with the device */
+    m->staged = !m->unstaged;
+    return m->staged;
+}
+
+static void start(struct device *d, struct device_stage *s, void *to, const void *from,
+                  size_t bytes, enum cudaMemcpyKind kind)
+{
+    device_check(cudaMemcpyAsync(to, from, bytes, kind, d->stream), "staged copy");
+    device_check(cudaEventRecord(s->idle, d->stream), "staged copy");
+}
+
+/* An event that was never recorded is over. */
+static void await(struct device_stage *s)
+{
+    device_check(cudaEventSynchronize(s->idle), "staged copy");
+}
+
+void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+{
+    SP_ASSERT(!d->graphs.recording);
+    if (!staged(d, bytes)) {
+        /* From memory that is not pinned: CUDA has read it when the call returns. */
+        device_check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream),
+                     "upload");
+        return;
+    }
+    size_t done = 0;
+    for (int i = 0; done < bytes; i ^= 1) {
+        struct device_stage *s = &d->memory.stages[i];
+        size_t part = SP_MIN(bytes - done, DEVICE_STAGE_BYTES);
+        await(s);
+        memcpy(s->at, (const uint8_t *)from_host + done, part);
+        start(d, s, (uint8_t *)to + done, s->at, part, cudaMemcpyHostToDevice);
+        done += part;
+    }
+}
+
+void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
+{
+    SP_ASSERT(!d->graphs.recording);
+    if (!staged(d, bytes)) {
+        device_check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
+                     "download");
+        device_wait(d);
+        return;
+    }
+    size_t started = 0, taken = 0;
+    for (int i = 0; taken < bytes; i ^= 1) { /* one part ahead of what the host takes */
+        struct device_stage *next = &d->memory.stages[i], *last = &d->memory.stages[i ^ 1];
+        size_t ahead = SP_MIN(bytes - started, DEVICE_STAGE_BYTES), before = started - taken;
+        if (ahead > 0)
+            start(d, next, next->at, (const uint8_t *)from + started, ahead,
+                  cudaMemcpyDeviceToHost);
+        started += ahead;
+        if (before == 0)
+            continue;
+        await(last);
+        memcpy((uint8_t *)to_host + taken, last->at, before);
+        taken += before;
+    }
+}
+
+void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+{
+    device_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
+}
+
+void device_zero(struct device *d, void *memory, size_t bytes)
+{
+    device_check(cudaMemsetAsync(memory, 0, bytes, d->stream), "zero");
+}
+
+void device_wait(struct device *d)
+{
+    SP_ASSERT(!d->graphs.recording);
+    device_check(cudaStreamSynchronize(d->stream), "wait");
+}
