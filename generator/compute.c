@@ -46,6 +46,7 @@ static enum sp_err fit_slots(const struct gen *gen, const struct model *model,
     int32_t asked = options->slots;
     options->stored_weights = gen->backend->weights;
     options->stored_activations = gen->backend->activations;
+    options->on_device = gen->backend->has_memory;
     tn_usage(gen->backend, &usage);
     if (usage.memory_free == 0)
         return SP_OK;
