@@ -199,6 +199,35 @@ static void attention(struct outputs *o)
     }
 }
 
+/* All rows' sums, draws from the first of them, given tokens. */
+static void ask_tokens(struct outputs *o, const float *x, const struct tn_target *targets,
+                       const struct tn_sample_params *params, const struct tn_sample_key *keys)
+{
+    enum { DRAWS = T - 3 };
+    float lse[T], drawn[DRAWS], given[T];
+    int32_t ids[DRAWS];
+    struct tn_tokens t = {.logits = x,
+                          .R = T,
+                          .V = V,
+                          .draws = DRAWS,
+                          .params = params,
+                          .keys = keys,
+                          .targets = targets,
+                          .n_targets = T,
+                          .lse = lse,
+                          .ids = ids,
+                          .drawn = drawn,
+                          .given = given};
+    o->b->ops->tokens(o->b, &t);
+    put_host(o, "tokens: sums", lse, T);
+    put_host(o, "tokens: drawn", drawn, DRAWS);
+    put_host(o, "tokens: given", given, T);
+    put_ids(o, "tokens: ids", ids, DRAWS);
+    t.draws = t.n_targets = 0;
+    o->b->ops->tokens(o->b, &t);
+    put_host(o, "tokens: sums alone", lse, T);
+}
+
 static void logits(struct outputs *o)
 {
     const struct tn_ops *ops = o->b->ops;
@@ -216,6 +245,7 @@ static void logits(struct outputs *o)
     ops->row_lse(o->b, lse, argmax, x, T, V);
     ops->gather_logprob(o->b, logprob, x, lse, targets, T, V);
     ops->sample(o->b, ids, x, T, V, params, keys);
+    ask_tokens(o, x, targets, params, keys);
     ops->logits_bwd(o->b, x, lse, targets, T, T, V);
     put_host(o, "row_lse", lse, T);
     put_ids(o, "argmax", argmax, T);
