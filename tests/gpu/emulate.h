@@ -15,6 +15,7 @@
 
 #include "common/base/half.h"
 #include "common/base/mem.h"
+#include "common/tensor/cuda/kernels.h"
 
 #define GPU_EMULATED
 #define GPU_FN static inline __attribute__((unused))
@@ -40,7 +41,7 @@
     {                                                                                              \
         name##_body(*(const struct args *)p);                                                      \
     }                                                                                              \
-    static const struct emu_kernel name##_emulated = {name##_entry, sizeof(struct args)};          \
+    static const struct emu_kernel name##_emulated = {{NULL, sizeof(struct args)}, name##_entry};  \
     const void *const name##_kernel = &name##_emulated;                                            \
     static void name##_body(const struct args p)
 
@@ -78,8 +79,8 @@ struct emu_index {
     uint32_t x, y;
 };
 struct emu_kernel {
+    struct gpu_handle handle;
     void (*run)(const void *args); /* one block */
-    size_t args_bytes;
 };
 
 struct emu { /* the thread that is run, and where it stands */

@@ -31,7 +31,8 @@ enum cuda_block {
 
 struct tn_cuda {
     struct device *device;
-    bool bf16; /* products */
+    uint64_t pass; /* changes when a pass begins or ends: tables of a pass are put there in it */
+    bool bf16;     /* products */
     struct {
         void *at;
         size_t bytes;

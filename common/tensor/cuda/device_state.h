@@ -6,7 +6,7 @@
 #include <cuda_runtime_api.h>
 #include <stdatomic.h>
 
-#include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/device_pass.h"
 
 #define DEVICE_STAGE_BYTES ((size_t)16 << 20)
 #define DEVICE_STAGED_FROM ((size_t)1 << 20) /* smaller copies go without */
@@ -48,6 +48,7 @@ struct device {
     struct device_memory memory;
     struct device_graphs graphs;
     struct device_products *products;
+    struct device_passes *passes;
 };
 
 /* Aborts with what CUDA says, unless it says success. */

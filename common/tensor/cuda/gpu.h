@@ -32,6 +32,8 @@
 #ifndef GPU_EMULATED
 #include <mma.h>
 
+#include "common/tensor/cuda/kernels.h"
+
 #define GPU_FN static __device__ __forceinline__
 #define GPU_SHARED __shared__
 #define GPU_SHARED_TILES __shared__ __align__(128)
@@ -50,8 +52,9 @@ extern __shared__ __align__(128) unsigned char gpu_dynamic[];
 /* The kernel, and for the host a handle of it: GPU_HANDLE in kernels.h declares it. */
 #define GPU_KERNEL(name, args)                                                                     \
     __global__ void name(const struct args p);                                                     \
+    static const struct gpu_handle name##_handle = {(const void *)name, sizeof(struct args)};      \
     extern "C" {                                                                                   \
-    const void *const name##_kernel = (const void *)name;                                          \
+    const void *const name##_kernel = &name##_handle;                                              \
     }                                                                                              \
     __global__ void name(const struct args p)
 
