@@ -46,6 +46,7 @@ static enum sp_err fit_slots(const struct gen *gen, const struct model *model,
     int32_t asked = options->slots;
     options->stored_weights = gen->backend->weights;
     options->stored_activations = gen->backend->activations;
+    options->on_device = gen->backend->has_memory;
     tn_usage(gen->backend, &usage);
     if (usage.memory_free == 0)
         return SP_OK;
@@ -55,6 +56,20 @@ static enum sp_err fit_slots(const struct gen *gen, const struct model *model,
         sp_warn("%d slots of %d positions instead of %d: %llu MiB are free", options->slots,
                 options->max_positions, asked, (unsigned long long)(usage.memory_free >> 20));
     return rc;
+}
+
+/* Where activations are bf16 anyhow, a checkpoint of bf16 stays so: half the memory, the same bits.
+ */
+static enum sp_err open_model(struct gen *gen, const char *dir, struct model **ret,
+                              struct sp_error *err)
+{
+    struct model_config config;
+    enum sp_err rc = model_config_load(dir, &config, err);
+    if (rc != SP_OK)
+        return rc;
+    bool both = gen->backend->activations == TN_BF16 && config.dtype == TN_BF16;
+    rc = tn_store_weights(gen->backend, both ? TN_BF16 : TN_F32, err);
+    return rc == SP_OK ? model_open(gen->backend, dir, ret, err) : rc;
 }
 
 /* Weights from disk, packed for decoding. What was loaded goes first: memory is for one opponent.
@@ -67,7 +82,7 @@ static enum sp_err load(struct engine *engine, const struct gen_lease *lease, st
     sp_digest_hex(&lease->grant.checkpoint, hex);
     unload(engine);
     int64_t start_ms = sp_now_ms();
-    enum sp_err rc = model_open(gen->backend, gen_dir_path(lease->weights), &model, err);
+    enum sp_err rc = open_model(gen, gen_dir_path(lease->weights), &model, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "checkpoint %.12s", hex);
     int32_t positions = model_get_config(model)->max_positions;

@@ -63,6 +63,11 @@ static enum sp_err fill_options(const struct model_config *c, struct model_decod
     return SP_OK;
 }
 
+static int32_t logit_rows_of(const struct model_decoder_options *o)
+{
+    return SP_MIN(o->rows_per_step, o->on_device ? DECODER_LOGIT_ROWS_DEVICE : DECODER_LOGIT_ROWS);
+}
+
 #define ROUNDING 64 /* bytes that parts of the block begin at multiples of */
 
 static size_t block_bytes(const struct model_config *c, const struct model_decoder_options *o)
@@ -70,7 +75,7 @@ static size_t block_bytes(const struct model_config *c, const struct model_decod
     size_t rows = (size_t)o->rows_per_step, d = (size_t)c->hidden, f = (size_t)c->ffn;
     size_t att = (size_t)c->heads * (size_t)c->head_size;
     size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
-    size_t logit_rows = (size_t)SP_MIN(o->rows_per_step, DECODER_LOGIT_ROWS);
+    size_t logit_rows = (size_t)logit_rows_of(o);
     size_t gu = (size_t)model_config_ffn_width(c), turn = (size_t)model_rope_width(c);
     size_t numbers = rows * (3 * d + qkv + att + gu + f) + logit_rows * 2 * d;
     size_t floats = rows * 2 + logit_rows * (size_t)c->vocab +
@@ -300,6 +305,7 @@ static void take_tables(struct model_decoder *d)
     d->keys = sp_xarray(logit_rows, sizeof(*d->keys));
     d->targets = sp_xarray(3 * logit_rows, sizeof(*d->targets));
     d->logprobs = sp_xarray(3 * logit_rows, sizeof(*d->logprobs));
+    d->drawn_logprobs = sp_xarray(logit_rows, sizeof(*d->drawn_logprobs));
     d->sinks = sp_xarray(3 * logit_rows, sizeof(*d->sinks));
     d->slots = sp_xarray(slots, sizeof(*d->slots));
     d->records = sp_xarray((size_t)d->n_records, sizeof(*d->records));
@@ -342,6 +348,7 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     size_t bytes;
     o.stored_weights = m->backend->weights;
     o.stored_activations = m->backend->activations;
+    o.on_device = m->backend->has_memory;
     enum sp_err rc = fill_options(&m->config, &o, err);
     if (rc == SP_OK)
         rc = model_decoder_bytes(&m->config, &o, &bytes, err);
@@ -351,7 +358,7 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     d->backend = m->backend;
     d->config = m->config;
     d->options = o;
-    d->logit_rows = SP_MIN(o.rows_per_step, DECODER_LOGIT_ROWS);
+    d->logit_rows = logit_rows_of(&o);
     d->n_records = o.slots + o.queue + 1;
     d->layers = sp_xarray((size_t)m->config.layers, sizeof(*d->layers));
     take_tables(d);
@@ -390,9 +397,10 @@ void model_decoder_free(struct model_decoder *d)
     sp_free_block(d->record_ids);
     sp_free_block(d->record_logprobs);
     sp_free_block(d->slot_ids);
-    void *tables[] = {d->layers,  d->ids,        d->positions,     d->cache_rows,    d->samples,
-                      d->scores,  d->gather,     d->drawn,         d->lse,           d->params,
-                      d->keys,    d->targets,    d->logprobs,      d->sinks,         d->slots,
+    void *tables[] = {d->layers,  d->ids,        d->positions,     d->cache_rows,
+                      d->samples, d->scores,     d->gather,        d->drawn,
+                      d->lse,     d->params,     d->keys,          d->drawn_logprobs,
+                      d->targets, d->logprobs,   d->sinks,         d->slots,
                       d->records, d->free.items, d->waiting.items, d->finished.items};
     for (size_t i = 0; i < SP_COUNT(tables); i++)
         free(tables[i]);

@@ -41,6 +41,7 @@ struct model_decoder_options {
     /* As the backend stores parameters and activations (model_decoder_new asks it): with bf16
      * activations decode weights and cache are bf16, too. */
     enum tn_dtype stored_weights, stored_activations;
+    bool on_device; /* its has_memory, likewise */
 };
 
 #define MODEL_DECODER_ANSWERS 2

@@ -15,7 +15,10 @@
 #include "common/model/decoder.h"
 #include "common/model/parts.h"
 
-#define DECODER_LOGIT_ROWS 64 /* rows whose logits exist at once */
+/* Rows whose logits exist at once: few enough to stay in a CPU's cache, and on a device so many
+ * that a step's seldom are more. */
+#define DECODER_LOGIT_ROWS 64
+#define DECODER_LOGIT_ROWS_DEVICE 256
 /* Rows of prompts and given answers in a step beside slots that sample: for each of those, and of
  * all at least. */
 #define DECODER_GIVEN_EACH 2
@@ -102,7 +105,7 @@ struct model_decoder {
     struct tn_sample_params *params;
     struct tn_sample_key *keys;
     struct tn_target *targets; /* (3 × logit_rows) */
-    float *logprobs;
+    float *logprobs, *drawn_logprobs;
     float **sinks; /* where each log-probability goes */
     /* requests */
     struct decoder_record *records;

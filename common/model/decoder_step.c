@@ -178,30 +178,13 @@ static const struct decoder_logit_row *logit_row(const struct model_decoder *d, 
     return i < d->n_samples ? &d->samples[i] : &d->scores[i - d->n_samples];
 }
 
-static bool same_params(const struct tn_sample_params *a, const struct tn_sample_params *b)
+static struct tn_sample_key draw_key(const struct decoder_record *r)
 {
-    return a->temperature == b->temperature && a->top_k == b->top_k && a->top_p == b->top_p;
-}
-
-/* Draws for the first n rows of a block; rows with the same parameters go together. */
-static void draw(struct model_decoder *d, int32_t first, int32_t n)
-{
-    for (int32_t i = 0; i < n; i++) {
-        const struct decoder_record *r = logit_row(d, first + i)->record;
-        d->params[i] = r->request.params;
-        d->keys[i] = (struct tn_sample_key){.seed = r->request.seed,
-                                            .iteration = r->request.iteration,
-                                            .prompt = r->request.prompt_key,
-                                            .sample = r->request.sample_key,
-                                            .position = (uint32_t)r->n_response};
-    }
-    for (int32_t i = 0, run; i < n; i += run) {
-        for (run = 1; i + run < n && same_params(&d->params[i], &d->params[i + run]);)
-            run++;
-        d->backend->ops->sample(d->backend, d->drawn + i,
-                                d->logits + (size_t)i * (size_t)d->config.vocab, run,
-                                d->config.vocab, &d->params[i], &d->keys[i]);
-    }
+    return (struct tn_sample_key){.seed = r->request.seed,
+                                  .iteration = r->request.iteration,
+                                  .prompt = r->request.prompt_key,
+                                  .sample = r->request.sample_key,
+                                  .position = (uint32_t)r->n_response};
 }
 
 static void accept(struct model_decoder *d, struct decoder_record *r, int32_t id)
@@ -215,21 +198,12 @@ static void accept(struct model_decoder *d, struct decoder_record *r, int32_t id
         r->finish = MODEL_FINISH_LENGTH;
 }
 
-static int32_t add_target(struct model_decoder *d, int32_t n, int32_t row, int32_t id, float *sink)
-{
-    d->targets[n] = (struct tn_target){.row = row, .id = id};
-    d->sinks[n] = sink;
-    return n + 1;
-}
-
-/* Logit rows [first, first + n): logits, draws, log-probabilities. */
-static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
-                              struct sp_error *err)
+/* Logits of rows [first, first + n). */
+static void run_head(struct model_decoder *d, int32_t first, int32_t n)
 {
     struct tn_backend *be = d->backend;
     const struct tn_ops *ops = be->ops;
     const struct model_config *c = &d->config;
-    int32_t samples = SP_MAX(0, SP_MIN(n, d->n_samples - first)), targets = 0;
     for (int32_t i = 0; i < n; i++)
         d->gather[i] = logit_row(d, first + i)->row;
     ops->gather_rows(be, d->head_x, d->x, d->gather, n, c->hidden);
@@ -237,29 +211,53 @@ static enum sp_err run_logits(struct model_decoder *d, int32_t first, int32_t n,
     ops->head_packed(be, d->logits, d->head_norm, d->head, n);
     if (c->logit_softcap > 0)
         ops->softcap(be, d->logits, (float)c->logit_softcap, (size_t)n * (size_t)c->vocab);
-    ops->row_lse(be, d->lse, NULL, d->logits, n, c->vocab);
-    for (int32_t i = 0; i < n; i++)
-        if (!isfinite(d->lse[i]))
-            return sp_fail(err, SP_ENUMERIC,
-                           "decoder: logits are not finite; the weights are "
-                           "unusable");
-    draw(d, first, samples);
+}
+
+/* What is asked of these rows; each given token's log-probability goes to its sink. */
+static struct tn_tokens ask(struct model_decoder *d, int32_t first, int32_t n)
+{
+    struct tn_tokens t = {.logits = d->logits,
+                          .R = n,
+                          .V = d->config.vocab,
+                          .draws = SP_MAX(0, SP_MIN(n, d->n_samples - first)),
+                          .params = d->params,
+                          .keys = d->keys,
+                          .targets = d->targets,
+                          .lse = d->lse,
+                          .ids = d->drawn,
+                          .drawn = d->drawn_logprobs,
+                          .given = d->logprobs};
     for (int32_t i = 0; i < n; i++) {
         const struct decoder_logit_row *l = logit_row(d, first + i);
         struct decoder_record *r = l->record;
+        if (i < t.draws) {
+            d->params[i] = r->request.params;
+            d->keys[i] = draw_key(r);
+        }
         for (int32_t s = 0; s < l->n_scores; s++) {
             int32_t a = l->scores[s].answer, index = l->scores[s].index;
-            targets =
-                add_target(d, targets, i, r->answers[a][index], &r->answer_logprobs[a][index]);
-        }
-        if (l->sample) {
-            targets = add_target(d, targets, i, d->drawn[i], &r->response_logprobs[r->n_response]);
-            accept(d, r, d->drawn[i]);
+            d->targets[t.n_targets] = (struct tn_target){.row = i, .id = r->answers[a][index]};
+            d->sinks[t.n_targets++] = &r->answer_logprobs[a][index];
         }
     }
-    ops->gather_logprob(be, d->logprobs, d->logits, d->lse, d->targets, targets, c->vocab);
-    for (int32_t i = 0; i < targets; i++)
-        *d->sinks[i] = d->logprobs[i];
+    return t;
+}
+
+static enum sp_err take_tokens(struct model_decoder *d, int32_t first, const struct tn_tokens *t,
+                               struct sp_error *err)
+{
+    for (int32_t i = 0; i < t->R; i++)
+        if (!isfinite(t->lse[i]))
+            return sp_fail(err, SP_ENUMERIC,
+                           "decoder: logits are not finite; the weights are "
+                           "unusable");
+    for (int32_t i = 0; i < t->n_targets; i++)
+        *d->sinks[i] = t->given[i];
+    for (int32_t i = 0; i < t->draws; i++) {
+        struct decoder_record *r = logit_row(d, first + i)->record;
+        r->response_logprobs[r->n_response] = t->drawn[i];
+        accept(d, r, t->ids[i]);
+    }
     return SP_OK;
 }
 
@@ -285,13 +283,23 @@ enum sp_err model_decoder_step(struct model_decoder *d, bool *ret_idle, struct s
     if (d->n_rows == 0)
         return SP_OK;
     d->stats.steps++;
+    /* Steps of so many rows are alike, and end with the logits of the first block. */
+    int32_t total = d->n_samples + d->n_scores, n = SP_MIN(d->logit_rows, total);
+    d->backend->ops->pass_begin(d->backend, (uint64_t)d->n_rows << 32 | (uint32_t)n);
     model_part_embed(d->backend, &d->config, d->x, d->norm, d->embed, d->places, d->ids,
                      d->positions, d->n_rows);
     for (int32_t l = 0; l < d->config.layers; l++)
         run_layer(d, l);
-    int32_t total = d->n_samples + d->n_scores;
-    for (int32_t first = 0; first < total; first += d->logit_rows) {
-        enum sp_err rc = run_logits(d, first, SP_MIN(d->logit_rows, total - first), err);
+    if (n > 0)
+        run_head(d, 0, n);
+    d->backend->ops->pass_end(d->backend);
+    for (int32_t first = 0; first < total; first += n) {
+        n = SP_MIN(d->logit_rows, total - first);
+        if (first > 0)
+            run_head(d, first, n);
+        struct tn_tokens tokens = ask(d, first, n);
+        d->backend->ops->tokens(d->backend, &tokens);
+        enum sp_err rc = take_tokens(d, first, &tokens, err);
         if (rc != SP_OK) {
             d->broken = true;
             return rc;

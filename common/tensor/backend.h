@@ -78,6 +78,22 @@ struct tn_sample_key { /* names one draw: see common/base/rng.h, SP_STREAM_SAMPL
     uint32_t iteration, prompt, sample, position;
 };
 
+/* What a decoder asks of R rows of logits, all at once, so that a device is waited for once. */
+struct tn_tokens {
+    const float *logits; /* (R,V) */
+    int32_t R, V;
+    int32_t draws;                         /* one token is drawn from each of so many first rows */
+    const struct tn_sample_params *params; /* (draws) */
+    const struct tn_sample_key *keys;      /* (draws) */
+    const struct tn_target *targets;       /* given tokens; coefficients are not read */
+    int32_t n_targets;
+    /* Results, host arrays. Where a log-sum-exp isn't finite, the others mean nothing. */
+    float *lse;   /* (R) */
+    int32_t *ids; /* (draws) */
+    float *drawn; /* (draws): their log-probabilities */
+    float *given; /* (n_targets) */
+};
+
 struct tn_backend;  /* an open device with its worker pool */
 struct tn_weights;  /* one matrix prepared for products with few rows (decode) */
 struct tn_kv_cache; /* keys and values of `slots` sequences for all layers */
@@ -266,6 +282,16 @@ struct tn_ops {
     void (*sample)(struct tn_backend *, int32_t *ids_host, const float *logits, int32_t R,
                    int32_t V, const struct tn_sample_params *params,
                    const struct tn_sample_key *keys);
+
+    /* row_lse, sample and gather_logprob in one */
+    void (*tokens)(struct tn_backend *, const struct tn_tokens *);
+
+    /* --- passes: what is launched again and again ---
+     * Around the operations of a pass that will be repeated with other numbers in the same memory.
+     * A device may hold their launches back until pass_end, and do them as one. Nothing may be read
+     * from the device in between. */
+    void (*pass_begin)(struct tn_backend *, uint64_t key); /* key: passes that may be alike */
+    void (*pass_end)(struct tn_backend *);
 
     /* --- KV cache: slots × max_positions for every layer; dtype TN_F32 or TN_BF16 --- */
     struct tn_kv_cache *(*cache_new)(struct tn_backend *, int32_t layers, int32_t slots,

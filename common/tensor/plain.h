@@ -3,6 +3,9 @@
 #ifndef SPIN_TENSOR_PLAIN_H
 #define SPIN_TENSOR_PLAIN_H
 
+#include <math.h>
+
+#include "common/base/mem.h"
 #include "common/tensor/backend.h"
 
 static inline void plain_head(struct tn_backend *b, float *logits, const void *x, const void *w,
@@ -59,11 +62,42 @@ static inline void plain_state_free(struct tn_backend *b, void *state)
         b->ops->free(b, state);
 }
 
+/* Row by row the same as three operations. */
+static inline void plain_tokens(struct tn_backend *b, const struct tn_tokens *t)
+{
+    b->ops->row_lse(b, t->lse, NULL, t->logits, t->R, t->V);
+    for (int32_t i = 0; i < t->R; i++)
+        if (!isfinite(t->lse[i]))
+            return;
+    b->ops->gather_logprob(b, t->given, t->logits, t->lse, t->targets, t->n_targets, t->V);
+    if (t->draws > 0)
+        b->ops->sample(b, t->ids, t->logits, t->draws, t->V, t->params, t->keys);
+    for (int32_t first = 0; first < t->draws; first += 64) {
+        struct tn_target drawn[64];
+        int32_t n = SP_MIN(64, t->draws - first);
+        for (int32_t i = 0; i < n; i++)
+            drawn[i] = (struct tn_target){.row = first + i, .id = t->ids[first + i]};
+        b->ops->gather_logprob(b, t->drawn + first, t->logits, t->lse, drawn, n, t->V);
+    }
+}
+
+static inline void plain_pass_begin(struct tn_backend *b, uint64_t key)
+{
+    (void)b;
+    (void)key;
+}
+
+static inline void plain_pass_end(struct tn_backend *b)
+{
+    (void)b;
+}
+
 /* The members of a table of operations, for its initializer. */
 #define PLAIN_OPERATIONS                                                                           \
     .head = plain_head, .head_bwd_x = plain_head_bwd_x, .head_bwd_w = plain_head_bwd_w,            \
     .head_packed = plain_head_packed, .widen = plain_widen, .gather_rows = plain_gather_rows,      \
     .scatter_rows = plain_scatter_rows, .state_new = plain_state_new,                              \
-    .state_free = plain_state_free
+    .state_free = plain_state_free, .tokens = plain_tokens, .pass_begin = plain_pass_begin,        \
+    .pass_end = plain_pass_end
 
 #endif

@@ -2,7 +2,8 @@
  * normalised error of every output, and whether its bits are the same. What tests/gpu/run runs on a
  * device; the unit tests run it with kernels that the host runs.
  *
- * usage: gpu_operations cuda|cuda-fp32     prints TAP; outputs may be off by 1e-2, in fp32 by 1e-4
+ * usage: gpu_operations cuda|cuda-bf16|cuda-fp32     prints TAP; outputs may be off by 1e-2, in
+ * fp32 by 1e-4. cuda-bf16: cuda with parameters and gradients in bf16.
  */
 #include <math.h>
 #include <stdio.h>
@@ -26,27 +27,53 @@ struct outputs { /* of one backend, on the host */
     int n_held;
 };
 
-static float *zeros(struct outputs *o, size_t n)
+static void *zeros(struct outputs *o, size_t n)
 {
-    float *x = o->b->ops->alloc(o->b, n, sizeof(*x));
+    void *x = o->b->ops->alloc(o->b, n, sizeof(float));
     SP_ASSERT(x && o->n_held < 4 * MAX_OUTPUTS);
     o->held[o->n_held++] = x;
     return x;
 }
 
-/* Uniform in [-scale, scale), a function of (seed, index). */
-static float *filled(struct outputs *o, size_t n, uint32_t seed, float scale)
+/* Uniform in [-scale, scale), a function of (seed, index), rounded to bf16: all backends store it
+ * as it is. */
+static float *numbers(size_t n, uint32_t seed, float scale)
 {
-    float *x = zeros(o, n), *host = sp_xarray(n + 4, sizeof(*host));
+    float *host = sp_xarray(n + 4, sizeof(*host));
     for (size_t i = 0; i < n; i += 4) {
         uint32_t draw[4];
         sp_rng_draw(seed, SP_STREAM_TEST, 0, (uint32_t)(i / 4), 0, 0, draw);
-        for (size_t j = 0; j < 4; j++)
-            host[i + j] = scale * ((float)(draw[j] >> 8) * (1.0f / 8388608.0f) - 1.0f);
+        for (size_t j = 0; j < 4; j++) {
+            float x = scale * ((float)(draw[j] >> 8) * (1.0f / 8388608.0f) - 1.0f);
+            host[i + j] = sp_bf16_to_f32(sp_f32_to_bf16(x));
+        }
     }
-    o->b->ops->upload(o->b, x, host, n * sizeof(*host));
+    return host;
+}
+
+static void *filled_as(struct outputs *o, enum tn_dtype dtype, size_t n, uint32_t seed, float scale)
+{
+    float *host = numbers(n, seed, scale);
+    void *x = zeros(o, n);
+    tn_put(o->b, x, dtype, host, n);
     free(host);
     return x;
+}
+
+/* Activations, parameters, and what is fp32 everywhere. */
+static void *filled_x(struct outputs *o, size_t n, uint32_t seed, float scale)
+{
+    return filled_as(o, o->b->activations, n, seed, scale);
+}
+
+static void *filled_w(struct outputs *o, size_t n, uint32_t seed, float scale)
+{
+    return filled_as(o, o->b->weights, n, seed, scale);
+}
+
+static float *filled(struct outputs *o, size_t n, uint32_t seed, float scale)
+{
+    return filled_as(o, TN_F32, n, seed, scale);
 }
 
 static void put_host(struct outputs *o, const char *name, const float *host, size_t n)
@@ -57,12 +84,28 @@ static void put_host(struct outputs *o, const char *name, const float *host, siz
     o->at[o->n++] = sp_xmemdup(host, n * sizeof(*host));
 }
 
-static void put(struct outputs *o, const char *name, const float *x, size_t n)
+static void put_as(struct outputs *o, enum tn_dtype dtype, const char *name, const void *x,
+                   size_t n)
 {
     float *host = sp_xarray(n, sizeof(*host));
-    o->b->ops->download(o->b, host, x, n * sizeof(*host));
+    tn_get(o->b, host, x, dtype, n);
     put_host(o, name, host, n);
     free(host);
+}
+
+static void put_x(struct outputs *o, const char *name, const void *x, size_t n)
+{
+    put_as(o, o->b->activations, name, x, n);
+}
+
+static void put_w(struct outputs *o, const char *name, const void *x, size_t n)
+{
+    put_as(o, o->b->weights, name, x, n);
+}
+
+static void put(struct outputs *o, const char *name, const float *x, size_t n)
+{
+    put_as(o, TN_F32, name, x, n);
 }
 
 static void put_ids(struct outputs *o, const char *name, const int32_t *ids, size_t n)
@@ -77,26 +120,35 @@ static void put_ids(struct outputs *o, const char *name, const int32_t *ids, siz
 static void products(struct outputs *o)
 {
     const struct tn_ops *ops = o->b->ops;
-    float *x = filled(o, T * D, 1, 1.0f), *w = filled(o, V * D, 2, 0.3f);
-    float *dy = filled(o, T * V, 3, 0.1f), *y = zeros(o, T * V), *dx = zeros(o, T * D);
-    float *dw = filled(o, V * D, 4, 0.1f);
+    void *x = filled_x(o, T * D, 1, 1.0f), *w = filled_w(o, V * D, 2, 0.3f);
+    void *dy = filled_x(o, T * V, 3, 0.1f), *y = zeros(o, T * V), *dx = zeros(o, T * D);
+    void *dw = filled_w(o, V * D, 4, 0.1f);
+    float *logits = zeros(o, T * V), *dlogits = filled(o, T * V, 3, 0.1f);
     ops->linear(o->b, y, x, w, T, V, D, false);
-    put(o, "linear", y, T * V);
+    put_x(o, "linear", y, T * V);
     ops->linear(o->b, y, x, w, T, V, D, true);
-    put(o, "linear, added", y, T * V);
+    put_x(o, "linear, added", y, T * V);
     ops->linear_bwd_x(o->b, dx, dy, w, T, V, D, false);
-    put(o, "linear_bwd_x", dx, T * D);
+    put_x(o, "linear_bwd_x", dx, T * D);
     ops->linear_bwd_w(o->b, dw, dy, x, T, V, D);
-    put(o, "linear_bwd_w", dw, V * D);
+    put_w(o, "linear_bwd_w", dw, V * D);
+    ops->head(o->b, logits, x, w, T, V, D);
+    put(o, "head", logits, T * V);
+    ops->head_bwd_x(o->b, dx, dlogits, w, T, V, D);
+    put_x(o, "head_bwd_x", dx, T * D);
+    ops->head_bwd_w(o->b, dw, dlogits, x, T, V, D);
+    put_w(o, "head_bwd_w", dw, V * D);
     static const enum tn_dtype types[][2] = {
         {TN_F32, TN_F32}, {TN_BF16, TN_F32}, {TN_BF16, TN_BF16}};
     static const char *const names[] = {"packed fp32", "packed bf16", "packed bf16, rows too"};
     for (int i = 0; i < 3; i++) {
         struct tn_weights *packed = ops->weights_new(o->b, w, V, D, types[i][0], types[i][1]);
         ops->linear_packed(o->b, y, x, packed, T);
-        put(o, names[i], y, T * V);
+        put_x(o, names[i], y, T * V);
         ops->linear_packed(o->b, y, x, packed, 1);
-        put(o, names[i], y, V);
+        put_x(o, names[i], y, V);
+        ops->head_packed(o->b, logits, x, packed, T);
+        put(o, names[i], logits, T * V);
         ops->weights_free(o->b, packed);
     }
 }
@@ -104,74 +156,86 @@ static void products(struct outputs *o)
 static void norms(struct outputs *o)
 {
     const struct tn_ops *ops = o->b->ops;
-    float *x = filled(o, T * D, 5, 3.0f), *dy = filled(o, T * D, 6, 1.0f);
-    float *w = filled(o, D, 7, 1.0f), *bias = filled(o, D, 8, 1.0f), *y = zeros(o, T * D);
-    float *stats = zeros(o, 2 * T * H), *dx = filled(o, T * D, 9, 1.0f), *dw = zeros(o, D);
+    void *x = filled_x(o, T * D, 5, 3.0f), *dy = filled_x(o, T * D, 6, 1.0f), *y = zeros(o, T * D);
+    void *dx = filled_x(o, T * D, 9, 1.0f), *dw = zeros(o, D), *vector = filled_w(o, D, 7, 1.0f);
+    float *w = zeros(o, D), *bias = filled(o, D, 8, 1.0f), *stats = zeros(o, 2 * T * H);
+    ops->widen(o->b, w, vector, 1.0f, D);
+    put(o, "widen, plus one", w, D);
+    ops->widen(o->b, w, vector, 0.0f, D);
+    put(o, "widen", w, D);
     ops->rmsnorm(o->b, y, stats, x, w, T, D, 1e-6f);
     ops->rmsnorm_bwd(o->b, dx, dw, dy, x, w, stats, T, D);
-    put(o, "rmsnorm", y, T * D);
-    put(o, "rmsnorm_bwd dx", dx, T * D);
-    put(o, "rmsnorm_bwd dw", dw, D);
+    put_x(o, "rmsnorm", y, T * D);
+    put_x(o, "rmsnorm_bwd dx", dx, T * D);
+    put_w(o, "rmsnorm_bwd dw", dw, D);
     ops->layernorm(o->b, y, stats, x, w, bias, T, D, 1e-5f);
     ops->layernorm_bwd(o->b, dx, dw, dy, x, w, stats, T, D);
-    put(o, "layernorm", y, T * D);
-    put(o, "layernorm_bwd dx", dx, T * D);
-    put(o, "layernorm_bwd dw", dw, D);
+    put_x(o, "layernorm", y, T * D);
+    put_x(o, "layernorm_bwd dx", dx, T * D);
+    put_w(o, "layernorm_bwd dw", dw, D);
     ops->head_norm(o->b, y, stats, x, w, T, H, C, D, 1e-6f);
     ops->head_norm_bwd(o->b, dy, dw, x, w, stats, T, H, C, D);
-    put(o, "head_norm", y, T * D);
-    put(o, "head_norm_bwd dx", dy, T * D);
-    put(o, "head_norm_bwd dw", dw, C);
+    put_x(o, "head_norm", y, T * D);
+    put_x(o, "head_norm_bwd dx", dy, T * D);
+    put_w(o, "head_norm_bwd dw", dw, C);
     ops->bias(o->b, y, bias, T, D);
     ops->bias_bwd(o->b, dw, y, T, D);
-    put(o, "bias", y, T * D);
-    put(o, "bias_bwd", dw, D);
+    put_x(o, "bias", y, T * D);
+    put_w(o, "bias_bwd", dw, D);
 }
 
 static void elements(struct outputs *o)
 {
     const struct tn_ops *ops = o->b->ops;
-    float *gu = filled(o, T * 2 * F, 10, 3.0f), *dy = filled(o, T * 2 * F, 11, 1.0f);
-    float *y = zeros(o, T * 2 * F), *cos_table = filled(o, T * C / 2, 12, 1.0f);
-    float *sin_table = filled(o, T * C / 2, 13, 1.0f), *table = filled(o, 20 * F, 14, 1.0f);
-    int32_t ids[T];
+    void *gu = filled_x(o, T * 2 * F, 10, 3.0f), *dy = filled_x(o, T * 2 * F, 11, 1.0f);
+    void *y = zeros(o, T * 2 * F), *table = filled_w(o, 20 * F, 14, 1.0f);
+    float *cos_table = filled(o, T * C / 2, 12, 1.0f), *sin_table = filled(o, T * C / 2, 13, 1.0f);
+    float *logits = filled(o, T * F, 10, 3.0f);
+    int32_t ids[T], rows[20];
     for (int32_t t = 0; t < T; t++)
         ids[t] = t * 7 % 20;
+    for (int32_t i = 0; i < 20; i++)
+        rows[i] = 3 * i + i % 3;
     ops->swiglu(o->b, y, gu, T, F);
-    put(o, "swiglu", y, T * F);
+    put_x(o, "swiglu", y, T * F);
     ops->swiglu_bwd(o->b, y, dy, gu, T, F);
-    put(o, "swiglu_bwd", y, T * 2 * F);
+    put_x(o, "swiglu_bwd", y, T * 2 * F);
     ops->geglu(o->b, y, gu, T, F);
-    put(o, "geglu", y, T * F);
+    put_x(o, "geglu", y, T * F);
     ops->geglu_bwd(o->b, y, dy, gu, T, F);
-    put(o, "geglu_bwd", y, T * 2 * F);
+    put_x(o, "geglu_bwd", y, T * 2 * F);
     for (int tanh = 0; tanh < 2; tanh++) {
         ops->gelu(o->b, y, gu, T * F, tanh);
-        put(o, tanh ? "gelu, tanh" : "gelu", y, T * F);
+        put_x(o, tanh ? "gelu, tanh" : "gelu", y, T * F);
         ops->gelu_bwd(o->b, y, dy, gu, T * F, tanh);
-        put(o, tanh ? "gelu_bwd, tanh" : "gelu_bwd", y, T * F);
+        put_x(o, tanh ? "gelu_bwd, tanh" : "gelu_bwd", y, T * F);
     }
-    ops->softcap(o->b, y, 2.0f, T * F);
-    put(o, "softcap", y, T * F);
+    ops->softcap(o->b, logits, 2.0f, T * F);
+    put(o, "softcap", logits, T * F);
     ops->affine(o->b, y, gu, 1.5f, 0.25f, T * F);
     ops->add(o->b, y, dy, T * F);
-    put(o, "affine, add", y, T * F);
+    put_x(o, "affine, add", y, T * F);
     for (int inverse = 0; inverse < 2; inverse++) {
         ops->rope(o->b, gu, T, H, C, 2 * F, ids, cos_table, sin_table, inverse, inverse ? 16 : 0);
-        put(o, inverse ? "rope back, in part" : "rope", gu, T * 2 * F);
+        put_x(o, inverse ? "rope back, in part" : "rope", gu, T * 2 * F);
     }
+    ops->gather_rows(o->b, y, dy, rows, 20, F);
+    put_x(o, "gather_rows", y, 20 * F);
+    ops->scatter_rows(o->b, gu, dy, rows, 20, T, 2 * F);
+    put_x(o, "scatter_rows", gu, T * 2 * F);
     ops->embed(o->b, y, table, ids, T, F);
-    put(o, "embed", y, T * F);
+    put_x(o, "embed", y, T * F);
     ops->embed_bwd(o->b, table, dy, ids, T, F, 20);
-    put(o, "embed_bwd", table, 20 * F);
+    put_w(o, "embed_bwd", table, 20 * F);
 }
 
 static void attention(struct outputs *o)
 {
     static const struct tn_segment segments[] = {{0, 20, 13, 17}, {50, 0, 20, 0}};
     const struct tn_ops *ops = o->b->ops;
-    float *qkv = filled(o, T * W, 15, 1.5f), *dout = filled(o, T * D, 16, 1.0f);
-    float *out = zeros(o, T * D), *lse = zeros(o, T * H), *dqkv = zeros(o, T * W);
+    void *qkv = filled_x(o, T * W, 15, 1.5f), *dout = filled_x(o, T * D, 16, 1.0f);
+    void *out = zeros(o, T * D), *dqkv = zeros(o, T * W);
+    float *lse = zeros(o, T * H);
     struct tn_cache_row rows[T];
     for (int i = 0; i < 4; i++) {
         int32_t window = i & 1 ? 9 : 0;
@@ -179,9 +243,9 @@ static void attention(struct outputs *o)
         ops->attention(o->b, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window, cap);
         ops->attention_bwd(o->b, dqkv, dout, out, lse, qkv, T, segments, 2, H, G, C, 0.2f, window,
                            cap);
-        put(o, "attention", out, T * D);
+        put_x(o, "attention", out, T * D);
         put(o, "attention lse", lse, T * H);
-        put(o, "attention_bwd", dqkv, T * W);
+        put_x(o, "attention_bwd", dqkv, T * W);
     }
     for (int32_t t = 0; t < T; t++)
         rows[t] = (struct tn_cache_row){.slot = t % 2, .position = t / 2};
@@ -194,9 +258,38 @@ static void attention(struct outputs *o)
         ops->cache_attention(o->b, out, qkv, cache, 1, rows, T, H, 0.2f, 0, 0);
         for (int32_t t = 1; t < T; t += 2)
             rows[t].slot = 1;
-        put(o, dtype == TN_BF16 ? "cache bf16" : "cache fp32", out, T * D);
+        put_x(o, dtype == TN_BF16 ? "cache bf16" : "cache fp32", out, T * D);
         ops->cache_free(o->b, cache);
     }
+}
+
+/* All rows' sums, draws from the first of them, given tokens. */
+static void ask_tokens(struct outputs *o, const float *x, const struct tn_target *targets,
+                       const struct tn_sample_params *params, const struct tn_sample_key *keys)
+{
+    enum { DRAWS = T - 3 };
+    float lse[T], drawn[DRAWS], given[T];
+    int32_t ids[DRAWS];
+    struct tn_tokens t = {.logits = x,
+                          .R = T,
+                          .V = V,
+                          .draws = DRAWS,
+                          .params = params,
+                          .keys = keys,
+                          .targets = targets,
+                          .n_targets = T,
+                          .lse = lse,
+                          .ids = ids,
+                          .drawn = drawn,
+                          .given = given};
+    o->b->ops->tokens(o->b, &t);
+    put_host(o, "tokens: sums", lse, T);
+    put_host(o, "tokens: drawn", drawn, DRAWS);
+    put_host(o, "tokens: given", given, T);
+    put_ids(o, "tokens: ids", ids, DRAWS);
+    t.draws = t.n_targets = 0;
+    o->b->ops->tokens(o->b, &t);
+    put_host(o, "tokens: sums alone", lse, T);
 }
 
 static void logits(struct outputs *o)
@@ -216,6 +309,7 @@ static void logits(struct outputs *o)
     ops->row_lse(o->b, lse, argmax, x, T, V);
     ops->gather_logprob(o->b, logprob, x, lse, targets, T, V);
     ops->sample(o->b, ids, x, T, V, params, keys);
+    ask_tokens(o, x, targets, params, keys);
     ops->logits_bwd(o->b, x, lse, targets, T, T, V);
     put_host(o, "row_lse", lse, T);
     put_ids(o, "argmax", argmax, T);
@@ -229,26 +323,30 @@ static void logits(struct outputs *o)
 static void optimizers(struct outputs *o)
 {
     enum { N = 70001 };
-    float *w = filled(o, N, 18, 1.0f), *g = filled(o, N, 19, 0.1f);
+    void *w = filled_w(o, N, 18, 1.0f), *g = filled_w(o, N, 19, 0.1f);
     float *m = zeros(o, N), *v = zeros(o, N);
     for (int64_t step = 1; step <= 3; step++) {
-        struct tn_adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, step};
-        struct tn_rmsprop r = {1e-4f, 0.99f, 1e-8f, 0.01f, 0.9f};
+        struct tn_adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, .step = step};
+        struct tn_rmsprop r = {1e-4f, 0.99f, 1e-8f, 0.01f, 0.9f, .step = step};
         o->b->ops->adamw(o->b, w, g, m, v, N, &a);
         o->b->ops->rmsprop(o->b, w, g, v, N, &r);
     }
     float squares = (float)o->b->ops->sum_squares(o->b, w, N);
-    put(o, "optimizers: w", w, N);
+    put_w(o, "optimizers: w", w, N);
     put(o, "optimizers: m", m, N);
     put(o, "optimizers: v", v, N);
     put_host(o, "sum_squares", &squares, 1);
 }
 
-static struct outputs run(const char *name)
+static struct outputs run(const char *name, enum tn_dtype weights)
 {
     struct outputs o = {0};
     struct sp_error err = {0};
     if (tn_open(name, NULL, &o.b, &err) != SP_OK) {
+        fprintf(stderr, "gpu_operations: %s\n", err.text);
+        exit(1);
+    }
+    if (tn_store_weights(o.b, weights, &err) != SP_OK) {
         fprintf(stderr, "gpu_operations: %s\n", err.text);
         exit(1);
     }
@@ -268,8 +366,10 @@ static struct outputs run(const char *name)
 int main(int argc, char **argv)
 {
     const char *name = argc == 2 ? argv[1] : "";
-    double limit = strcmp(name, "cuda") == 0 ? 1e-2 : 1e-4;
-    struct outputs device = run(name), cpu = run("cpu");
+    bool bf16 = strcmp(name, "cuda-bf16") == 0;
+    double limit = bf16 || strcmp(name, "cuda") == 0 ? 1e-2 : 1e-4;
+    struct outputs device = run(bf16 ? "cuda" : name, bf16 ? TN_BF16 : TN_F32);
+    struct outputs cpu = run("cpu", TN_F32);
     int failed = 0;
     SP_ASSERT(device.n == cpu.n);
     printf("1..%d\n", cpu.n);

@@ -163,6 +163,14 @@ struct gpu_gather {
 };
 GPU_HANDLE(gpu_gather);
 
+struct gpu_gather_drawn { /* logprob[i] = logits[i][ids[i]] − lse[i] */
+    float *logprob;
+    const float *logits, *lse;
+    const int32_t *ids;
+    int32_t n, V;
+};
+GPU_HANDLE(gpu_gather_drawn);
+
 struct gpu_logits_row { /* its targets, and minus the sum of their coefficients */
     int32_t first, count;
     float factor;

@@ -46,6 +46,16 @@ GPU_KERNEL(gpu_gather, gpu_gather)
     }
 }
 
+GPU_KERNEL(gpu_gather_drawn, gpu_gather_drawn)
+{
+    GPU_EACH
+    {
+        size_t i = (size_t)blockIdx.x * GPU_FLAT + threadIdx.x;
+        if (i < (size_t)p.n)
+            p.logprob[i] = p.logits[i * (size_t)p.V + (size_t)p.ids[i]] - p.lse[i];
+    }
+}
+
 GPU_KERNEL(gpu_logits_bwd, gpu_logits_bwd)
 {
     const struct gpu_logits_row row = p.rows[blockIdx.x];

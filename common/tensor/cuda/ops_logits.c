@@ -1,11 +1,18 @@
 /* ops_logits: log-probabilities, their gradient, and drawing. Kernels: logits.cu, sample.cu. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/tensor/cuda/cuda.h"
 
-#define SAMPLE_BLOCKS 64 /* rows drawn at a time, each with a sorted list in scratch */
+#define SAMPLE_BLOCKS 128 /* rows drawn at a time, each with a sorted list in scratch */
+
+static void launch_lse(struct tn_cuda *cuda, const struct gpu_lse *k)
+{
+    device_launch(cuda->device, gpu_row_lse_kernel, (struct device_grid){(size_t)k->R, 1},
+                  (struct device_grid){GPU_FLAT, 1}, k);
+}
 
 static void op_row_lse(struct tn_backend *b, float *lse_host, int32_t *argmax_host,
                        const float *logits, int32_t R, int32_t V)
@@ -18,8 +25,7 @@ static void op_row_lse(struct tn_backend *b, float *lse_host, int32_t *argmax_ho
     k.lse = cuda_scratch(cuda, CUDA_RESULT, n * sizeof(float));
     if (argmax_host)
         k.argmax = cuda_scratch(cuda, CUDA_RESULT2, n * sizeof(int32_t));
-    device_launch(cuda->device, gpu_row_lse_kernel, (struct device_grid){n, 1},
-                  (struct device_grid){GPU_FLAT, 1}, &k);
+    launch_lse(cuda, &k);
     device_get(cuda->device, lse_host, k.lse, n * sizeof(float));
     if (argmax_host)
         device_get(cuda->device, argmax_host, k.argmax, n * sizeof(int32_t));
@@ -113,29 +119,79 @@ static bool draws(struct gpu_draw *ret, int32_t R, int32_t V, const struct tn_sa
     return sorted;
 }
 
+/* k: logits, R, V and where ids go, on the device. */
+static void launch_sample(struct tn_cuda *cuda, struct gpu_sample *k,
+                          const struct tn_sample_params *params, const struct tn_sample_key *keys)
+{
+    size_t n = (size_t)k->R, blocks = SP_MIN(n, (size_t)SAMPLE_BLOCKS);
+    SP_ASSERT(k->V > 0 && k->V <= 1 << 20);
+    struct gpu_draw *host = sp_xarray(n, sizeof(*host));
+    bool sorted = draws(host, k->R, k->V, params, keys);
+    for (k->width = 2; k->width < (size_t)k->V;)
+        k->width *= 2;
+    size_t list = sorted ? k->width * (sizeof(uint64_t) + sizeof(float)) : 0;
+    k->draws = cuda_table(cuda, CUDA_TABLE, host, n * sizeof(*host));
+    k->sums = cuda_scratch(cuda, CUDA_SUMS, blocks * cuda_parts((size_t)k->V, GPU_SAMPLE) * 8);
+    k->lists = cuda_scratch(cuda, CUDA_SCORES, blocks * list + 8);
+    k->likely = (float *)(void *)(k->lists + (sorted ? blocks * k->width : 0));
+    device_launch(cuda->device, gpu_sample_kernel, (struct device_grid){blocks, 1},
+                  (struct device_grid){GPU_FLAT, 1}, k);
+    free(host);
+}
+
 static void op_sample(struct tn_backend *b, int32_t *ids_host, const float *logits, int32_t R,
                       int32_t V, const struct tn_sample_params *params,
                       const struct tn_sample_key *keys)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
-    size_t n = (size_t)R, blocks = SP_MIN(n, (size_t)SAMPLE_BLOCKS);
-    struct gpu_sample k = {.logits = logits, .R = R, .V = V, .width = 2};
-    SP_ASSERT(V > 0 && V <= 1 << 20);
+    size_t bytes = (size_t)R * sizeof(int32_t);
+    struct gpu_sample k = {.logits = logits, .R = R, .V = V};
     if (R == 0)
         return;
-    struct gpu_draw *host = sp_xarray(n, sizeof(*host));
-    bool sorted = draws(host, R, V, params, keys);
-    while (k.width < (size_t)V)
-        k.width *= 2;
-    size_t list = sorted ? k.width * (sizeof(uint64_t) + sizeof(float)) : 0;
-    k.draws = cuda_table(cuda, CUDA_TABLE, host, n * sizeof(*host));
-    k.ids = cuda_scratch(cuda, CUDA_RESULT, n * sizeof(int32_t));
-    k.sums = cuda_scratch(cuda, CUDA_SUMS, blocks * cuda_parts((size_t)V, GPU_SAMPLE) * 8);
-    k.lists = cuda_scratch(cuda, CUDA_SCORES, blocks * list + 8);
-    k.likely = (float *)(void *)(k.lists + (sorted ? blocks * k.width : 0));
-    device_launch(cuda->device, gpu_sample_kernel, (struct device_grid){blocks, 1},
-                  (struct device_grid){GPU_FLAT, 1}, &k);
-    device_get(cuda->device, ids_host, k.ids, n * sizeof(int32_t));
+    k.ids = cuda_scratch(cuda, CUDA_RESULT, bytes);
+    launch_sample(cuda, &k, params, keys);
+    device_get(cuda->device, ids_host, k.ids, bytes);
+}
+
+/* Results lie side by side, so that one copy brings them all. */
+static void op_tokens(struct tn_backend *b, const struct tn_tokens *t)
+{
+    struct tn_cuda *cuda = tn_cuda_of(b);
+    size_t rows = (size_t)t->R, draws = (size_t)t->draws, given = (size_t)t->n_targets;
+    size_t n = rows + 2 * draws + given;
+    if (rows == 0)
+        return;
+    float *lse = cuda_scratch(cuda, CUDA_RESULT, n * sizeof(float)), *drawn = lse + rows;
+    float *asked = drawn + draws;
+    int32_t *ids = (int32_t *)(void *)(asked + given);
+    struct gpu_lse l = {.lse = lse, .logits = t->logits, .R = t->R, .V = t->V};
+    launch_lse(cuda, &l);
+    if (given > 0) {
+        struct gpu_gather g = {
+            .logprob = asked, .logits = t->logits, .lse = lse, .n = t->n_targets, .V = t->V};
+        g.targets = put_targets(cuda, t->targets, t->n_targets);
+        cuda_flat(cuda, gpu_gather_kernel, given, &g);
+    }
+    if (draws > 0) {
+        struct gpu_sample s = {.ids = ids, .logits = t->logits, .R = t->draws, .V = t->V};
+        struct gpu_gather_drawn g = {.logprob = drawn,
+                                     .logits = t->logits,
+                                     .lse = lse,
+                                     .ids = ids,
+                                     .n = t->draws,
+                                     .V = t->V};
+        launch_sample(cuda, &s, t->params, t->keys);
+        cuda_flat(cuda, gpu_gather_drawn_kernel, draws, &g);
+    }
+    float *host = sp_xarray(n, sizeof(*host));
+    device_get(cuda->device, host, lse, n * sizeof(*host));
+    memcpy(t->lse, host, rows * sizeof(*host));
+    if (draws > 0) {
+        memcpy(t->drawn, host + rows, draws * sizeof(*host));
+        memcpy(t->ids, host + rows + draws + given, draws * sizeof(*host));
+    }
+    if (given > 0)
+        memcpy(t->given, host + rows + draws, given * sizeof(*host));
     free(host);
 }
 
@@ -146,4 +202,5 @@ void cuda_add_logits(struct tn_ops *ops)
     ops->logits_bwd = op_logits_bwd;
     ops->logits_bwd_capped = op_logits_bwd_capped;
     ops->sample = op_sample;
+    ops->tokens = op_tokens;
 }
