@@ -316,7 +316,7 @@ static float product_at(const struct device_product *p, int32_t m, int32_t n)
     for (size_t k = 0; k < (size_t)p->K; k++) {
         size_t a = p->a_transposed ? k * (size_t)p->M + row : row * (size_t)p->K + k;
         size_t b = p->b_transposed ? column * (size_t)p->K + k : k * (size_t)p->N + column;
-        sum = fmaf(factor(p->a, a), factor(p->b, b), sum);
+        sum += factor(p->a, a) * factor(p->b, b); /* the product of bf16 numbers is exact */
     }
     if (p->accumulate)
         sum += p->c_bf16 ? factor(p->c, at) : ((const float *)p->c)[at];

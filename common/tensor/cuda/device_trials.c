@@ -8,18 +8,26 @@
 #include "common/tensor/cuda/device_products.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "common/base/mem.h"
 #include "common/tensor/cuda/products_typed.h"
 
 #define MOST_RESULT_BYTES ((size_t)256 << 20) /* of a trial; fewer rows are tried then */
+#define MOST_REFERENCES 4                     /* that are tried */
 #define LEAST_ROWS 144                        /* so that buckets of few rows can be tried */
+
+/* What is compared: results as the shape has them, and, where those are bf16, what rounding took
+ * away from them: the product is added to the rounded one's negative, so that sums show their lower
+ * bits too. */
+enum pass { RESULTS, RESTS, PASSES };
 
 struct trial {
     struct device *d;
     struct device_choice *c;
-    int32_t rows; /* of a and expected */
-    uint16_t *a, *b, *expected, *got;
+    int32_t rows; /* of a and what is expected */
+    int passes;
+    uint16_t *a, *b, *expected[PASSES], *got;
     size_t result_units; /* of a row of results; a unit has two bytes */
     int32_t *differ;     /* one for each candidate */
     cudaEvent_t start, stop;
@@ -27,16 +35,22 @@ struct trial {
 
 /* --- memory --- */
 
+/* A kernel over n elements, or as many blocks as they fill. */
+static void launch(struct trial *t, const void *kernel, size_t n, size_t of_block, const void *args)
+{
+    device_launch(t->d, kernel, (struct device_grid){(n + of_block - 1) / of_block, 1},
+                  (struct device_grid){GPU_FLAT, 1}, args);
+}
+
 static void fill(struct trial *t, uint16_t *to, size_t n, uint32_t seed)
 {
     struct gpu_noise k = {.to = to, .n = n, .seed = seed};
-    device_launch(t->d, gpu_noise_kernel, (struct device_grid){(n + GPU_FLAT - 1) / GPU_FLAT, 1},
-                  (struct device_grid){GPU_FLAT, 1}, &k);
+    launch(t, gpu_noise_kernel, n, GPU_FLAT, &k);
 }
 
 static void end(struct trial *t)
 {
-    void *memory[] = {t->a, t->b, t->expected, t->got, t->differ};
+    void *memory[] = {t->a, t->b, t->expected[RESULTS], t->expected[RESTS], t->got, t->differ};
     for (size_t i = 0; i < SP_COUNT(memory); i++)
         if (memory[i])
             device_give(t->d, memory[i]);
@@ -49,15 +63,20 @@ static void end(struct trial *t)
 static bool begin(struct trial *t, struct device *d, struct device_choice *c, size_t most_bytes)
 {
     size_t K = (size_t)c->fixed, units = (size_t)c->N * (c->c_bf16 ? 1 : 2);
-    int32_t largest = device_buckets[DEVICE_BUCKETS - 1].typical;
-    size_t rows = SP_MIN((size_t)largest, SP_MAX(most_bytes / (2 * units), LEAST_ROWS));
-    *t = (struct trial){.d = d, .c = c, .rows = (int32_t)rows, .result_units = units};
-    t->a = device_take(d, rows * K * 2);
-    t->b = t->a ? device_take(d, (size_t)c->N * K * 2) : NULL;
-    t->expected = t->b ? device_take(d, rows * units * 2) : NULL;
-    t->got = t->expected ? device_take(d, rows * units * 2) : NULL;
-    t->differ = t->got ? device_take(d, DEVICE_CANDIDATES * sizeof(*t->differ)) : NULL;
-    if (!t->differ || cudaEventCreate(&t->start) != cudaSuccess ||
+    size_t most_rows = SP_MAX(most_bytes / (2 * units), LEAST_ROWS);
+    size_t rows = SP_MIN((size_t)device_buckets[DEVICE_BUCKETS - 1].typical, most_rows);
+    *t = (struct trial){.d = d,
+                        .c = c,
+                        .rows = (int32_t)rows,
+                        .passes = c->c_bf16 ? PASSES : RESTS,
+                        .result_units = units};
+    bool ok = (t->a = device_take(d, rows * K * 2)) != NULL &&
+              (t->b = device_take(d, (size_t)c->N * K * 2)) != NULL &&
+              (t->got = device_take(d, rows * units * 2)) != NULL &&
+              (t->differ = device_take(d, DEVICE_CANDIDATES * sizeof(*t->differ))) != NULL;
+    for (int i = 0; ok && i < t->passes; i++)
+        ok = (t->expected[i] = device_take(d, rows * units * 2)) != NULL;
+    if (!ok || cudaEventCreate(&t->start) != cudaSuccess ||
         cudaEventCreate(&t->stop) != cudaSuccess) {
         (void)cudaGetLastError();
         end(t);
@@ -70,16 +89,22 @@ static bool begin(struct trial *t, struct device *d, struct device_choice *c, si
 
 /* --- bits --- */
 
-/* `to` = rows [first, first + rows) of A times B, added to zeros where the shape adds. */
-static bool multiply(struct trial *t, const struct device_algorithm *a, uint16_t *to, int32_t first,
-                     int32_t rows)
+/* `to` = rows [first, first + rows) of A times B, or of what is left of them. */
+static bool multiply(struct trial *t, const struct device_algorithm *a, enum pass pass,
+                     uint16_t *to, int32_t first, int32_t rows)
 {
     struct device_product p = device_product_of(t->c, rows);
+    size_t n = (size_t)rows * t->result_units;
+    struct gpu_negate k = {
+        .to = to, .from = t->expected[RESULTS] + (size_t)first * t->result_units, .n = n};
     p.c = to;
     p.a = t->a + (size_t)first * (size_t)p.K;
     p.b = t->b;
-    if (p.accumulate)
-        device_zero(t->d, to, (size_t)rows * t->result_units * 2);
+    p.accumulate |= pass == RESTS;
+    if (pass == RESTS)
+        launch(t, gpu_negate_kernel, n, GPU_FLAT, &k);
+    else if (p.accumulate)
+        device_zero(t->d, to, n * sizeof(*to));
     return device_multiply(t->d, t->c, a, &p);
 }
 
@@ -88,36 +113,43 @@ static bool multiply(struct trial *t, const struct device_algorithm *a, uint16_t
 static bool compare(struct trial *t, const struct device_algorithm *a, int slot, int32_t rows)
 {
     int32_t first = (t->rows - rows) / 3; /* rows that lie elsewhere in the expected product */
-    struct gpu_differ k = {.flag = t->differ + slot,
-                           .a = t->got,
-                           .b = t->expected + (size_t)first * t->result_units,
-                           .n = (size_t)rows * t->result_units};
-    if (!multiply(t, a, t->got, first, rows))
-        return false;
-    device_launch(t->d, gpu_differ_kernel,
-                  (struct device_grid){(k.n + GPU_DIFFER - 1) / GPU_DIFFER, 1},
-                  (struct device_grid){GPU_FLAT, 1}, &k);
-    return true;
+    bool can = true;
+    for (int i = 0; can && i < t->passes; i++) {
+        struct gpu_differ k = {.flag = t->differ + slot,
+                               .a = t->got,
+                               .b = t->expected[i] + (size_t)first * t->result_units,
+                               .n = (size_t)rows * t->result_units};
+        can = multiply(t, a, (enum pass)i, t->got, first, rows);
+        if (can)
+            launch(t, gpu_differ_kernel, k.n, GPU_DIFFER, &k);
+    }
+    return can;
 }
 
-/* Leaves the candidates whose bits are the expected ones for all of `rows`; returns how many. */
-static int keep_alike(struct trial *t, struct device_algorithm *all, int n, const int32_t *rows,
-                      size_t n_rows)
+/* Which candidates have the expected bits for all of `rows`. */
+static void find_alike(struct trial *t, const struct device_algorithm *all, int n,
+                       const int32_t *rows, size_t n_rows, bool *alike)
 {
-    bool can[DEVICE_CANDIDATES];
     int32_t differ[DEVICE_CANDIDATES];
-    int kept = 0;
     device_zero(t->d, t->differ, sizeof(differ));
     for (int i = 0; i < n; i++) {
-        can[i] = true;
-        for (size_t j = 0; can[i] && j < n_rows; j++)
-            can[i] = compare(t, &all[i], i, SP_MIN(rows[j], t->rows));
+        alike[i] = true;
+        for (size_t j = 0; alike[i] && j < n_rows; j++)
+            alike[i] = compare(t, &all[i], i, SP_MIN(rows[j], t->rows));
     }
     device_get(t->d, differ, t->differ, sizeof(differ));
     for (int i = 0; i < n; i++)
-        if (can[i] && !differ[i])
-            all[kept++] = all[i];
-    return kept;
+        alike[i] = alike[i] && !differ[i];
+}
+
+/* Leaves the candidates that are alike, or those that are not; returns how many. */
+static int keep_alike(struct device_algorithm *all, int n, const bool *alike, bool kept)
+{
+    int left = 0;
+    for (int i = 0; i < n; i++)
+        if (alike[i] == kept)
+            all[left++] = all[i];
+    return left;
 }
 
 /* --- choosing --- */
@@ -138,18 +170,15 @@ static int references(struct device *d, struct device_choice *c,
     return n;
 }
 
-/* The first whose bits know nothing of the number of rows; its product is what is expected. */
-static bool choose_reference(struct trial *t, const struct device_algorithm *all, int n)
+/* Makes the algorithm's product what is expected. false: its bits know the number of rows. */
+static bool expect(struct trial *t, const struct device_algorithm *a)
 {
-    for (int i = 0; i < n; i++) {
-        struct device_algorithm one = all[i];
-        if (multiply(t, &one, t->expected, 0, t->rows) &&
-            keep_alike(t, &one, 1, tried_rows, SP_COUNT(tried_rows)) == 1) {
-            t->c->reference = one;
-            return true;
-        }
-    }
-    return false;
+    bool fine = true;
+    for (int i = 0; fine && i < t->passes; i++)
+        fine = multiply(t, a, (enum pass)i, t->expected[i], 0, t->rows);
+    if (fine)
+        find_alike(t, a, 1, tried_rows, SP_COUNT(tried_rows), &fine);
+    return fine;
 }
 
 /* Milliseconds of one product. */
@@ -188,19 +217,54 @@ static const struct device_algorithm *quickest(struct trial *t, const struct dev
     return best;
 }
 
-static void choose_bucket(struct trial *t, int bucket)
+/* false: cublasLt knows no algorithm for so many rows that is like the reference, which serves for
+ * want of a better one. */
+static bool choose_bucket(struct trial *t, int bucket)
 {
     const struct device_bucket *b = &device_buckets[bucket];
-    int32_t last = SP_MIN(b->last, DEVICE_MOST_ROWS),
-            middle = b->first + (b->typical - b->first) / 2;
-    int32_t fitting[] = {b->first, b->first + 6, middle, b->typical, last};
-    int32_t tried[] = {b->first, middle, b->typical};
+    int32_t last = SP_MIN(b->last, DEVICE_MOST_ROWS);
+    int32_t quarter = (b->typical - b->first) / 4;
+    int32_t fitting[] = {b->first, b->first + 6, b->first + 2 * quarter, b->typical, last};
+    int32_t tried[] = {b->first, b->first + quarter, b->first + 2 * quarter, b->typical - 1,
+                       b->typical};
     struct device_algorithm all[DEVICE_CANDIDATES + 1];
+    bool alike[DEVICE_CANDIDATES];
     int n =
         device_candidates(t->d, t->c, b->typical, DEVICE_ONE_SUM, fitting, SP_COUNT(fitting), all);
-    n = keep_alike(t, all, n, tried, SP_COUNT(tried));
-    all[n++] = t->c->reference;
-    t->c->by_rows[bucket] = *quickest(t, all, n, b->typical);
+    find_alike(t, all, n, tried, SP_COUNT(tried), alike);
+    n = keep_alike(all, n, alike, true);
+    all[n] = t->c->reference;
+    t->c->by_rows[bucket] = *quickest(t, all, n + 1, b->typical);
+    return n > 0;
+}
+
+/* The first candidate that can be the reference and has its like for every bucket, or for most.
+ * false: none can be. */
+static bool choose_all(struct trial *t, struct device_algorithm *all, int n)
+{
+    struct device_choice best;
+    int most = -1;
+    for (int tries = 0; n > 0 && tries < MOST_REFERENCES && most < DEVICE_BUCKETS; tries++) {
+        bool alike[DEVICE_CANDIDATES] = {false};
+        if (expect(t, &all[0])) {
+            int served = 0;
+            t->c->reference = all[0];
+            for (int i = 0; i < DEVICE_BUCKETS; i++)
+                served += choose_bucket(t, i);
+            if (served > most) {
+                best = *t->c;
+                most = served;
+            }
+            find_alike(t, all, n, &t->rows, 1, alike); /* others would do no better */
+        }
+        alike[0] = true;
+        n = keep_alike(all, n, alike, false);
+    }
+    if (most >= 0) {
+        t->c->reference = best.reference;
+        memcpy(t->c->by_rows, best.by_rows, sizeof(best.by_rows));
+    }
+    return most >= 0;
 }
 
 void device_choose_alike(struct device *d, struct device_choice *c)
@@ -215,13 +279,10 @@ void device_choose_alike(struct device *d, struct device_choice *c)
         c->by_rows[i] = all[0];
     if (!begin(&trial, d, c, MOST_RESULT_BYTES) && !begin(&trial, d, c, MOST_RESULT_BYTES / 8))
         return; /* no memory: one algorithm for all */
-    bool alike = choose_reference(&trial, all, n);
-    for (int i = 0; alike && i < DEVICE_BUCKETS; i++)
-        choose_bucket(&trial, i);
-    end(&trial);
-    if (!alike)
+    if (!choose_all(&trial, all, n))
         fprintf(stderr,
                 "cuda: weights of %d x %d: with every algorithm of cublasLt a row's bits depend on "
                 "the number of rows\n",
                 c->N, c->fixed);
+    end(&trial);
 }

@@ -246,7 +246,7 @@ static double op_probe(struct tn_backend *b)
     enum { LEAST_SIDE = 128, MOST_SIDE = 8192 };
     struct tn_cuda *cuda = tn_cuda_of(b);
     double best = 0.0, seconds = 0.0;
-    for (int32_t side = LEAST_SIDE; side <= MOST_SIDE && seconds < 2e-3; side *= 4) {
+    for (int32_t side = LEAST_SIDE; side <= MOST_SIDE && seconds < 1e-4; side *= 4) {
         double operations = 2.0 * side * side * side;
         uint16_t *m = device_alloc(cuda->device, (size_t)3 * (size_t)side * (size_t)side * 2);
         if (!m)

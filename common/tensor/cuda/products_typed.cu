@@ -71,6 +71,16 @@ GPU_KERNEL(gpu_noise, gpu_noise)
     }
 }
 
+GPU_KERNEL(gpu_negate, gpu_negate)
+{
+    GPU_EACH
+    {
+        size_t i = (size_t)blockIdx.x * GPU_FLAT + threadIdx.x;
+        if (i < p.n)
+            p.to[i] = (uint16_t)(p.from[i] ^ 0x8000u);
+    }
+}
+
 GPU_KERNEL(gpu_differ, gpu_differ)
 {
     GPU_EACH

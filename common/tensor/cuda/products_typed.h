@@ -24,6 +24,14 @@ struct gpu_noise {
 };
 GPU_HANDLE(gpu_noise);
 
+/* to = −from, bf16 */
+struct gpu_negate {
+    uint16_t *to;
+    const uint16_t *from;
+    size_t n;
+};
+GPU_HANDLE(gpu_negate);
+
 #define GPU_DIFFER 2048 /* elements of a block */
 struct gpu_differ {     /* *flag = 1 when a and b differ in a bit; else it stays */
     int32_t *flag;

@@ -1,0 +1,255 @@
+/* Which algorithms the device takes of a cublasLt that has good and bad ones (fake_cuda.h): that a
+ * row's bits don't depend on the number of rows, that what is quick is used, and what is done when
+ * memory is short. Prints TAP. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/mem.h"
+#include "common/tensor/cuda/device.h"
+#include "tests/gpu/fake_cuda.h"
+
+enum { N = 24, K = 40, ROWS = 3000 };
+
+static int tests, failures;
+
+static void check(bool ok, const char *what)
+{
+    failures += !ok;
+    printf("%sok %d - %s\n", ok ? "" : "not ", ++tests, what);
+}
+
+static struct device *open_device(size_t memory_bytes)
+{
+    struct device *d;
+    struct sp_error err = {0};
+    fake = (struct fake){.memory_bytes = memory_bytes, .last_algorithm = -1};
+    SP_ASSERT(device_open(&d, &err) == SP_OK);
+    return d;
+}
+
+/* bf16 numbers of many sizes and signs */
+static uint16_t *noise(struct device *d, size_t n, uint32_t seed)
+{
+    uint16_t *host = sp_xarray(n, sizeof(*host)), *at = device_alloc(d, n * sizeof(*at));
+    for (size_t i = 0; i < n; i++) {
+        uint32_t h = ((uint32_t)i + seed) * 2654435761u;
+        host[i] = (uint16_t)(0x3e00u + (h >> 16 & 0x81ffu));
+    }
+    SP_ASSERT(at != NULL);
+    device_put(d, at, host, n * sizeof(*host));
+    free(host);
+    return at;
+}
+
+struct matrices {
+    struct device *d;
+    uint16_t *a, *b, *c;
+    struct device_product product;
+};
+
+static struct matrices matrices(struct device *d, int32_t rows, bool c_bf16, bool accumulate)
+{
+    struct matrices m = {.d = d,
+                         .a = noise(d, (size_t)rows * K, 1),
+                         .b = noise(d, (size_t)N * K, 2),
+                         .c = noise(d, (size_t)rows * N * 2, 3)};
+    m.product = (struct device_product){.c = m.c,
+                                        .a = m.a,
+                                        .b = m.b,
+                                        .M = rows,
+                                        .N = N,
+                                        .K = K,
+                                        .b_transposed = true,
+                                        .accumulate = accumulate,
+                                        .c_bf16 = c_bf16};
+    return m;
+}
+
+static void drop(struct matrices *m)
+{
+    device_free(m->d, m->a);
+    device_free(m->d, m->b);
+    device_free(m->d, m->c);
+}
+
+/* Rows [first, first + rows) by themselves have the bits that they have in `whole`, which has the
+ * results of all. */
+static bool same_rows(struct matrices *m, const uint8_t *whole, int32_t first, int32_t rows)
+{
+    size_t row = N * (m->product.c_bf16 ? 2 : 4), at = (size_t)first * row;
+    size_t bytes = (size_t)rows * row;
+    struct device_product p = m->product;
+    uint8_t *part = sp_xalloc(bytes);
+    p.M = rows;
+    p.a = m->a + (size_t)first * K;
+    p.c = (uint8_t *)p.c + at;
+    if (p.accumulate)
+        device_zero(m->d, p.c, bytes);
+    bool ok = device_product(m->d, &p);
+    device_get(m->d, part, p.c, bytes);
+    ok &= memcmp(part, whole + at, bytes) == 0;
+    free(part);
+    return ok;
+}
+
+/* FAKE_BY_COUNT sums like the others from 100 rows on. */
+static const struct {
+    int32_t rows;
+    enum fake_algorithm expected;
+} parts[] = {{1, FAKE_FEW},        {7, FAKE_FEW},         {16, FAKE_FEW},    {17, FAKE_FEW},
+             {64, FAKE_FEW},       {65, FAKE_MOODY},      {77, FAKE_PLAIN},  {128, FAKE_MOODY},
+             {129, FAKE_BY_COUNT}, {1024, FAKE_BY_COUNT}, {1025, FAKE_MANY}, {2000, FAKE_MANY}};
+
+static void alike(bool c_bf16, bool accumulate)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, ROWS, c_bf16, accumulate);
+    size_t bytes = (size_t)ROWS * N * (c_bf16 ? 2 : 4);
+    uint8_t *whole = sp_xalloc(bytes);
+    char what[96];
+    if (accumulate)
+        device_zero(d, m.c, bytes);
+    SP_ASSERT(device_product(d, &m.product));
+    device_get(d, whole, m.c, bytes);
+    int asked = fake.heuristics;
+    for (size_t i = 0; i < SP_COUNT(parts); i++) {
+        bool ok = same_rows(&m, whole, (ROWS - parts[i].rows) / 2, parts[i].rows);
+        snprintf(what, sizeof(what), "%d rows%s%s: algorithm %d, the bits of the whole",
+                 parts[i].rows, c_bf16 ? " in bf16" : "", accumulate ? ", added" : "",
+                 fake.last_algorithm);
+        check(ok && fake.last_algorithm == (int)parts[i].expected, what);
+    }
+    check(fake.heuristics == asked, "algorithms are chosen once");
+    free(whole);
+    drop(&m);
+    device_close(d);
+}
+
+static void sums_over_rows(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, ROWS, false, true);
+    struct device_product p = {.c = m.c,
+                               .a = m.a,
+                               .b = m.b,
+                               .M = K,
+                               .N = N,
+                               .K = K,
+                               .a_transposed = true,
+                               .accumulate = true};
+    check(device_product(d, &p) && fake.last_algorithm != FAKE_SPLIT &&
+              fake.last_algorithm != FAKE_REDUCES,
+          "a sum over rows is not split");
+    drop(&m);
+    device_close(d);
+}
+
+/* Less than a trial takes: one algorithm for all. */
+static void little_memory(void)
+{
+    struct device *d = open_device((size_t)300 << 10);
+    struct matrices m = matrices(d, 300, false, false);
+    bool ok = true;
+    for (int32_t rows = 1; rows <= 300; rows += 23) {
+        m.product.M = rows;
+        ok &= device_product(d, &m.product) && fake.last_algorithm == FAKE_BY_COUNT;
+    }
+    check(ok, "without memory for a trial one algorithm does all");
+    drop(&m);
+    device_close(d);
+}
+
+static void no_algorithm(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, 20, false, false);
+    struct device_product p = m.product;
+    p.a = m.a + 1;
+    check(!device_product(d, &p), "an address that rows don't have");
+    p = m.product;
+    p.N = 8;
+    fake.no_algorithms = true;
+    check(!device_product(d, &p) && !device_product(d, &p), "no algorithm");
+    drop(&m);
+    device_close(d);
+}
+
+static void variant(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, 20, true, false);
+    device_row_variant(d, true);
+    check(device_product(d, &m.product) && fake.last_algorithm == FAKE_SPLIT,
+          "where rows may differ, k is split");
+    drop(&m);
+    device_close(d);
+}
+
+static void many_shapes(void)
+{
+    struct device *d = open_device((size_t)200 << 10);
+    struct matrices m = matrices(d, 64, false, false);
+    bool ok = true;
+    for (int32_t i = 0; i < 1300; i++) {
+        m.product.N = 1 + i % 24;
+        m.product.K = 1 + i / 24 % 40;
+        m.product.accumulate = i >= 24 * 40;
+        m.product.M = 2;
+        ok &= device_product(d, &m.product);
+    }
+    check(ok, "more shapes than are remembered");
+    drop(&m);
+    device_close(d);
+}
+
+/* More rows than one call does: each part as by itself. */
+static void many_rows(void)
+{
+    enum { MANY = 16384 + 77 };
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, MANY, false, false);
+    size_t bytes = (size_t)MANY * N * 4;
+    uint8_t *whole = sp_xalloc(bytes);
+    bool ok = device_product(d, &m.product);
+    device_get(d, whole, m.c, bytes);
+    check(ok && same_rows(&m, whole, 16380, 20) && same_rows(&m, whole, 0, 5), "very many rows");
+    free(whole);
+    drop(&m);
+    device_close(d);
+}
+
+static void without_services(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    size_t n = (size_t)3 << 20;
+    fake.no_pinned = fake.no_graphs = true;
+    uint8_t *host = sp_xalloc(n), *back = sp_xalloc(n);
+    void *memory = device_alloc(d, n);
+    memset(host, 7, n);
+    device_put(d, memory, host, n);
+    memset(host, 0, n);
+    device_get(d, back, memory, n);
+    memset(host, 7, n);
+    check(memcmp(host, back, n) == 0, "copies without pinned memory");
+    check(!device_record(d, 1) && !device_replay(d, 1), "no recording");
+    device_free(d, memory);
+    free(host);
+    free(back);
+    device_close(d);
+}
+
+int main(void)
+{
+    for (int i = 0; i < 4; i++)
+        alike(i % 2, i / 2);
+    sums_over_rows();
+    little_memory();
+    no_algorithm();
+    variant();
+    many_shapes();
+    many_rows();
+    without_services();
+    printf("1..%d\n", tests);
+    return failures > 0;
+}

@@ -1,0 +1,278 @@
+/* cublasLt on the host, with algorithms that have faults: see fake_cuda.h. */
+#include "tests/gpu/fake_cuda.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "common/base/half.h"
+#include "common/base/mem.h"
+
+struct layout {
+    cudaDataType_t type;
+    uint64_t rows, columns;
+    int64_t stride;
+};
+struct plan {
+    bool transposed[2];
+};
+struct preference {
+    uint64_t workspace;
+    uint32_t reductions, aligned[4];
+};
+
+static float element(const void *at, size_t row, size_t column, size_t stride)
+{
+    return sp_bf16_to_f32(((const uint16_t *)at)[column * stride + row]);
+}
+
+/* Column j of the result, without what was there; x: the first factor, [k][m]. The product of bf16
+ * numbers is exact, so that nothing need be fused. */
+static void sum_column(const struct fake_product *p, const float *x, size_t j, float *sums)
+{
+    enum fake_algorithm a = p->algorithm;
+    bool backwards = a == FAKE_BACKWARDS || (a == FAKE_BY_COUNT && p->n < 100) ||
+                     (a == FAKE_BY_PLACE && j % 2 == 1);
+    memset(sums, 0, p->m * sizeof(*sums));
+    for (size_t l = 0; l < p->k; l++) {
+        size_t k = backwards ? p->k - 1 - l : l;
+        float y = p->b_transposed ? element(p->b, j, k, p->ldb) : element(p->b, k, j, p->ldb);
+        for (size_t i = 0; i < p->m; i++)
+            sums[i] += x[k * p->m + i] * y;
+    }
+}
+
+void fake_multiply(const struct fake_product *p)
+{
+    float *x = sp_xarray(p->m * p->k, sizeof(*x)), *sums = sp_xarray(p->m, sizeof(*sums));
+    for (size_t k = 0; k < p->k; k++)
+        for (size_t i = 0; i < p->m; i++)
+            x[k * p->m + i] =
+                p->a_transposed ? element(p->a, k, i, p->lda) : element(p->a, i, k, p->lda);
+    for (size_t j = 0; j < p->n; j++) {
+        sum_column(p, x, j, sums);
+        for (size_t i = 0; i < p->m; i++) {
+            size_t at = j * p->ldc + i;
+            float sum = sums[i];
+            if (p->beta != 0.0f)
+                sum += p->c_bf16 ? sp_bf16_to_f32(((uint16_t *)p->c)[at]) : ((float *)p->c)[at];
+            if (p->c_bf16)
+                ((uint16_t *)p->c)[at] = sp_f32_to_bf16(sum);
+            else
+                ((float *)p->c)[at] = sum;
+        }
+    }
+    free(x);
+    free(sums);
+}
+
+double fake_cost(const struct fake_product *p)
+{
+    static const double costs[FAKE_ALGORITHMS] = {
+        [FAKE_SPLIT] = 1,    [FAKE_REDUCES] = 1, [FAKE_BY_COUNT] = 1,
+        [FAKE_BY_PLACE] = 1, [FAKE_PLAIN] = 10,  [FAKE_BACKWARDS] = 1,
+        [FAKE_FEW] = 5,      [FAKE_MANY] = 0.5,  [FAKE_MOODY] = 5,
+    };
+    return costs[p->algorithm];
+}
+
+size_t cublasLtGetVersion(void)
+{
+    return 130002;
+}
+cublasStatus_t cublasLtCreate(cublasLtHandle_t *ret)
+{
+    *ret = sp_xalloc(1);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtDestroy(cublasLtHandle_t handle)
+{
+    free(handle);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* --- descriptions --- */
+
+cublasStatus_t cublasLtMatmulDescCreate(cublasLtMatmulDesc_t *ret, cublasComputeType_t compute,
+                                        cudaDataType_t scale)
+{
+    SP_ASSERT(compute == CUBLAS_COMPUTE_32F && scale == CUDA_R_32F);
+    *ret = sp_xalloc(SP_MAX(sizeof(struct plan), sizeof(**ret)));
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescDestroy(cublasLtMatmulDesc_t plan)
+{
+    free(plan);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t plan,
+                                              cublasLtMatmulDescAttributes_t what,
+                                              const void *value, size_t bytes)
+{
+    cublasOperation_t operation;
+    SP_ASSERT(bytes == sizeof(operation));
+    memcpy(&operation, value, bytes);
+    SP_ASSERT(what == CUBLASLT_MATMUL_DESC_TRANSA || what == CUBLASLT_MATMUL_DESC_TRANSB);
+    ((struct plan *)(void *)plan)->transposed[what == CUBLASLT_MATMUL_DESC_TRANSB] =
+        operation == CUBLAS_OP_T;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *ret, cudaDataType type,
+                                          uint64_t rows, uint64_t columns, int64_t stride)
+{
+    struct layout *l = sp_xalloc(SP_MAX(sizeof(*l), sizeof(**ret)));
+    *l = (struct layout){type, rows, columns, stride};
+    *ret = (cublasLtMatrixLayout_t)(void *)l;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutDestroy(cublasLtMatrixLayout_t layout)
+{
+    free(layout);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
+                                                cublasLtMatrixLayoutAttribute_t what,
+                                                const void *value, size_t bytes)
+{
+    struct layout *l = (struct layout *)(void *)layout;
+    SP_ASSERT(what == CUBLASLT_MATRIX_LAYOUT_COLS && bytes == sizeof(l->columns));
+    memcpy(&l->columns, value, bytes);
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmulPreferenceCreate(cublasLtMatmulPreference_t *ret)
+{
+    struct preference *p = sp_xalloc(SP_MAX(sizeof(*p), sizeof(**ret)));
+    p->reductions = CUBLASLT_REDUCTION_SCHEME_MASK;
+    *ret = (cublasLtMatmulPreference_t)(void *)p;
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceDestroy(cublasLtMatmulPreference_t preference)
+{
+    free(preference);
+    return CUBLAS_STATUS_SUCCESS;
+}
+cublasStatus_t cublasLtMatmulPreferenceSetAttribute(cublasLtMatmulPreference_t preference,
+                                                    cublasLtMatmulPreferenceAttributes_t what,
+                                                    const void *value, size_t bytes)
+{
+    struct preference *p = (struct preference *)(void *)preference;
+    if (what == CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES) {
+        SP_ASSERT(bytes == sizeof(p->workspace));
+        memcpy(&p->workspace, value, bytes);
+    } else if (what == CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK) {
+        SP_ASSERT(bytes == sizeof(p->reductions));
+        memcpy(&p->reductions, value, bytes);
+    } else {
+        int i = (int)what - (int)CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES;
+        SP_ASSERT(i >= 0 && i < 4 && bytes == sizeof(p->aligned[0]));
+        memcpy(&p->aligned[i], value, bytes);
+    }
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+/* --- algorithms --- */
+
+static enum fake_algorithm number_of(const cublasLtMatmulAlgo_t *algo)
+{
+    SP_ASSERT(algo->data[0] >= 1000 && algo->data[0] < 1000 + FAKE_ALGORITHMS);
+    return (enum fake_algorithm)(algo->data[0] - 1000);
+}
+
+static bool can(enum fake_algorithm a, uint64_t rows)
+{
+    return a == FAKE_FEW     ? rows <= 64
+           : a == FAKE_MANY  ? rows > 1024
+           : a == FAKE_MOODY ? rows > 64 && rows <= 128
+                             : true;
+}
+
+cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan,
+                                              cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                              cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                              cublasLtMatmulPreference_t preference, int most,
+                                              cublasLtMatmulHeuristicResult_t *ret, int *ret_count)
+{
+    const struct layout *result = (const struct layout *)(void *)c;
+    const struct preference *p = (const struct preference *)(void *)preference;
+    bool many = result->columns > 1024;
+    (void)handle, (void)plan, (void)a, (void)b, (void)d;
+    SP_ASSERT(p->aligned[0] >= 2 && p->aligned[1] >= 2 && p->aligned[2] == p->aligned[3]);
+    fake.heuristics++;
+    *ret_count = 0;
+    for (int i = 0; !fake.no_algorithms && i < FAKE_ALGORITHMS && *ret_count < most; i++) {
+        if ((i == FAKE_REDUCES && p->reductions == CUBLASLT_REDUCTION_SCHEME_NONE) ||
+            (i == FAKE_BACKWARDS && !many) || !can((enum fake_algorithm)i, result->columns))
+            continue;
+        ret[(*ret_count)++] = (cublasLtMatmulHeuristicResult_t){
+            .algo = {.data = {1000 + (uint64_t)i}}, .state = CUBLAS_STATUS_SUCCESS};
+    }
+    return *ret_count > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan,
+                                       cublasLtMatrixLayout_t a, cublasLtMatrixLayout_t b,
+                                       cublasLtMatrixLayout_t c, cublasLtMatrixLayout_t d,
+                                       const cublasLtMatmulAlgo_t *algo,
+                                       cublasLtMatmulHeuristicResult_t *ret)
+{
+    const struct layout *result = (const struct layout *)(void *)c;
+    (void)handle, (void)plan, (void)a, (void)b, (void)d;
+    *ret = (cublasLtMatmulHeuristicResult_t){.algo = *algo};
+    return can(number_of(algo), result->columns) ? CUBLAS_STATUS_SUCCESS
+                                                 : CUBLAS_STATUS_NOT_SUPPORTED;
+}
+
+cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *algo,
+                                                    cublasLtMatmulAlgoConfigAttributes_t what,
+                                                    void *ret, size_t bytes, size_t *ret_written)
+{
+    int32_t split = number_of(algo) == FAKE_SPLIT ? 4 : 1;
+    uint32_t reduction = number_of(algo) == FAKE_REDUCES ? CUBLASLT_REDUCTION_SCHEME_INPLACE
+                                                         : CUBLASLT_REDUCTION_SCHEME_NONE;
+    SP_ASSERT(bytes == 4);
+    memcpy(ret, what == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? (void *)&split : (void *)&reduction,
+           bytes);
+    *ret_written = bytes;
+    return CUBLAS_STATUS_SUCCESS;
+}
+
+cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan, const void *alpha,
+                              const void *a, cublasLtMatrixLayout_t a_layout, const void *b,
+                              cublasLtMatrixLayout_t b_layout, const void *beta, const void *c,
+                              cublasLtMatrixLayout_t c_layout, void *d,
+                              cublasLtMatrixLayout_t d_layout, const cublasLtMatmulAlgo_t *algo,
+                              void *workspace, size_t workspace_bytes, cudaStream_t stream)
+{
+    const struct layout *la = (const struct layout *)(void *)a_layout;
+    const struct layout *lb = (const struct layout *)(void *)b_layout;
+    const struct layout *lc = (const struct layout *)(void *)c_layout;
+    const bool *transposed = ((struct plan *)(void *)plan)->transposed;
+    uint64_t k = transposed[0] ? la->rows : la->columns;
+    (void)handle;
+    SP_ASSERT(c == d && c_layout == d_layout && *(const float *)alpha == 1.0f);
+    SP_ASSERT((workspace == NULL) == (workspace_bytes == 0));
+    SP_ASSERT(la->type == CUDA_R_16BF && lb->type == CUDA_R_16BF);
+    SP_ASSERT((transposed[0] ? la->columns : la->rows) == lc->rows);
+    SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == lc->columns);
+    SP_ASSERT((transposed[1] ? lb->columns : lb->rows) == k);
+    if (!can(number_of(algo), lc->columns) || (number_of(algo) == FAKE_MOODY && lc->columns == 77))
+        return CUBLAS_STATUS_NOT_SUPPORTED;
+    struct fake_product p = {.c = d,
+                             .a = a,
+                             .b = b,
+                             .m = lc->rows,
+                             .n = lc->columns,
+                             .k = k,
+                             .lda = (size_t)la->stride,
+                             .ldb = (size_t)lb->stride,
+                             .ldc = (size_t)lc->stride,
+                             .a_transposed = transposed[0],
+                             .b_transposed = transposed[1],
+                             .c_bf16 = lc->type == CUDA_R_16BF,
+                             .beta = *(const float *)beta,
+                             .algorithm = number_of(algo)};
+    fake.last_algorithm = (int)p.algorithm;
+    fake_enqueue_product(stream, &p);
+    return CUBLAS_STATUS_SUCCESS;
+}

@@ -1,0 +1,51 @@
+/* fake_cuda: the functions of CUDA's runtime and of cublasLt that the device asks for, on the host,
+ * so that its own code (common/tensor/cuda/device*.c) is run where there is no device. Kernels are
+ * those of emulate.h. Work is done as late as CUDA allows: when somebody waits for it, so that a
+ * buffer that is used again too early is seen. Memory is filled with a pattern when it is had.
+ *
+ * cublasLt has algorithms with the faults that the device must find out (fake_blas.c), and a clock
+ * that goes by what each of them is said to cost. */
+#ifndef SPIN_TESTS_GPU_FAKE_CUDA_H
+#define SPIN_TESTS_GPU_FAKE_CUDA_H
+
+#include <cublasLt.h>
+#include <cuda_runtime_api.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+enum fake_algorithm {
+    FAKE_SPLIT,     /* splits k */
+    FAKE_REDUCES,   /* puts sums together afterwards */
+    FAKE_BY_COUNT,  /* sums in another order when there are few rows */
+    FAKE_BY_PLACE,  /* and for every other row */
+    FAKE_BACKWARDS, /* k from the end: quick, other bits, and nobody says that it does few rows */
+    FAKE_PLAIN,     /* k from the start */
+    FAKE_FEW,       /* the same, quicker, for up to 64 rows */
+    FAKE_MANY,      /* the same, quicker, for more than 1024 */
+    FAKE_MOODY,     /* the same, quicker, for 65 to 128, but for 77 rows it fails */
+    FAKE_ALGORITHMS,
+};
+
+struct fake_product { /* one call of cublasLtMatmul, sizes and types as cublasLt has them */
+    void *c;
+    const void *a, *b;
+    size_t m, n, k, lda, ldb, ldc;
+    bool a_transposed, b_transposed, c_bf16;
+    float beta;
+    enum fake_algorithm algorithm;
+};
+void fake_multiply(const struct fake_product *p);
+double fake_cost(const struct fake_product *p);
+/* Puts it behind the stream's other work, or into what is recorded. */
+void fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
+
+struct fake {
+    size_t memory_bytes; /* that can be had */
+    bool no_algorithms, no_pinned, no_graphs;
+    int last_algorithm; /* of the newest call */
+    int heuristics;     /* calls */
+};
+extern struct fake fake;
+
+#endif
