@@ -83,6 +83,7 @@ typedef struct {
 #define gpu_tile_at(sum, i) ((sum)->at[gpu_tile_row(i)][gpu_tile_column(i)])
 
 #define gpu_warp_sum(own, width) emu_warp_sum((own), (uint32_t)(width))
+#define gpu_warp_max(own, width) emu_warp_max((own), (uint32_t)(width))
 #define gpu_quad_load(from) emu_quad_load(from)
 #define gpu_quad_store(to, quad) emu_quad_store((to), (quad))
 #define gpu_fast_exp(x) expf(x)
@@ -135,6 +136,18 @@ static inline void emu_warp_sum(float *own, uint32_t width)
         float next[GPU_THREADS];
         for (uint32_t i = 0; i < n; i++)
             next[i] = own[i] + own[i ^ apart];
+        memcpy(own, next, n * sizeof(*own));
+    }
+}
+
+static inline void emu_warp_max(float *own, uint32_t width)
+{
+    uint32_t n = emu.threads.x * emu.threads.y;
+    SP_ASSERT(n % GPU_WARP_THREADS == 0 && width <= GPU_WARP_THREADS && (width & (width - 1)) == 0);
+    for (uint32_t apart = width / 2; apart > 0; apart /= 2) {
+        float next[GPU_THREADS];
+        for (uint32_t i = 0; i < n; i++)
+            next[i] = fmaxf(own[i], own[i ^ apart]);
         memcpy(own, next, n * sizeof(*own));
     }
 }
@@ -235,6 +248,13 @@ static inline float gpu_exp2(float x)
 {
     float y = exp2f(x);
     return y < 1.17549435e-38f ? 0.0f : y; /* NaN stays */
+}
+
+static inline void gpu_tile_narrow(gpu_left *tile, const gpu_sum *sum)
+{
+    for (size_t i = 0; i < 16; i++)
+        for (size_t j = 0; j < 16; j++)
+            tile->at[i][j] = sp_f32_to_bf16(sum->at[i][j]);
 }
 
 #endif

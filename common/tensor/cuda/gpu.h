@@ -20,7 +20,8 @@
  * and to shared or device memory; `ld` counts elements between rows and is a multiple of 8, as are
  * addresses of 16 bytes. In a GPU_EACH of such a block each thread has eight elements of its warp's
  * sums: gpu_tile_at(sum, i), i < 8, at gpu_tile_row(i) and gpu_tile_column(i); pairs from an even i
- * on are neighbours in a row.
+ * on are neighbours in a row, which four threads share. gpu_tile_narrow makes a left factor of a
+ * sum, rounded to bf16.
  *
  * GPU_SYNC_WARP() is a barrier for the threads of each warp, which GPU_LANE numbers: what a warp
  * stored, its threads may read behind it.
@@ -38,7 +39,8 @@
  *
  * Sums over a warp: gpu_warp_sum(own, width), between phases, replaces own[GPU_SELF] of every
  * thread by the sum over its group of `width` threads (a power of two, at most a warp), in one
- * fixed tree; all threads of a block reach it, and blocks are of whole warps.
+ * fixed tree; all threads of a block reach it, and blocks are of whole warps. gpu_warp_max takes
+ * the largest.
  *
  * gpu_quad is what one access of 16 bytes brings, at addresses of 16 bytes. gpu_bf16_pair rounds
  * two numbers to nearest even; gpu_fast_exp and gpu_fast_divide are good to some units in the last
@@ -83,6 +85,9 @@ extern __shared__ __align__(128) unsigned char gpu_dynamic[];
 #define gpu_warp_sum(own, width)                                                                   \
     for (int gpu_apart = (int)(width) / 2; gpu_apart > 0; gpu_apart /= 2)                          \
     (own)[0] += __shfl_xor_sync(0xffffffffu, (own)[0], gpu_apart)
+#define gpu_warp_max(own, width)                                                                   \
+    for (int gpu_apart = (int)(width) / 2; gpu_apart > 0; gpu_apart /= 2)                          \
+    (own)[0] = fmaxf((own)[0], __shfl_xor_sync(0xffffffffu, (own)[0], gpu_apart))
 typedef uint4 gpu_quad;
 #define gpu_quad_load(from) (*(const uint4 *)(from))
 #define gpu_quad_store(to, quad) ((void)(*(uint4 *)(to) = (quad)))
@@ -137,6 +142,12 @@ GPU_FN unsigned gpu_bf16_pair(float low, float high)
     return (unsigned)pair.x | (unsigned)pair.y << 16;
 }
 #define gpu_pack(first, second) gpu_bf16_pair((first), (second))
+GPU_FN void gpu_tile_narrow(gpu_left *tile, const gpu_sum *sum)
+{
+    GPU_UNROLL
+    for (int i = 0; i < 4; i++)
+        tile->x[i] = gpu_pack(sum->x[2 * i], sum->x[2 * i + 1]);
+}
 #endif
 
 #endif
