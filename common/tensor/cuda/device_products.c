@@ -225,31 +225,42 @@ static int bucket_of(int32_t rows)
     return i;
 }
 
-/* The best for a bucket alone. */
-static void choose_for_rows(struct device *d, struct device_choice *c, int bucket)
+/* The best for a bucket alone: one that can do all of its numbers of rows, or the typical one. */
+static void choose_for_rows(struct device *d, struct device_choice *c, int bucket,
+                            enum device_freedom freedom)
 {
     const struct device_bucket *b = &device_buckets[bucket];
     int32_t rows[] = {b->first, b->first + 6, b->typical - 1, SP_MIN(b->last, DEVICE_MOST_ROWS)};
     struct device_algorithm all[DEVICE_CANDIDATES];
     if (!d->products->workspace)
         d->products->workspace = device_take(d, DEVICE_WORKSPACE_BYTES);
-    int n = device_candidates(d, c, b->typical, c->a_transposed ? DEVICE_WORKSPACE : DEVICE_ANY,
-                              rows, SP_COUNT(rows), all);
-    c->chosen[bucket] = true;
+    int n = device_candidates(d, c, b->typical, freedom, rows, SP_COUNT(rows), all);
+    if (n == 0)
+        n = device_candidates(d, c, b->typical, freedom, &b->typical, 1, all);
     if (n > 0)
         c->by_rows[bucket] = all[0];
 }
 
-static void choose(struct device *d, struct device_choice *c, int bucket)
+static void choose(struct device *d, struct device_choice *c, int bucket, const void *weights)
 {
     SP_ASSERT(!d->graphs.recording); /* takes memory and waits */
+    c->chosen[bucket] = true;
     if (c->a_transposed || d->products->row_variant) {
-        choose_for_rows(d, c, bucket);
+        choose_for_rows(d, c, bucket, c->a_transposed ? DEVICE_WORKSPACE : DEVICE_ANY);
         return;
     }
-    device_choose_alike(d, c);
-    for (int i = 0; i < DEVICE_BUCKETS; i++)
+    bool alike = device_choose_alike(d, c, weights), any = false;
+    for (int i = 0; i < DEVICE_BUCKETS; i++) {
+        if (!alike)
+            choose_for_rows(d, c, i, DEVICE_ONE_SUM);
+        any |= c->by_rows[i].found;
         c->chosen[i] = true;
+    }
+    if (!alike && any)
+        fprintf(stderr,
+                "cuda: weights of %d x %d: no algorithm of cublasLt does few rows and many; bits "
+                "may depend on the number of rows\n",
+                c->N, c->fixed);
 }
 
 /* A place for one more: behind the others, or that of the one that was not used for longest. */
@@ -313,7 +324,7 @@ static bool product(struct device *d, const struct device_product *p)
     struct device_choice *c = find_choice(d->products, p);
     c->used = ++d->products->clock;
     if (!c->chosen[bucket])
-        choose(d, c, bucket);
+        choose(d, c, bucket, p->b);
     if (!c->by_rows[bucket].found || (uintptr_t)p->b % c->first_aligned != 0 ||
         (uintptr_t)p->a % c->second_aligned != 0 || (uintptr_t)p->c % c->result_aligned != 0)
         return false;
