@@ -10,11 +10,6 @@
 #include "common/model/model_impl.h"
 #include "common/model/workspace_impl.h"
 
-#define DEFAULT_ROWS 256
-/* Buffers of a record: prompt, two answers, response; log-probabilities of the last three. */
-#define ID_BUFFERS 4
-#define LOGPROB_BUFFERS 3
-
 void decoder_push(struct decoder_ring *ring, int32_t item)
 {
     SP_ASSERT(ring->count < ring->capacity);
@@ -29,104 +24,6 @@ int32_t decoder_pop(struct decoder_ring *ring)
     ring->first = (ring->first + 1) % ring->capacity;
     ring->count--;
     return item;
-}
-
-static enum sp_err fill_options(const struct model_config *c, struct model_decoder_options *o,
-                                struct sp_error *err)
-{
-    if (o->slots < 1 || o->slots > SP_MAX_SLOTS)
-        return sp_fail(err, SP_EINVAL, "decoder: %d slots, expected 1 to %d", o->slots,
-                       SP_MAX_SLOTS);
-    if (o->queue < 0 || o->queue > SP_MAX_LEASE_ITEMS * 16)
-        return sp_fail(err, SP_EINVAL, "decoder: a queue of %d requests, expected 0 to %d",
-                       o->queue, SP_MAX_LEASE_ITEMS * 16);
-    if (o->max_positions == 0)
-        o->max_positions = c->max_positions;
-    if (o->max_positions < 1 || o->max_positions > c->max_positions)
-        return sp_fail(err, SP_EINVAL, "decoder: %d positions, the model has %d%s",
-                       o->max_positions, c->max_positions,
-                       c->scaling.type == MODEL_ROPE_DYNAMIC ||
-                               c->scaling.type == MODEL_ROPE_LONGROPE
-                           ? "; beyond them its rotary frequencies would change, which is not "
-                             "supported"
-                           : "");
-    if (o->rows_per_step == 0)
-        o->rows_per_step = SP_MAX(DEFAULT_ROWS, 2 * o->slots);
-    if (o->rows_per_step < o->slots || o->rows_per_step > 1 << 16)
-        return sp_fail(err, SP_EINVAL, "decoder: %d rows a step, expected %d to %d",
-                       o->rows_per_step, o->slots, 1 << 16);
-    if (o->weights == TN_F16 || o->cache == TN_F16)
-        return sp_fail(err, SP_EUNSUPPORTED, "decoder: weights and cache are f32 or bf16");
-    if (o->activations == TN_F16 || (o->activations == TN_BF16 && o->weights != TN_BF16))
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "decoder: activations are f32, or bf16 with weights in bf16");
-    return SP_OK;
-}
-
-static int32_t logit_rows_of(const struct model_decoder_options *o)
-{
-    return SP_MIN(o->rows_per_step, o->on_device ? DECODER_LOGIT_ROWS_DEVICE : DECODER_LOGIT_ROWS);
-}
-
-#define ROUNDING 64 /* bytes that parts of the block begin at multiples of */
-
-static size_t block_bytes(const struct model_config *c, const struct model_decoder_options *o)
-{
-    size_t rows = (size_t)o->rows_per_step, d = (size_t)c->hidden, f = (size_t)c->ffn;
-    size_t att = (size_t)c->heads * (size_t)c->head_size;
-    size_t qkv = att + 2 * (size_t)c->kv_heads * (size_t)c->head_size;
-    size_t logit_rows = (size_t)logit_rows_of(o);
-    size_t gu = (size_t)model_config_ffn_width(c), turn = (size_t)model_rope_width(c);
-    size_t numbers = rows * (3 * d + qkv + att + gu + f) + logit_rows * 2 * d;
-    size_t floats = rows * 2 + logit_rows * (size_t)c->vocab +
-                    (size_t)o->max_positions * turn * (c->local_theta > 0 ? 2 : 1);
-    return numbers * tn_unit(o->stored_activations) + floats * sizeof(float) + ROUNDING * 20;
-}
-
-/* Bytes of a number of decode weights, or of the cache, of this type. */
-static size_t kept_unit(const struct model_decoder_options *o, enum tn_dtype dtype)
-{
-    return tn_unit(o->stored_activations == TN_BF16 ? TN_BF16 : dtype);
-}
-
-enum sp_err model_decoder_bytes(const struct model_config *c,
-                                const struct model_decoder_options *options, size_t *ret,
-                                struct sp_error *err)
-{
-    struct model_decoder_options o = *options;
-    enum sp_err rc = fill_options(c, &o, err);
-    if (rc != SP_OK)
-        return rc;
-    size_t kv = (size_t)c->kv_heads * (size_t)c->head_size, cache, bytes;
-    size_t weights = (size_t)c->n_params * kept_unit(&o, o.weights);
-    size_t records =
-        (size_t)(o.slots + o.queue + 1) * (ID_BUFFERS + LOGPROB_BUFFERS) * 4 + (size_t)o.slots * 4;
-    /* The table itself stays as the backend stores parameters, beside the output matrix. */
-    if (c->tie_embeddings || kept_unit(&o, o.weights) == 2)
-        weights += (size_t)c->vocab * (size_t)c->hidden * tn_unit(o.stored_weights);
-    if (c->traits.learned_positions) /* counted above in the dtype of decode weights */
-        weights += (size_t)c->max_positions * (size_t)c->hidden * tn_unit(o.stored_weights);
-    bytes = weights + block_bytes(c, &o);
-    if (!sp_mul_size(2 * kv * kept_unit(&o, o.cache),
-                     (size_t)c->layers * (size_t)o.slots * (size_t)o.max_positions, &cache) ||
-        !sp_mul_size(records, (size_t)o.max_positions, &records) ||
-        !sp_add_size(bytes, cache, &bytes) || !sp_add_size(bytes, records, &bytes))
-        return sp_fail(err, SP_ELIMIT, "decoder: %d slots of %d positions are too many", o.slots,
-                       o.max_positions);
-    *ret = bytes;
-    return SP_OK;
-}
-
-enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
-                              struct model_decoder_options *options, struct sp_error *err)
-{
-    for (;; options->slots = (options->slots + 1) / 2, options->queue = (options->queue + 1) / 2) {
-        size_t bytes;
-        enum sp_err rc = model_decoder_bytes(config, options, &bytes, err);
-        bool fits = rc == SP_OK && bytes <= room;
-        if (fits || (rc != SP_OK && rc != SP_ELIMIT) || options->slots <= 1)
-            return rc;
-    }
 }
 
 /* A table of the model, through the host, some rows at a time; NULL: no memory. */
@@ -247,7 +144,7 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
 static void *part(char **next, size_t bytes)
 {
     char *p = *next;
-    *next += (bytes + ROUNDING - 1) / ROUNDING * ROUNDING;
+    *next += (bytes + DECODER_ROUNDING - 1) / DECODER_ROUNDING * DECODER_ROUNDING;
     return p;
 }
 
@@ -261,7 +158,7 @@ static bool take_activations(struct model_decoder *d)
     size_t positions = (size_t)d->options.max_positions;
     size_t half = (size_t)model_rope_width(c) / 2, gu = (size_t)model_config_ffn_width(c);
     size_t logit_rows = (size_t)d->logit_rows;
-    size_t bytes = block_bytes(c, &d->options), unit = tn_unit(d->backend->activations);
+    size_t bytes = decoder_block_bytes(c, &d->options), unit = tn_unit(d->backend->activations);
     d->block = ops->alloc(d->backend, bytes, 1);
     if (!d->block)
         return false;
@@ -283,7 +180,8 @@ static bool take_activations(struct model_decoder *d)
     if (!model_rope_upload(d->backend, c, d->options.max_positions, d->rope))
         return false;
     d->cache = ops->cache_new(d->backend, c->layers, d->options.slots, d->options.max_positions,
-                              c->kv_heads, c->head_size, d->options.cache);
+                              c->kv_heads, c->head_size, d->options.cache,
+                              (size_t)d->options.cache_positions);
     size_t widest = SP_MAX(SP_MAX(SP_MAX(gu, f), qkv), SP_MAX(width, (size_t)c->vocab));
     return d->cache && ops->reserve(d->backend, d->options.rows_per_step, d->options.max_positions,
                                     c->heads, c->head_size, (int32_t)widest);
@@ -319,8 +217,8 @@ static void take_tables(struct model_decoder *d)
 static bool take_records(struct model_decoder *d)
 {
     size_t n = (size_t)d->n_records, positions = (size_t)d->options.max_positions;
-    d->record_ids = sp_alloc_block(n * ID_BUFFERS, positions * sizeof(int32_t));
-    d->record_logprobs = sp_alloc_block(n * LOGPROB_BUFFERS, positions * sizeof(float));
+    d->record_ids = sp_alloc_block(n * DECODER_ID_BUFFERS, positions * sizeof(int32_t));
+    d->record_logprobs = sp_alloc_block(n * DECODER_LOGPROB_BUFFERS, positions * sizeof(float));
     d->slot_ids = sp_alloc_block((size_t)d->options.slots, positions * sizeof(int32_t));
     if (!d->record_ids || !d->record_logprobs || !d->slot_ids)
         return false;
@@ -328,8 +226,8 @@ static bool take_records(struct model_decoder *d)
         d->slots[s].prompt = d->slot_ids + (size_t)s * positions;
     for (size_t i = 0; i < n; i++) {
         struct decoder_record *r = &d->records[i];
-        int32_t *ids = d->record_ids + i * ID_BUFFERS * positions;
-        float *logprobs = d->record_logprobs + i * LOGPROB_BUFFERS * positions;
+        int32_t *ids = d->record_ids + i * DECODER_ID_BUFFERS * positions;
+        float *logprobs = d->record_logprobs + i * DECODER_LOGPROB_BUFFERS * positions;
         r->prompt = ids;
         r->response = ids + positions;
         r->response_logprobs = logprobs;
@@ -349,7 +247,7 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     o.stored_weights = m->backend->weights;
     o.stored_activations = m->backend->activations;
     o.on_device = m->backend->has_memory;
-    enum sp_err rc = fill_options(&m->config, &o, err);
+    enum sp_err rc = decoder_fill_options(&m->config, &o, err);
     if (rc == SP_OK)
         rc = model_decoder_bytes(&m->config, &o, &bytes, err);
     if (rc != SP_OK)
@@ -358,7 +256,7 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     d->backend = m->backend;
     d->config = m->config;
     d->options = o;
-    d->logit_rows = logit_rows_of(&o);
+    d->logit_rows = decoder_logit_rows(&o);
     d->n_records = o.slots + o.queue + 1;
     d->layers = sp_xarray((size_t)m->config.layers, sizeof(*d->layers));
     take_tables(d);
@@ -551,6 +449,7 @@ void model_decoder_reset(struct model_decoder *d)
         struct decoder_slot *slot = &d->slots[s];
         slot->record = slot->donor = -1;
         slot->n_prompt = slot->cached = 0;
+        (void)d->backend->ops->cache_reserve(d->backend, d->cache, s, 0, 0);
     }
     d->taken = -1;
     d->broken = false;

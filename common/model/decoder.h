@@ -42,6 +42,9 @@ struct model_decoder_options {
      * activations decode weights and cache are bf16, too. */
     enum tn_dtype stored_weights, stored_activations;
     bool on_device; /* its has_memory, likewise */
+    /* That all slots together can cache, where on_device with bf16 activations; 0: all of them at
+     * once. Requests wait until there is room for their longest end. */
+    int64_t cache_positions;
 };
 
 #define MODEL_DECODER_ANSWERS 2
@@ -95,8 +98,8 @@ struct model_decoder_stats {
 enum sp_err model_decoder_bytes(const struct model_config *config,
                                 const struct model_decoder_options *options, size_t *ret,
                                 struct sp_error *err) SP_MUST_USE;
-/* Halves the slots, and the queue with them, until that is at most `room` bytes; one slot may still
- * take more. Pure. */
+/* Limits cache_positions, where that can be; then halves the slots, and the queue with them, until
+ * that is at most `room` bytes; one slot may still take more. Pure. */
 enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
                               struct model_decoder_options *options,
                               struct sp_error *err) SP_MUST_USE;

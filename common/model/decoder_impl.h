@@ -24,6 +24,10 @@
 #define DECODER_GIVEN_EACH 2
 #define DECODER_GIVEN_LEAST 32
 
+/* Buffers of a record: prompt, two answers, response; log-probabilities of the last three. */
+#define DECODER_ID_BUFFERS 4
+#define DECODER_LOGPROB_BUFFERS 3
+
 /* A request with its buffers, max_positions elements each. */
 struct decoder_record {
     struct model_decoder_request request; /* its pointers are ours */
@@ -119,8 +123,18 @@ struct model_decoder {
     struct model_decoder_stats stats;
 };
 
+#define DECODER_ROUNDING 64 /* bytes that parts of the block begin at multiples of */
+
+/* Defaults filled in, and checked. */
+enum sp_err decoder_fill_options(const struct model_config *config,
+                                 struct model_decoder_options *options, struct sp_error *err);
+int32_t decoder_logit_rows(const struct model_decoder_options *options);
+size_t decoder_block_bytes(const struct model_config *config,
+                           const struct model_decoder_options *options);
 /* Gives waiting requests to free slots, and to those in slots what others have of their prompts. */
 void decoder_admit(struct model_decoder *d);
+/* The slot's request is done: what it cached behind its prompt is forgotten. */
+void decoder_leave_slot(struct model_decoder *d, int32_t s);
 /* The record of slot s, or NULL. */
 static inline struct decoder_record *decoder_slot_record(const struct model_decoder *d, int32_t s)
 {

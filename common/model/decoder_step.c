@@ -267,7 +267,7 @@ static void collect_finished(struct model_decoder *d)
         struct decoder_record *r = decoder_slot_record(d, s);
         if (r && decoder_advance(r)) {
             decoder_push(&d->finished, d->slots[s].record);
-            d->slots[s].record = -1;
+            decoder_leave_slot(d, s);
         }
     }
     decoder_admit(d);

@@ -293,11 +293,18 @@ struct tn_ops {
     void (*pass_begin)(struct tn_backend *, uint64_t key); /* key: passes that may be alike */
     void (*pass_end)(struct tn_backend *);
 
-    /* --- KV cache: slots × max_positions for every layer; dtype TN_F32 or TN_BF16 --- */
+    /* --- KV cache: slots × max_positions for every layer; dtype TN_F32 or TN_BF16 ---
+     * positions: what all slots together hold at most, in a backend that hands memory out by pages;
+     * 0, and in others: all that they can. */
     struct tn_kv_cache *(*cache_new)(struct tn_backend *, int32_t layers, int32_t slots,
                                      int32_t max_positions, int32_t G, int32_t C,
-                                     enum tn_dtype dtype);
+                                     enum tn_dtype dtype, size_t positions);
     void (*cache_free)(struct tn_backend *, struct tn_kv_cache *);
+    /* Forgets the slot's positions from `kept` on, and makes sure that all up to `positions` can be
+     * put: to be asked before a sequence is begun where `positions` of all was limited. false: not
+     * now. */
+    bool (*cache_reserve)(struct tn_backend *, struct tn_kv_cache *, int32_t slot, int32_t kept,
+                          int32_t positions);
     /* Puts the K and V of each row of qkv at its slot and position. */
     void (*cache_put)(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const void *qkv,
                       const struct tn_cache_row *rows, int32_t T, int32_t H);

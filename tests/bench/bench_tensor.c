@@ -169,7 +169,7 @@ static void decode_attention(struct bench *bench, int32_t batch, int32_t context
 {
     enum { H = 9, G = 3, C = 64, LAYERS = 4 };
     struct tn_backend *b = bench->cpu;
-    struct tn_kv_cache *cache = b->ops->cache_new(b, LAYERS, batch, context, G, C, dtype);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, LAYERS, batch, context, G, C, dtype, 0);
     struct tn_cache_row *rows = sp_xarray((size_t)batch, sizeof(*rows));
     float *qkv = noise((size_t)batch * (H + 2 * G) * C), *out = noise((size_t)batch * H * C);
     double times[64];

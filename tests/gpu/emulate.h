@@ -17,6 +17,8 @@
 #include "common/base/mem.h"
 
 #define GPU_EMULATED
+#include "common/tensor/cuda/gpu.h"
+
 #define GPU_FN static inline __attribute__((unused))
 #define GPU_SHARED static
 #define GPU_SHARED_TILES static _Alignas(128)
@@ -70,9 +72,16 @@ typedef struct {
 #define gpu_tile_load_sum(sum, from, ld) emu_sum_load((sum)->at, (from), (size_t)(ld))
 #define gpu_tile_store_sum(to, sum, ld) emu_sum_store((to), (sum)->at, (size_t)(ld))
 
+#define gpu_warp_sum(own, width) emu_warp_sum((own), (uint32_t)(width))
+#define gpu_quad_load(from) emu_quad_load(from)
+#define gpu_quad_store(to, quad) emu_quad_store((to), (quad))
+#define gpu_fast_exp(x) expf(x)
+#define gpu_fast_divide(a, b) ((a) / (b))
+
 #define threadIdx emu.thread
 #define blockIdx emu.block
 #define gridDim emu.blocks
+#define blockDim emu.threads
 
 struct emu_index {
     uint32_t x, y;
@@ -106,6 +115,41 @@ static inline void emu_next(void)
     emu.thread.x = emu.backwards ? emu.threads.x - 1 : 0;
     emu.more = emu.thread.y != (emu.backwards ? 0 : emu.threads.y - 1);
     emu.thread.y += step;
+}
+
+static inline void emu_warp_sum(float *own, uint32_t width)
+{
+    uint32_t n = emu.threads.x * emu.threads.y;
+    SP_ASSERT(n % GPU_WARP_THREADS == 0 && width <= GPU_WARP_THREADS && (width & (width - 1)) == 0);
+    for (uint32_t apart = width / 2; apart > 0; apart /= 2) {
+        float next[GPU_THREADS];
+        for (uint32_t i = 0; i < n; i++)
+            next[i] = own[i] + own[i ^ apart];
+        memcpy(own, next, n * sizeof(*own));
+    }
+}
+
+typedef struct {
+    uint32_t x, y, z, w;
+} gpu_quad;
+
+static inline gpu_quad emu_quad_load(const void *from)
+{
+    gpu_quad quad;
+    SP_ASSERT((uintptr_t)from % 16 == 0);
+    memcpy(&quad, from, sizeof(quad));
+    return quad;
+}
+
+static inline void emu_quad_store(void *to, gpu_quad quad)
+{
+    SP_ASSERT((uintptr_t)to % 16 == 0);
+    memcpy(to, &quad, sizeof(quad));
+}
+
+static inline uint32_t gpu_bf16_pair(float low, float high)
+{
+    return (uint32_t)sp_f32_to_bf16(low) | (uint32_t)sp_f32_to_bf16(high) << 16;
 }
 
 /* The device asks this of addresses and strides. */

@@ -3,6 +3,10 @@
 
 #include "common/tensor/cuda/attention.cu"
 #include "common/tensor/cuda/attention_bwd.cu"
+#include "common/tensor/cuda/fast_logits.cu"
+#include "common/tensor/cuda/fast_norms.cu"
+#include "common/tensor/cuda/fast_pointwise.cu"
+#include "common/tensor/cuda/fast_tables.cu"
 #include "common/tensor/cuda/logits.cu"
 #include "common/tensor/cuda/norms.cu"
 #include "common/tensor/cuda/pointwise.cu"

@@ -250,7 +250,7 @@ static void attention(struct outputs *o)
     for (int32_t t = 0; t < T; t++)
         rows[t] = (struct tn_cache_row){.slot = t % 2, .position = t / 2};
     for (int dtype = TN_F32; dtype <= TN_BF16; dtype++) {
-        struct tn_kv_cache *cache = ops->cache_new(o->b, 2, 3, T, G, C, (enum tn_dtype)dtype);
+        struct tn_kv_cache *cache = ops->cache_new(o->b, 2, 3, T, G, C, (enum tn_dtype)dtype, 0);
         ops->cache_put(o->b, cache, 1, qkv, rows, T, H);
         ops->cache_copy(o->b, cache, 1, 2, T / 2);
         for (int32_t t = 1; t < T; t += 2)

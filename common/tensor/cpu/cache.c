@@ -9,7 +9,7 @@
 
 struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *backend, int32_t layers, int32_t slots,
                                      int32_t max_positions, int32_t G, int32_t C,
-                                     enum tn_dtype dtype)
+                                     enum tn_dtype dtype, size_t positions)
 {
     int32_t nr = tn_cpu_of(backend)->kern->nr;
     struct tn_kv_cache *cache = sp_xalloc(sizeof(*cache));
@@ -18,9 +18,10 @@ struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *backend, int32_t layers,
         .layers = layers, .slots = slots, .G = G, .C = C, .nr = nr, .dtype = dtype};
     cache->blocks = tn_ceil_div(max_positions, nr);
     cache->padded = (int32_t)tn_round_up((size_t)C, (size_t)nr);
-    size_t positions = (size_t)cache->blocks * (size_t)nr;
-    cache->k_head = positions * (size_t)C * unit;
-    cache->v_head = positions * (size_t)cache->padded * unit;
+    size_t held = (size_t)cache->blocks * (size_t)nr;
+    (void)positions; /* every slot has its own */
+    cache->k_head = held * (size_t)C * unit;
+    cache->v_head = held * (size_t)cache->padded * unit;
     if (sp_mul_size((size_t)layers * (size_t)slots, (size_t)G, &heads) &&
         sp_mul_size(heads, cache->v_head, &bytes)) {
         cache->k = sp_alloc_block(heads, cache->k_head);

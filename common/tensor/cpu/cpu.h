@@ -168,7 +168,7 @@ void tn_cpu_sample(struct tn_backend *, int32_t *ids_host, const float *logits, 
 
 struct tn_kv_cache *tn_cpu_cache_new(struct tn_backend *, int32_t layers, int32_t slots,
                                      int32_t max_positions, int32_t G, int32_t C,
-                                     enum tn_dtype dtype);
+                                     enum tn_dtype dtype, size_t positions);
 void tn_cpu_cache_free(struct tn_backend *, struct tn_kv_cache *);
 void tn_cpu_cache_put(struct tn_backend *, struct tn_kv_cache *, int32_t layer, const void *qkv,
                       const struct tn_cache_row *rows, int32_t T, int32_t H);

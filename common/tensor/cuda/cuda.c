@@ -83,9 +83,10 @@ static bool op_reserve(struct tn_backend *backend, int32_t max_rows, int32_t lon
     size_t rows = (size_t)max_rows, width = (size_t)max_width;
     bool ok = cuda_grow(cuda, CUDA_SCORES, cuda_attention_bytes(max_rows, longest, heads)) &&
               cuda_grow(cuda, CUDA_SUMS, rows * (size_t)heads * sizeof(float)) &&
+              (!cuda->bf16 ||
+               cuda_grow(cuda, CUDA_SUMS, cuda_fast_bytes(max_rows, 3 * heads * head_size))) &&
               cuda_grow(cuda, CUDA_TABLE, rows * sizeof(struct gpu_key)) &&
               cuda_grow(cuda, CUDA_TABLE2, rows * sizeof(struct gpu_key));
-    (void)head_size;
     if (ok && cuda->bf16 && backend->activations == TN_F32)
         ok = cuda_grow(cuda, CUDA_NARROW_A, rows * width * sizeof(uint16_t));
     return ok;

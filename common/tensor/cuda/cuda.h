@@ -63,8 +63,15 @@ void cuda_add_products(struct tn_ops *ops);
 void cuda_add_fast_products(struct tn_ops *ops); /* for bf16 activations; over the others */
 void cuda_add_attention(struct tn_ops *ops);
 void cuda_add_logits(struct tn_ops *ops);
+void cuda_add_fast(struct tn_ops *ops); /* of "cuda", over those before */
+
+/* to = from + shift between fp32 and bf16 */
+void cuda_convert(struct tn_cuda *cuda, void *to, bool to_bf16, const void *from, bool from_bf16,
+                  float shift, size_t n);
 
 /* Scratch of attention for sequences of `longest` positions and of sampling; see tn_ops.reserve. */
 size_t cuda_attention_bytes(int32_t rows, int32_t longest, int32_t heads);
+/* Scratch (CUDA_SUMS) of sums over rows, of so many columns. */
+size_t cuda_fast_bytes(int32_t rows, int32_t width);
 
 #endif

@@ -17,6 +17,14 @@
  * used as name[GPU_WARP_SELF]. gpu_tile_… load and store whole tiles, from and to shared or device
  * memory; `ld` counts elements between rows and is a multiple of 8, as are addresses of 16 bytes.
  *
+ * Sums over a warp: gpu_warp_sum(own, width), between phases, replaces own[GPU_SELF] of every
+ * thread by the sum over its group of `width` threads (a power of two, at most a warp), in one
+ * fixed tree; all threads of a block reach it, and blocks are of whole warps.
+ *
+ * gpu_quad is what one access of 16 bytes brings, at addresses of 16 bytes. gpu_bf16_pair rounds
+ * two numbers to nearest even; gpu_fast_exp and gpu_fast_divide are good to some units in the last
+ * place and are not the bits of the cpu backend.
+ *
  * Shared memory whose size the launch says (device_launch_shared) is GPU_DYNAMIC, aligned to 128
  * bytes; tiles in static shared memory are GPU_SHARED_TILES.
  *
@@ -47,6 +55,14 @@ extern __shared__ __align__(128) unsigned char gpu_dynamic[];
 #define GPU_OWN_WARP
 #define GPU_WARP_COPIES 1
 #define GPU_WARP_SELF 0
+#define gpu_warp_sum(own, width)                                                                   \
+    for (int gpu_apart = (int)(width) / 2; gpu_apart > 0; gpu_apart /= 2)                          \
+    (own)[0] += __shfl_xor_sync(0xffffffffu, (own)[0], gpu_apart)
+typedef uint4 gpu_quad;
+#define gpu_quad_load(from) (*(const uint4 *)(from))
+#define gpu_quad_store(to, quad) ((void)(*(uint4 *)(to) = (quad)))
+#define gpu_fast_exp(x) __expf(x)
+#define gpu_fast_divide(a, b) __fdividef(a, b)
 /* The kernel, and for the host a handle of it: GPU_HANDLE in kernels.h declares it. */
 #define GPU_KERNEL(name, args)                                                                     \
     __global__ void name(const struct args p);                                                     \
@@ -82,6 +98,12 @@ typedef nvcuda::wmma::fragment<nvcuda::wmma::accumulator, 16, 16, 16, float> gpu
 #define gpu_tile_store_sum(to, sum, ld)                                                            \
     nvcuda::wmma::store_matrix_sync((float *)(to), *(sum), (unsigned)(ld),                         \
                                     nvcuda::wmma::mem_row_major)
+
+GPU_FN unsigned gpu_bf16_pair(float low, float high)
+{
+    const __nv_bfloat162_raw pair = __floats2bfloat162_rn(low, high);
+    return (unsigned)pair.x | (unsigned)pair.y << 16;
+}
 #endif
 
 #endif

@@ -183,8 +183,9 @@ static void op_cache_free(struct tn_backend *b, struct tn_kv_cache *cache)
 
 static struct tn_kv_cache *op_cache_new(struct tn_backend *b, int32_t layers, int32_t slots,
                                         int32_t max_positions, int32_t G, int32_t C,
-                                        enum tn_dtype dtype)
+                                        enum tn_dtype dtype, size_t positions)
 {
+    (void)positions; /* every slot has its own */
     struct device *device = tn_cuda_of(b)->device;
     struct tn_kv_cache *cache = sp_xalloc(sizeof(*cache));
     size_t row = (size_t)G * (size_t)C * (dtype == TN_BF16 ? 2 : 4), bytes;

@@ -5,13 +5,14 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "common/tensor/cuda/cuda.h"
+#include "common/tensor/cuda/fast.h"
 
 #define SAMPLE_BLOCKS 128 /* rows drawn at a time, each with a sorted list in scratch */
 
 static void launch_lse(struct tn_cuda *cuda, const struct gpu_lse *k)
 {
-    device_launch(cuda->device, gpu_row_lse_kernel, (struct device_grid){(size_t)k->R, 1},
-                  (struct device_grid){GPU_FLAT, 1}, k);
+    device_launch(cuda->device, cuda->bf16 ? gpu_fast_row_lse_kernel : gpu_row_lse_kernel,
+                  (struct device_grid){(size_t)k->R, 1}, (struct device_grid){GPU_FLAT, 1}, k);
 }
 
 static void op_row_lse(struct tn_backend *b, float *lse_host, int32_t *argmax_host,
@@ -80,8 +81,8 @@ static void logits_bwd(struct tn_cuda *cuda, float *logits, const float *lse_hos
     k.rows = cuda_table(cuda, CUDA_TABLE2, rows, (size_t)R * sizeof(*rows));
     k.lse = cuda_table(cuda, CUDA_TABLE3, lse_host, (size_t)R * sizeof(float));
     k.slopes = cuda_scratch(cuda, CUDA_SUMS, ((size_t)n + 1) * sizeof(float));
-    device_launch(cuda->device, gpu_logits_bwd_kernel, (struct device_grid){(size_t)R, 1},
-                  (struct device_grid){GPU_FLAT, 1}, &k);
+    device_launch(cuda->device, cuda->bf16 ? gpu_fast_logits_bwd_kernel : gpu_logits_bwd_kernel,
+                  (struct device_grid){(size_t)R, 1}, (struct device_grid){GPU_FLAT, 1}, &k);
     free(rows);
 }
 

@@ -250,6 +250,66 @@ START_TEST(common_beginnings_are_run_once)
 }
 END_TEST
 
+/* A cache that holds `most` positions in all and looks at who keeps to what he reserved. */
+static struct {
+    const struct tn_ops *ops;
+    int32_t reserved[24], most, refused;
+} limited;
+
+static bool limited_reserve(struct tn_backend *b, struct tn_kv_cache *cache, int32_t slot,
+                            int32_t kept, int32_t positions)
+{
+    int32_t sum = positions;
+    ck_assert_int_le(kept, limited.reserved[slot]);
+    limited.reserved[slot] = kept;
+    for (int32_t s = 0; s < (int32_t)SP_COUNT(limited.reserved); s++)
+        sum += s == slot ? 0 : limited.reserved[s];
+    if (sum > limited.most) {
+        limited.refused++;
+        return false;
+    }
+    limited.reserved[slot] = positions;
+    return true;
+}
+
+static void limited_put(struct tn_backend *b, struct tn_kv_cache *cache, int32_t layer,
+                        const void *qkv, const struct tn_cache_row *rows, int32_t T, int32_t H)
+{
+    for (int32_t t = 0; t < T; t++)
+        ck_assert_int_lt(rows[t].position, limited.reserved[rows[t].slot]);
+    limited.ops->cache_put(b, cache, layer, qkv, rows, T, H);
+}
+
+static void limited_copy(struct tn_backend *b, struct tn_kv_cache *cache, int32_t from, int32_t to,
+                         int32_t n)
+{
+    ck_assert_int_le(n, limited.reserved[from]);
+    ck_assert_int_le(n, limited.reserved[to]);
+    limited.ops->cache_copy(b, cache, from, to, n);
+}
+
+START_TEST(requests_wait_for_room_in_the_cache)
+{
+    struct model *m = new_model(false);
+    struct tn_ops ops = *cpu->ops;
+    limited.ops = cpu->ops;
+    ops.cache_reserve = limited_reserve;
+    ops.cache_put = limited_put;
+    ops.cache_copy = limited_copy;
+    cpu->ops = &ops;
+    for (limited.most = 96; limited.most <= 300; limited.most += 100) { /* 96: the longest alone */
+        memset(limited.reserved, 0, sizeof(limited.reserved));
+        limited.refused = 0;
+        uint64_t shared = run_family(
+            m, (struct model_decoder_options){.slots = 12, .queue = 9, .max_positions = 96}, 24);
+        ck_assert_int_gt(limited.refused, 0);
+        ck_assert_uint_ge(shared, limited.most > 96 ? (N_REQUESTS - 1) * 24 : 0);
+    }
+    cpu->ops = limited.ops;
+    model_free(m);
+}
+END_TEST
+
 /* New prompts, all the time, beside a slot that samples: it gets a token in every step, and the
  * steps stay short; every slot gets its turn. */
 START_TEST(prompts_do_not_hold_up_what_runs)
@@ -444,6 +504,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, bits_do_not_depend_on_the_batch, 0, SP_COUNT(widths));
     tcase_add_test(t, logprobs_have_the_bits_of_the_training_pass);
     tcase_add_test(t, common_beginnings_are_run_once);
+    tcase_add_test(t, requests_wait_for_room_in_the_cache);
     tcase_add_test(t, prompts_do_not_hold_up_what_runs);
     tcase_add_test(t, end_tokens_and_cuts);
     tcase_add_test(t, seeds_and_keys_change_the_draws);

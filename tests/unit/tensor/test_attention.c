@@ -198,7 +198,7 @@ static void through_the_cache(struct tn_backend *b, const struct shape *s, enum 
     float *got = zeros(SLOTS * LENGTH * o);
     b->ops->attention(b, want, lse, qkv, SLOTS * LENGTH, list, SLOTS, s->H, s->G, s->C, scale_of(s),
                       s->window, 0);
-    struct tn_kv_cache *cache = b->ops->cache_new(b, 2, SLOTS + 1, 100, s->G, s->C, dtype);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, 2, SLOTS + 1, 100, s->G, s->C, dtype, 0);
     ck_assert_ptr_nonnull(cache);
     int32_t done[SLOTS] = {0};
     for (uint32_t step = 0; done[0] + done[1] + done[2] < SLOTS * LENGTH; step++) {
@@ -255,7 +255,7 @@ START_TEST(copied_prefixes_are_the_same)
     struct tn_backend *b = open_backend("cpu", NULL, 2);
     float *first = filled(LENGTH * w, 1, 1.0f), *second = filled(LENGTH * w, 2, 1.0f);
     float *mixed = zeros(LENGTH * w), *got = zeros(LENGTH * o), *want = zeros(LENGTH * o);
-    struct tn_kv_cache *cache = b->ops->cache_new(b, 3, 3, LENGTH, s.G, s.C, dtype);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, 3, 3, LENGTH, s.G, s.C, dtype, 0);
     static const int32_t prefixes[] = {0, 1, 15, 16, 31, 32, 33, 50, 60};
     for (size_t p = 0; p < SP_COUNT(prefixes); p++) {
         int32_t n = prefixes[p];
@@ -338,7 +338,7 @@ START_TEST(reserve_is_enough)
     struct tn_weights *packed = b->ops->weights_new(b, wide, 100, WIDE, TN_F32, TN_F32);
     b->ops->linear_packed(b, y, x, packed, ROWS_);
     b->ops->weights_free(b, packed);
-    struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 2, LONGEST, s.G, s.C, TN_F32);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 2, LONGEST, s.G, s.C, TN_F32, 0);
     struct tn_cache_row rows[LONGEST];
     for (int32_t i = 0; i < LONGEST; i++)
         rows[i] = (struct tn_cache_row){.slot = 1, .position = i};

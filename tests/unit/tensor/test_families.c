@@ -307,7 +307,7 @@ START_TEST(capped_attention)
         loss += (double)out[i] * dout[i];
     ck_assert_double_eq_tol(loss, capped_loss(exact, &c), 1e-4);
     check_gradient(capped_loss, &c, qkv, dqkv, QT * QW, 2e-4);
-    struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 1, QT, QG, QC, TN_F32);
+    struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 1, QT, QG, QC, TN_F32, 0);
     struct tn_cache_row rows[QT];
     float *cached = zeros(QT * QH * QC);
     for (int32_t t = 0; t < QT; t++)

@@ -94,7 +94,7 @@ static void attention(struct tn_backend *b, struct log *log)
     for (int32_t t = 0; t < T; t++)
         rows[t] = (struct tn_cache_row){.slot = t % 2, .position = t / 2};
     for (int dtype = TN_F32; dtype <= TN_BF16; dtype++) {
-        struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 3, T, G, C, (enum tn_dtype)dtype);
+        struct tn_kv_cache *cache = b->ops->cache_new(b, 1, 3, T, G, C, (enum tn_dtype)dtype, 0);
         b->ops->cache_put(b, cache, 0, qkv, rows, T, H);
         b->ops->cache_copy(b, cache, 1, 2, T / 2);
         for (int32_t t = 1; t < T; t += 2)
