@@ -23,7 +23,8 @@ static struct device *open_device(size_t memory_bytes)
 {
     struct device *d;
     struct sp_error err = {0};
-    fake = (struct fake){.memory_bytes = memory_bytes, .last_algorithm = -1};
+    /* and what is taken when the device is opened */
+    fake = (struct fake){.memory_bytes = memory_bytes + ((size_t)32 << 20), .last_algorithm = -1};
     SP_ASSERT(device_open(&d, &err) == SP_OK);
     return d;
 }
@@ -261,8 +262,17 @@ static void without_services(void)
     device_close(d);
 }
 
+static void no_memory(void)
+{
+    struct device *d;
+    struct sp_error err = {0};
+    fake = (struct fake){.memory_bytes = 1 << 20};
+    check(device_open(&d, &err) == SP_ENOMEM, "a device that is full");
+}
+
 int main(void)
 {
+    no_memory();
     for (int i = 0; i < 4; i++)
         alike(i % 2, i / 2);
     sums_over_rows();

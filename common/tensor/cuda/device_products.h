@@ -12,10 +12,9 @@
 #define DEVICE_BUCKETS 6       /* of numbers of rows */
 #define DEVICE_MOST_ROWS 16384 /* of one call; algorithms are asked for no more */
 #define DEVICE_MAX_SHAPES 1024
-#define DEVICE_WORKSPACE_BYTES ((size_t)32 << 20)
 
 struct device_algorithm {
-    bool found;
+    bool found, workspace; /* workspace: is given to it */
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -37,7 +36,6 @@ struct device_products {
     struct device_choice *choices;
     int n_choices, capacity;
     uint64_t clock;
-    void *workspace; /* NULL: not needed yet, or no memory */
     bool row_variant;
 };
 
