@@ -97,43 +97,58 @@ out:
     return rc;
 }
 
-/* Brings tensors of the copy into the order of files. */
-static bool reorder_for_file(const struct model *m, float *host)
-{
-    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
-        const struct model_tensor *tensor = &m->layout.tensors[t];
-        size_t n = model_tensor_count(tensor);
-        if (tensor->storage == MODEL_STORED_PLAIN)
-            continue;
-        float *spare = sp_alloc_block(n, sizeof(float));
-        if (!spare)
-            return false;
-        model_tensor_to_file(tensor, host + tensor->offset, spare);
-        memcpy(host + tensor->offset, spare, n * sizeof(float));
-        sp_free_block(spare);
-    }
-    return true;
-}
+struct saving {
+    const struct model *model;
+    const char *dir;
+    enum tn_dtype dtype;
+    float *spare; /* for tensors that lie in another order in files, or NULL */
+};
 
 /* What a dtype can't hold, and what training has ruined, must not become a checkpoint. */
-static enum sp_err check_values(const struct model *m, const float *host, enum tn_dtype dtype,
-                                const char *dir, struct sp_error *err)
+static enum sp_err check_values(const struct saving *saving, const struct model_tensor *tensor,
+                                const float *x, struct sp_error *err)
 {
-    for (int32_t t = 0; t < m->layout.n_tensors; t++) {
-        const struct model_tensor *tensor = &m->layout.tensors[t];
-        const float *x = host + tensor->offset;
-        for (size_t i = 0, n = model_tensor_count(tensor); i < n; i++) {
-            float stored = dtype == TN_F16    ? sp_f16_to_f32(sp_f32_to_f16(x[i]))
-                           : dtype == TN_BF16 ? sp_bf16_to_f32(sp_f32_to_bf16(x[i]))
-                                              : x[i];
-            if (!isfinite(stored))
-                return sp_fail(err, SP_ENUMERIC,
-                               "save %s: tensor %s: element %zu is %g, which is not a finite "
-                               "number in this dtype",
-                               dir, tensor->name, i, (double)x[i]);
-        }
+    for (size_t i = 0, n = model_tensor_count(tensor); i < n; i++) {
+        float stored = saving->dtype == TN_F16    ? sp_f16_to_f32(sp_f32_to_f16(x[i]))
+                       : saving->dtype == TN_BF16 ? sp_bf16_to_f32(sp_f32_to_bf16(x[i]))
+                                                  : x[i];
+        if (!isfinite(stored))
+            return sp_fail(err, SP_ENUMERIC,
+                           "save %s: tensor %s: element %zu is %g, which is not a finite "
+                           "number in this dtype",
+                           saving->dir, tensor->name, i, (double)x[i]);
     }
     return SP_OK;
+}
+
+/* One tensor from the block, in the order of files. */
+static enum sp_err fill(void *context, const struct ckpt_array *array, float *to,
+                        struct sp_error *err)
+{
+    const struct saving *saving = context;
+    const struct model *m = saving->model;
+    const struct model_tensor *tensor = model_find_tensor(m, array->name);
+    SP_ASSERT(tensor);
+    bool plain = tensor->storage == MODEL_STORED_PLAIN;
+    float *host = plain ? to : saving->spare;
+    tn_get(m->backend, host, model_param(m, tensor->offset), m->backend->weights,
+           model_tensor_count(tensor));
+    enum sp_err rc = check_values(saving, tensor, host, err);
+    if (rc == SP_OK && !plain)
+        model_tensor_to_file(tensor, host, to);
+    return rc;
+}
+
+/* Room for the largest tensor that is brought into another order; false: no memory. */
+static bool take_spare(struct saving *saving)
+{
+    const struct model_layout *l = &saving->model->layout;
+    size_t largest = 0;
+    for (int32_t t = 0; t < l->n_tensors; t++)
+        if (l->tensors[t].storage != MODEL_STORED_PLAIN)
+            largest = SP_MAX(largest, model_tensor_count(&l->tensors[t]));
+    saving->spare = largest > 0 ? sp_alloc_block(largest, sizeof(float)) : NULL;
+    return largest == 0 || saving->spare != NULL;
 }
 
 static enum ckpt_dtype file_dtype(enum tn_dtype dtype)
@@ -146,17 +161,9 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
 {
     enum sp_err rc;
     char *text = NULL;
+    struct saving saving = {.model = m, .dir = dir, .dtype = dtype};
     struct ckpt_array *arrays = sp_xarray((size_t)m->layout.n_tensors, sizeof(*arrays));
-    float *host = sp_alloc_block(m->layout.count, sizeof(float));
-    if (!host) {
-        rc = sp_fail(err, SP_ENOMEM, "save %s: no memory for a copy of the weights", dir);
-        goto out;
-    }
-    tn_get(m->backend, host, m->params, m->backend->weights, m->layout.count);
-    rc = check_values(m, host, dtype, dir, err);
-    if (rc != SP_OK)
-        goto out;
-    if (!reorder_for_file(m, host)) {
+    if (!take_spare(&saving)) {
         rc = sp_fail(err, SP_ENOMEM, "save %s: no memory for a copy of a tensor", dir);
         goto out;
     }
@@ -167,7 +174,8 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
             .name = tensor->name,
             .dims = tensor->cols ? 2 : 1,
             .shape = {turned ? tensor->cols : tensor->rows, turned ? tensor->rows : tensor->cols},
-            .data = host + tensor->offset,
+            .fill = fill,
+            .fill_context = &saving,
         };
     }
     struct ckpt_save_options options = {.dtype = file_dtype(dtype), .template_dir = template_dir};
@@ -182,7 +190,7 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
     }
     rc = ckpt_save(dir, arrays, (size_t)m->layout.n_tensors, &options, err);
 out:
-    sp_free_block(host);
+    sp_free_block(saving.spare);
     free(arrays);
     free(text);
     return rc;

@@ -9,7 +9,7 @@
 
 #include "common/base/half.h"
 #include "common/base/mem.h"
-#include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/device_pass.h"
 
 struct emu emu;
 
@@ -44,6 +44,7 @@ struct graph {
 };
 
 struct device {
+    struct device_passes *passes;
     struct piece *pieces;
     size_t free_bytes, own, own_peak;
     bool open;
@@ -73,6 +74,7 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
 {
     struct device *d = sp_xalloc(sizeof(*d));
     d->free_bytes = memory_bytes();
+    d->passes = device_passes_new();
     emu.backwards = getenv("SPIN_EMULATE_BACKWARDS") != NULL;
     *ret = d;
     (void)err;
@@ -143,7 +145,7 @@ static size_t free_piece(struct device *d, const void *memory)
     return bytes;
 }
 
-void *device_alloc(struct device *d, size_t bytes)
+void *device_do_alloc(struct device *d, size_t bytes)
 {
     SP_ASSERT(!d->recording);
     if (bytes > d->free_bytes)
@@ -154,20 +156,36 @@ void *device_alloc(struct device *d, size_t bytes)
     return new_piece(d, bytes)->memory;
 }
 
-void device_free(struct device *d, void *memory)
+void device_do_free(struct device *d, void *memory)
 {
-    if (!memory)
-        return;
     device_forget_graphs(d);
     size_t bytes = free_piece(d, memory);
     d->free_bytes += bytes;
     d->own -= bytes;
 }
 
+struct device_passes *device_passes_of(struct device *d)
+{
+    return d->passes;
+}
+
+void *device_pinned_alloc(struct device *d, size_t bytes)
+{
+    (void)d;
+    return sp_xalloc(bytes);
+}
+
+void device_pinned_free(struct device *d, void *memory)
+{
+    (void)d;
+    free(memory);
+}
+
 void device_close(struct device *d)
 {
     if (!d)
         return;
+    device_passes_free(d);
     device_forget_graphs(d);
     SP_ASSERT(d->pieces == NULL); /* nothing was forgotten */
     free(d);
@@ -198,33 +216,38 @@ static void zero(struct device *d, void *memory, size_t bytes)
     protect(d, false);
 }
 
-void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+void device_do_put(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     SP_ASSERT(!d->recording);
     copy(d, to, from_host, bytes);
 }
 
-void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
+void device_do_get(struct device *d, void *to_host, const void *from, size_t bytes)
 {
     SP_ASSERT(!d->recording);
     copy(d, to_host, from, bytes);
 }
 
-void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+void device_do_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     struct step step = {.kind = STEP_COPY, .to = to, .from = from, .bytes = bytes};
     if (!record(d, &step))
         copy(d, to, from, bytes);
 }
 
-void device_zero(struct device *d, void *memory, size_t bytes)
+void device_do_put_pinned(struct device *d, void *to, const void *from_pinned, size_t bytes)
+{
+    device_do_copy(d, to, from_pinned, bytes); /* the host's memory is read when it is done */
+}
+
+void device_do_zero(struct device *d, void *memory, size_t bytes)
 {
     struct step step = {.kind = STEP_ZERO, .to = memory, .bytes = bytes};
     if (!record(d, &step))
         zero(d, memory, bytes);
 }
 
-void device_wait(struct device *d)
+void device_do_wait(struct device *d)
 {
     SP_ASSERT(!d->recording);
 }
@@ -259,8 +282,8 @@ static void launch(struct device *d, const struct step *s)
         free_piece(d, emu.dynamic);
 }
 
-void device_launch_shared(struct device *d, const void *kernel, struct device_grid blocks,
-                          struct device_grid threads, size_t shared_bytes, const void *args)
+void device_do_launch(struct device *d, const void *kernel, struct device_grid blocks,
+                      struct device_grid threads, size_t shared_bytes, const void *args)
 {
     const struct emu_kernel *k = kernel;
     struct step step = {
@@ -269,19 +292,13 @@ void device_launch_shared(struct device *d, const void *kernel, struct device_gr
         .threads = threads,
         .bytes = shared_bytes,
         .kernel = kernel,
-        .args = sp_xmemdup(args, k->args_bytes),
+        .args = sp_xmemdup(args, k->handle.args_bytes),
     };
     SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
     if (record(d, &step))
         return;
     launch(d, &step);
     free(step.args);
-}
-
-void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
-                   struct device_grid threads, const void *args)
-{
-    device_launch_shared(d, kernel, blocks, threads, 0, args);
 }
 
 /* --- products --- */
@@ -329,14 +346,20 @@ static bool is_aligned(const void *at, int32_t row, size_t unit)
 }
 
 /* With SPIN_EMULATE_NO_CUBLASLT there is no algorithm for anything. */
-bool device_product(struct device *d, const struct device_product *p)
+bool device_can_product(struct device *d, const struct device_product *p)
+{
+    (void)d;
+    SP_ASSERT(!(p->a_transposed && p->b_transposed));
+    return !getenv("SPIN_EMULATE_NO_CUBLASLT") && p->M > 0 && p->N > 0 && p->K > 0 &&
+           is_aligned(p->a, p->a_transposed ? p->M : p->K, 2) &&
+           is_aligned(p->b, p->b_transposed ? p->K : p->N, 2) &&
+           is_aligned(p->c, p->N, p->c_bf16 ? 2 : 4);
+}
+
+bool device_do_product(struct device *d, const struct device_product *p)
 {
     struct step step = {.kind = STEP_PRODUCT, .product = *p};
-    SP_ASSERT(!(p->a_transposed && p->b_transposed));
-    if (getenv("SPIN_EMULATE_NO_CUBLASLT") || p->M <= 0 || p->N <= 0 || p->K <= 0 ||
-        !is_aligned(p->a, p->a_transposed ? p->M : p->K, 2) ||
-        !is_aligned(p->b, p->b_transposed ? p->K : p->N, 2) ||
-        !is_aligned(p->c, p->N, p->c_bf16 ? 2 : 4))
+    if (!device_can_product(d, p))
         return false;
     if (!record(d, &step))
         multiply(d, p);
@@ -380,6 +403,13 @@ void device_forget_graphs(struct device *d)
     SP_ASSERT(!d->recording);
     while (d->n_kept > 0)
         remove_graph(d, d->n_kept - 1);
+}
+
+void device_forget_graph(struct device *d, uint64_t key)
+{
+    int i = find_graph(d, key);
+    if (i >= 0)
+        remove_graph(d, i);
 }
 
 /* With SPIN_EMULATE_NO_GRAPHS nothing can be recorded. */

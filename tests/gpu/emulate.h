@@ -15,6 +15,7 @@
 
 #include "common/base/half.h"
 #include "common/base/mem.h"
+#include "common/tensor/cuda/kernels.h"
 
 #define GPU_EMULATED
 #include "common/tensor/cuda/gpu.h"
@@ -29,6 +30,9 @@
 #define GPU_EACH for (emu_first(); emu.more; emu_next())
 #define GPU_SYNC() ((void)0)
 #define GPU_WARP (emu.thread.x / GPU_WARP_THREADS)
+#define GPU_LANE (emu.thread.x % GPU_WARP_THREADS)
+#define GPU_SYNC_WARP() ((void)0)
+#define GPU_UNROLL
 /* Once for each warp, by its first thread. */
 #define GPU_EACH_WARP                                                                              \
     GPU_EACH                                                                                       \
@@ -42,9 +46,12 @@
     {                                                                                              \
         name##_body(*(const struct args *)p);                                                      \
     }                                                                                              \
-    static const struct emu_kernel name##_emulated = {name##_entry, sizeof(struct args)};          \
+    static const struct emu_kernel name##_emulated = {{&name##_emulated, sizeof(struct args)},     \
+                                                      name##_entry};                               \
     const void *const name##_kernel = &name##_emulated;                                            \
     static void name##_body(const struct args p)
+
+#define GPU_KERNEL_FIT(name, args, threads, blocks) GPU_KERNEL(name, args)
 
 /* Tiles: as the device rounds nothing but the result of a sum, nor do these. Products of a tile are
  * one chain over k. */
@@ -71,6 +78,9 @@ typedef struct {
                                : true))
 #define gpu_tile_load_sum(sum, from, ld) emu_sum_load((sum)->at, (from), (size_t)(ld))
 #define gpu_tile_store_sum(to, sum, ld) emu_sum_store((to), (sum)->at, (size_t)(ld))
+#define gpu_tile_row(i) ((int)GPU_LANE / 4 + (i) / 2 % 2 * 8)
+#define gpu_tile_column(i) ((int)GPU_LANE % 4 * 2 + (i) / 4 * 8 + (i) % 2)
+#define gpu_tile_at(sum, i) ((sum)->at[gpu_tile_row(i)][gpu_tile_column(i)])
 
 #define gpu_warp_sum(own, width) emu_warp_sum((own), (uint32_t)(width))
 #define gpu_quad_load(from) emu_quad_load(from)
@@ -87,8 +97,8 @@ struct emu_index {
     uint32_t x, y;
 };
 struct emu_kernel {
+    struct gpu_handle handle;
     void (*run)(const void *args); /* one block */
-    size_t args_bytes;
 };
 
 struct emu { /* the thread that is run, and where it stands */
@@ -151,11 +161,38 @@ static inline uint32_t gpu_bf16_pair(float low, float high)
 {
     return (uint32_t)sp_f32_to_bf16(low) | (uint32_t)sp_f32_to_bf16(high) << 16;
 }
+#define gpu_pack(first, second) gpu_bf16_pair((first), (second))
 
 /* The device asks this of addresses and strides. */
 static inline void emu_aligned(const void *at, size_t ld, size_t bytes)
 {
     SP_ASSERT((uintptr_t)at % 32 == 0 && ld * bytes % 16 == 0);
+}
+
+static inline void emu_copy_16(void *to, const void *from)
+{
+    SP_ASSERT((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0);
+    memcpy(to, from, 16);
+}
+#define gpu_fetch_16(to, from) emu_copy_16((to), (from))
+#define gpu_fetched() ((void)0)
+
+static inline void gpu_load_16(uint32_t to[4], const void *from)
+{
+    SP_ASSERT((uintptr_t)from % 16 == 0);
+    memcpy(to, from, 16);
+}
+
+static inline void gpu_store_16(void *to, const uint32_t from[4])
+{
+    SP_ASSERT((uintptr_t)to % 16 == 0);
+    memcpy(to, from, 16);
+}
+
+static inline void gpu_store_4(void *to, uint32_t word)
+{
+    SP_ASSERT((uintptr_t)to % 4 == 0);
+    memcpy(to, &word, 4);
 }
 
 static inline void emu_tile_load(uint16_t to[16][16], const uint16_t *from, size_t ld)
@@ -192,6 +229,12 @@ static inline void emu_tile_multiply(float sum[16][16], uint16_t a[16][16], bool
         for (size_t k = 0; k < 16; k++)
             for (size_t j = 0; j < 16; j++)
                 sum[i][j] = fmaf(left[i][k], right[k][j], sum[i][j]);
+}
+
+static inline float gpu_exp2(float x)
+{
+    float y = exp2f(x);
+    return y < 1.17549435e-38f ? 0.0f : y; /* NaN stays */
 }
 
 #endif

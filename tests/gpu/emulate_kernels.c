@@ -7,6 +7,7 @@
 #include "common/tensor/cuda/fast_norms.cu"
 #include "common/tensor/cuda/fast_pointwise.cu"
 #include "common/tensor/cuda/fast_tables.cu"
+#include "common/tensor/cuda/flash_bwd.cu"
 #include "common/tensor/cuda/logits.cu"
 #include "common/tensor/cuda/norms.cu"
 #include "common/tensor/cuda/pointwise.cu"

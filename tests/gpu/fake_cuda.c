@@ -115,7 +115,7 @@ static void copy_list(struct list *to, const struct list *from)
     for (const struct work *w = from->first; w; w = w->next) {
         struct work copy = *w;
         if (copy.args)
-            copy.args = sp_xmemdup(copy.args, w->kernel->args_bytes);
+            copy.args = sp_xmemdup(copy.args, w->kernel->handle.args_bytes);
         append(to, copy);
     }
 }
@@ -154,7 +154,7 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
                           .blocks = {grid.x, grid.y},
                           .threads = {block.x, block.y},
                           .kernel = k,
-                          .args = sp_xmemdup(args[0], k->args_bytes),
+                          .args = sp_xmemdup(args[0], k->handle.args_bytes),
                           .bytes = shared_bytes});
     return cudaSuccess;
 }

@@ -92,6 +92,20 @@ static bool op_reserve(struct tn_backend *backend, int32_t max_rows, int32_t lon
     return ok;
 }
 
+static void op_pass_begin(struct tn_backend *backend, uint64_t key)
+{
+    struct tn_cuda *cuda = tn_cuda_of(backend);
+    cuda->pass++;
+    device_pass_begin(cuda->device, key);
+}
+
+static void op_pass_end(struct tn_backend *backend)
+{
+    struct tn_cuda *cuda = tn_cuda_of(backend);
+    device_pass_end(cuda->device);
+    cuda->pass++;
+}
+
 /* --- the backend --- */
 
 static void op_close(struct tn_backend *backend)
@@ -159,6 +173,8 @@ static const struct tn_ops *operations(void)
         .usage = op_usage,
         PLAIN_OPERATIONS,
     };
+    cuda_ops.pass_begin = op_pass_begin;
+    cuda_ops.pass_end = op_pass_end;
     cuda_add_rows(&cuda_ops);
     cuda_add_products(&cuda_ops);
     cuda_add_attention(&cuda_ops);

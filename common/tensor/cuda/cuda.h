@@ -31,7 +31,8 @@ enum cuda_block {
 
 struct tn_cuda {
     struct device *device;
-    bool bf16; /* products */
+    uint64_t pass; /* changes when a pass begins or ends: tables of a pass are put there in it */
+    bool bf16;     /* products */
     struct {
         void *at;
         size_t bytes;
@@ -63,6 +64,8 @@ void cuda_add_products(struct tn_ops *ops);
 void cuda_add_fast_products(struct tn_ops *ops); /* for bf16 activations; over the others */
 void cuda_add_attention(struct tn_ops *ops);
 void cuda_add_logits(struct tn_ops *ops);
+/* Of "cuda", over those before: on bf16 activations. */
+void cuda_add_flash_bwd(struct tn_ops *ops);
 void cuda_add_fast(struct tn_ops *ops); /* of "cuda", over those before */
 
 /* to = from + shift between fp32 and bf16 */

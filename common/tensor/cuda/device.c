@@ -1,5 +1,6 @@
 /* Opening and closing, and launches of kernels. */
 #include "common/tensor/cuda/device_state.h"
+#include "common/tensor/cuda/kernels.h"
 
 #include <cublasLt.h>
 #include <stdio.h>
@@ -63,6 +64,7 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     if (rc != SP_OK)
         return rc;
     struct device *d = sp_xalloc(sizeof(*d));
+    d->passes = device_passes_new();
     cudaError_t cuda = cudaSetDevice(0);
     if (cuda == cudaSuccess)
         cuda = cudaFree(NULL); /* makes the context, which takes some hundred MiB */
@@ -83,6 +85,7 @@ void device_close(struct device *d)
 {
     if (!d)
         return;
+    device_passes_free(d);
     device_forget_graphs(d);
     device_products_close(d);
     device_memory_close(d);
@@ -95,25 +98,24 @@ void device_close(struct device *d)
 
 /* --- work --- */
 
-void device_launch(struct device *d, const void *kernel, struct device_grid blocks,
-                   struct device_grid threads, const void *args)
+struct device_passes *device_passes_of(struct device *d)
 {
-    device_launch_shared(d, kernel, blocks, threads, 0, args);
+    return d->passes;
 }
 
-void device_launch_shared(struct device *d, const void *kernel, struct device_grid blocks,
-                          struct device_grid threads, size_t shared_bytes, const void *args)
+void device_do_launch(struct device *d, const void *kernel, struct device_grid blocks,
+                      struct device_grid threads, size_t shared_bytes, const void *args)
 {
-    if (blocks.x == 0 || blocks.y == 0)
-        return;
+    const void *function = ((const struct gpu_handle *)kernel)->function;
     SP_ASSERT(blocks.x <= 0x7fffffff && blocks.y <= 65535);
     struct dim3 grid = {(unsigned)blocks.x, (unsigned)blocks.y, 1};
     struct dim3 block = {(unsigned)threads.x, (unsigned)threads.y, 1};
     void *params[] = {(void *)(uintptr_t)args};
     SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
     if (shared_bytes > 0)
-        device_check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+        device_check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                           (int)shared_bytes),
                      "shared memory");
-    device_check(cudaLaunchKernel(kernel, grid, block, params, shared_bytes, d->stream), "kernel");
+    device_check(cudaLaunchKernel(function, grid, block, params, shared_bytes, d->stream),
+                 "kernel");
 }

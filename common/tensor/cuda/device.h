@@ -95,6 +95,17 @@ void device_row_variant(struct device *device, bool allowed);
 bool device_record(struct device *device, uint64_t key); /* false: do the work without it */
 bool device_recorded(struct device *device);             /* false: nothing was kept */
 bool device_replay(struct device *device, uint64_t key); /* false: there is none of this key */
+void device_forget_graph(struct device *device, uint64_t key);
 void device_forget_graphs(struct device *device);
+
+/* --- passes: see device_pass.h --- */
+
+void device_pass_begin(struct device *device, uint64_t key);
+void device_pass_end(struct device *device);
+/* How passes were done so far: by a graph, call by call, in part before their end. */
+struct device_pass_counts {
+    uint64_t repeated, issued, broken;
+};
+struct device_pass_counts device_pass_counts(struct device *device);
 
 #endif

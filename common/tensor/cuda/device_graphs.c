@@ -26,6 +26,13 @@ void device_forget_graphs(struct device *d)
         remove_graph(&d->graphs, d->graphs.n - 1);
 }
 
+void device_forget_graph(struct device *d, uint64_t key)
+{
+    int i = find_graph(&d->graphs, key);
+    if (i >= 0)
+        remove_graph(&d->graphs, i);
+}
+
 bool device_record(struct device *d, uint64_t key)
 {
     struct device_graphs *g = &d->graphs;

@@ -45,20 +45,16 @@ static void drop(struct device_memory *m, const void *at)
     m->blocks[i] = m->blocks[--m->n_blocks];
 }
 
-void *device_alloc(struct device *d, size_t bytes)
+void *device_do_alloc(struct device *d, size_t bytes)
 {
     void *memory = device_take(d, bytes);
-    if (!memory)
-        return NULL;
-    keep(&d->memory, memory, bytes);
-    device_zero(d, memory, bytes);
+    if (memory)
+        keep(&d->memory, memory, bytes);
     return memory;
 }
 
-void device_free(struct device *d, void *memory)
+void device_do_free(struct device *d, void *memory)
 {
-    if (!memory)
-        return;
     device_forget_graphs(d);
     drop(&d->memory, memory);
     device_give(d, memory);
@@ -111,7 +107,7 @@ static void await(struct device_stage *s)
     device_check(cudaEventSynchronize(s->idle), "staged copy");
 }
 
-void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
+void device_do_put(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     SP_ASSERT(!d->graphs.recording);
     if (!staged(d, bytes)) {
@@ -131,13 +127,13 @@ void device_put(struct device *d, void *to, const void *from_host, size_t bytes)
     }
 }
 
-void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
+void device_do_get(struct device *d, void *to_host, const void *from, size_t bytes)
 {
     SP_ASSERT(!d->graphs.recording);
     if (!staged(d, bytes)) {
         device_check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
                      "download");
-        device_wait(d);
+        device_do_wait(d);
         return;
     }
     size_t started = 0, taken = 0;
@@ -156,17 +152,40 @@ void device_get(struct device *d, void *to_host, const void *from, size_t bytes)
     }
 }
 
-void device_copy(struct device *d, void *to, const void *from, size_t bytes)
+void device_do_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     device_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
 }
 
-void device_zero(struct device *d, void *memory, size_t bytes)
+void device_do_zero(struct device *d, void *memory, size_t bytes)
 {
     device_check(cudaMemsetAsync(memory, 0, bytes, d->stream), "zero");
 }
 
-void device_wait(struct device *d)
+void *device_pinned_alloc(struct device *d, size_t bytes)
+{
+    void *memory = NULL;
+    (void)d;
+    if (cudaHostAlloc(&memory, bytes, cudaHostAllocDefault) == cudaSuccess)
+        return memory;
+    (void)cudaGetLastError();
+    return NULL;
+}
+
+void device_pinned_free(struct device *d, void *memory)
+{
+    (void)d;
+    if (memory)
+        device_check(cudaFreeHost(memory), "free");
+}
+
+void device_do_put_pinned(struct device *d, void *to, const void *from_pinned, size_t bytes)
+{
+    device_check(cudaMemcpyAsync(to, from_pinned, bytes, cudaMemcpyHostToDevice, d->stream),
+                 "upload");
+}
+
+void device_do_wait(struct device *d)
 {
     SP_ASSERT(!d->graphs.recording);
     device_check(cudaStreamSynchronize(d->stream), "wait");

@@ -315,15 +315,26 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
                              a->workspace ? DEVICE_WORKSPACE_BYTES : 0, d->stream));
 }
 
-static bool product(struct device *d, const struct device_product *p)
+/* The shape, with an algorithm chosen for these rows; NULL: there is none, or not for where the
+ * factors lie. */
+static struct device_choice *chosen(struct device *d, const struct device_product *p)
 {
     int bucket = bucket_of(p->a_transposed ? p->K : p->M);
     struct device_choice *c = find_choice(d->products, p);
     c->used = ++d->products->clock;
     if (!c->chosen[bucket])
         choose(d, c, bucket, p->b);
-    if (!c->by_rows[bucket].found || (uintptr_t)p->b % c->first_aligned != 0 ||
-        (uintptr_t)p->a % c->second_aligned != 0 || (uintptr_t)p->c % c->result_aligned != 0)
+    bool fine = c->by_rows[bucket].found && (uintptr_t)p->b % c->first_aligned == 0 &&
+                (uintptr_t)p->a % c->second_aligned == 0 &&
+                (uintptr_t)p->c % c->result_aligned == 0;
+    return fine ? c : NULL;
+}
+
+static bool product(struct device *d, const struct device_product *p)
+{
+    int bucket = bucket_of(p->a_transposed ? p->K : p->M);
+    struct device_choice *c = chosen(d, p);
+    if (!c)
         return false;
     if (device_multiply(d, c, &c->by_rows[bucket], p))
         return true;
@@ -337,7 +348,21 @@ static bool product(struct device *d, const struct device_product *p)
     abort();
 }
 
-bool device_product(struct device *d, const struct device_product *p)
+bool device_can_product(struct device *d, const struct device_product *p)
+{
+    struct device_product part = *p;
+    if (p->M <= 0 || p->N <= 0 || p->K <= 0)
+        return false;
+    if (!p->a_transposed && p->M > DEVICE_MOST_ROWS) {
+        part.M = p->M % DEVICE_MOST_ROWS; /* what is left behind whole parts */
+        if (part.M > 0 && !chosen(d, &part))
+            return false;
+        part.M = DEVICE_MOST_ROWS;
+    }
+    return chosen(d, &part) != NULL;
+}
+
+bool device_do_product(struct device *d, const struct device_product *p)
 {
     SP_ASSERT(!(p->a_transposed && p->b_transposed));
     if (p->M <= 0 || p->N <= 0 || p->K <= 0)

@@ -6,7 +6,7 @@
 #include <cuda_runtime_api.h>
 #include <stdatomic.h>
 
-#include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/device_pass.h"
 
 /* Taken when the device is opened, so that what is chosen for a product does not depend on memory
  * that is left. */
@@ -52,6 +52,7 @@ struct device {
     struct device_memory memory;
     struct device_graphs graphs;
     struct device_products *products;
+    struct device_passes *passes;
 };
 
 /* Aborts with what CUDA says, unless it says success. */

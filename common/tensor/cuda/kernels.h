@@ -15,6 +15,10 @@
 #define GPU_CHUNK 65536  /* elements of one partial sum of squares, as in cpu/pointwise.c */
 #define GPU_SAMPLE 512   /* ids of a partial sum of probabilities, as in cpu/sample.c */
 
+struct gpu_handle { /* what a kernel's handle points to */
+    const void *function;
+    size_t args_bytes;
+};
 #ifdef __cplusplus
 #define GPU_HANDLE(name) extern "C" const void *const name##_kernel
 #else
