@@ -113,6 +113,15 @@ static const struct sp_setting table[] = {
     F64("train", "ipo_tau", ipo_tau, "0.1", 1e-6, 1000, "", "Regularisation of the ipo loss."),
     ENUM("train", "optimizer", optimizer, "rmsprop", "rmsprop|adamw",
          "rmsprop, as in the paper, without bias correction; adamw with it."),
+    ENUM("train", "optimizer_state", optimizer_state, "f32", "f32|8bit",
+         "Storage of the optimizer's state: 4 bytes a number, or about one, in blocks of 256 that "
+         "share a scale."),
+    BOOL("train", "optimizer_offload", optimizer_offload, "false",
+         "Whether the state lies in memory of the host, which the device reads and writes at each "
+         "step, and not in the device's; needs backend = cuda or cuda-fp32."),
+    ENUM("train", "weights", train_weights, "f32", "f32|bf16",
+         "Storage of parameters and gradients in training; bf16 (backend = cuda) rounds updates up "
+         "or down at random, so that small ones count; in mode spin it needs score_by = trainer."),
     F64("train", "rms_alpha", rms_alpha, "0.99", 0, 1, "", "Smoothing of RMSProp."),
     F64("train", "adam_beta1", adam_beta1, "0.9", 0, 0.999999, "", "First moment of AdamW."),
     F64("train", "adam_beta2", adam_beta2, "0.999", 0, 0.999999, "", "Second moment of AdamW."),
@@ -228,6 +237,25 @@ static enum sp_err check_compat(const struct run_settings *s, struct sp_error *e
     return SP_OK;
 }
 
+/* What only a device does. */
+static enum sp_err check_storage(const struct run_settings *s, struct sp_error *err)
+{
+    if (s->train_weights == RUN_DTYPE_BF16 && strcmp(s->backend, "cuda") != 0)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "[train] weights: bf16 needs [run] backend = cuda; it is %.40s", s->backend);
+    if (s->train_weights == RUN_DTYPE_BF16 && s->mode == RUN_MODE_SPIN &&
+        s->score_by == RUN_SCORE_BY_GENERATOR)
+        return sp_fail(err, SP_EINVAL,
+                       "[train] weights: answers must be scored with bf16 weights, too: set [run] "
+                       "score_by = trainer");
+    if (s->optimizer_offload && strncmp(s->backend, "cuda", 4) != 0)
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "[train] optimizer_offload: the state lies in the host's memory already "
+                       "with backend = %.40s; needs [run] backend = cuda",
+                       s->backend);
+    return SP_OK;
+}
+
 static bool name_is_good(const char *name)
 {
     size_t length = strlen(name);
@@ -298,7 +326,9 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
         return sp_fail(err, SP_EINVAL,
                        "[train] order: gap needs scores before training: set [run] score_by = "
                        "generator, or another order");
-    enum sp_err rc = check_compat(s, err);
+    enum sp_err rc = check_storage(s, err);
+    if (rc == SP_OK)
+        rc = check_compat(s, err);
     if (rc != SP_OK)
         return rc;
     bool named =

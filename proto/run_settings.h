@@ -17,6 +17,7 @@ enum run_dtype { RUN_DTYPE_F32, RUN_DTYPE_BF16, RUN_DTYPE_F16 };
 enum run_loss { RUN_LOSS_LOGISTIC, RUN_LOSS_HINGE, RUN_LOSS_EXPONENTIAL, RUN_LOSS_CORRELATION,
                 RUN_LOSS_IPO };
 enum run_optimizer { RUN_OPT_RMSPROP, RUN_OPT_ADAMW };
+enum run_state { RUN_STATE_F32, RUN_STATE_8BIT };
 enum run_schedule { RUN_SCHEDULE_LINEAR, RUN_SCHEDULE_COSINE, RUN_SCHEDULE_CONSTANT };
 enum run_order { RUN_ORDER_SHUFFLE, RUN_ORDER_LENGTH, RUN_ORDER_GAP };
 enum run_compat { RUN_COMPAT_NONE, RUN_COMPAT_UCLAML };
@@ -55,7 +56,10 @@ struct run_settings {
     int loss; /* enum run_loss */
     struct sp_f64_list beta, sft_weight, learning_rate, epochs;
     double ipo_tau;
-    int optimizer; /* enum run_optimizer */
+    int train_weights;   /* enum run_dtype, f32 or bf16 */
+    int optimizer;       /* enum run_optimizer */
+    int optimizer_state; /* enum run_state */
+    bool optimizer_offload;
     double rms_alpha, adam_beta1, adam_beta2, eps, weight_decay;
     int schedule; /* enum run_schedule */
     double warmup_share;

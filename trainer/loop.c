@@ -201,7 +201,7 @@ enum train_end train_session_snapshot(struct train_session *session)
         .backend = session->trainer->backend,
     };
     snapshot.params = model_params(session->model, &snapshot.n_params);
-    snapshot.state = spin_optimizer_state(optimizer, &snapshot.n_state);
+    snapshot.state = spin_optimizer_state(optimizer, &snapshot.state_bytes);
     enum sp_err rc = train_snapshot_write(session->trainer->dir, &snapshot, &err);
     if (rc == SP_EIO) {
         /* Without it a death costs more time; the training itself needs no disk. */

@@ -6,6 +6,7 @@
 #include "common/base/clock.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "proto/plan.h"
 #include "trainer/session.h"
 
@@ -20,6 +21,15 @@ static size_t default_budget(struct tn_backend *backend)
     struct tn_usage usage;
     tn_usage(backend, &usage);
     return (size_t)(backend->has_memory ? usage.memory_free / 10 * 9 : usage.memory_free / 2);
+}
+
+/* Rounding of parameters draws from another seed in each iteration. */
+static uint64_t rounding_seed(const struct train_session *session)
+{
+    uint32_t draw[4];
+    sp_rng_draw((uint64_t)session->settings.seed, SP_STREAM_ROUND, 0, session->identity.iteration,
+                0, 0, draw);
+    return (uint64_t)draw[1] << 32 | draw[0];
 }
 
 static struct spin_optimizer_config optimizer_config(const struct train_session *session)
@@ -39,6 +49,9 @@ static struct spin_optimizer_config optimizer_config(const struct train_session 
     config.eps = s->eps;
     config.weight_decay = s->weight_decay;
     config.clip_norm = s->clip;
+    config.state = session->identity.state;
+    config.offload = s->optimizer_offload;
+    config.seed = rounding_seed(session);
     config.schedule = schedules[s->schedule];
     config.total_steps = (int64_t)session->steps_total;
     /* Any share above zero warms up for one step at least. */
@@ -113,6 +126,9 @@ static enum sp_err plan_memory(struct train_session *session, const struct model
         line = end;
     }
     sp_buf_deinit(&text);
+    size_t host = spin_optimizer_host_bytes(&config->optimizer, (size_t)model->n_params);
+    if (host > 0)
+        sp_info("memory: %zu MiB of the host, pinned, for the optimizer's state", host >> 20);
     return SP_OK;
 }
 
@@ -121,17 +137,19 @@ static enum sp_err restore(struct train_session *session, const struct train_sna
 {
     struct tn_backend *backend = session->trainer->backend;
     struct spin_optimizer *optimizer = spin_step_optimizer(session->step);
-    size_t n_params, n_state;
-    float *params = model_params(session->model, &n_params);
-    float *state = spin_optimizer_state(optimizer, &n_state);
-    if (snapshot->n_params != n_params || snapshot->n_state != n_state)
-        return sp_fail(err, SP_EFORMAT, "%zu parameters and %zu of state, expected %zu and %zu",
-                       snapshot->n_params, snapshot->n_state, n_params, n_state);
+    size_t n_params, state_bytes;
+    void *params = model_params(session->model, &n_params);
+    void *state = spin_optimizer_state(optimizer, &state_bytes);
+    if (snapshot->n_params != n_params || snapshot->state_bytes != state_bytes)
+        return sp_fail(err, SP_EFORMAT,
+                       "%zu parameters and %zu bytes of state, expected %zu and %zu",
+                       snapshot->n_params, snapshot->state_bytes, n_params, state_bytes);
     if (snapshot->step > session->steps_total)
         return sp_fail(err, SP_EFORMAT, "step %" PRIu64 " of %" PRIu64, snapshot->step,
                        session->steps_total);
-    backend->ops->upload(backend, params, snapshot->params, n_params * sizeof(float));
-    backend->ops->upload(backend, state, snapshot->state, n_state * sizeof(float));
+    backend->ops->upload(backend, params, snapshot->params,
+                         n_params * tn_unit(session->identity.weights));
+    backend->ops->upload(backend, state, snapshot->state, state_bytes);
     spin_optimizer_set_updates(optimizer, snapshot->updates);
     session->done = session->snapshot_step = snapshot->step;
     session->chain = snapshot->chain;
@@ -180,6 +198,8 @@ static enum sp_err load(struct train_session *session, struct sp_error *err)
     const char *dir = ckpt_cache_ref_dir(session->weights);
     struct model_config model;
     enum sp_err rc = model_config_load(dir, &model, err);
+    if (rc == SP_OK) /* before anything is planned by it */
+        rc = tn_store_weights(session->trainer->backend, session->identity.weights, err);
     if (rc != SP_OK)
         return rc;
     struct spin_step_config config = step_config(session, &model);

@@ -46,6 +46,8 @@ enum sp_err train_session_new(struct trainer *trainer,
     id->plan = grant->plan;
     id->opponent = grant->opponent;
     sp_sha256_of(grant->settings, strlen(grant->settings), &id->settings);
+    id->weights = session->settings.train_weights == RUN_DTYPE_BF16 ? TN_BF16 : TN_F32;
+    id->state = session->settings.optimizer_state == RUN_STATE_8BIT ? TN_STATE_8BIT : TN_STATE_F32;
     session->trainer = trainer;
     session->epoch = grant->epoch;
     session->lease_ms = grant->lease_ms;

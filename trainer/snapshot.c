@@ -14,13 +14,13 @@
 #include "common/base/mem.h"
 #include "common/tensor/backend.h"
 
-#define MAGIC "spin-snapshot 1\n"
+#define MAGIC "spin-snapshot 2\n"
 #define MAGIC_BYTES 16
 #define HEAD_BYTES (MAGIC_BYTES + 4)
 #define HEADER_LIMIT (64u << 20)
 #define ALIGN 64
 #define WRITE_BYTES (1u << 20)
-#define PIECE_FLOATS (1u << 20)
+#define PIECE_BYTES (4u << 20)
 
 const char *train_identity_differs(const struct train_identity *a, const struct train_identity *b)
 {
@@ -38,8 +38,15 @@ const char *train_identity_differs(const struct train_identity *a, const struct 
         return "settings";
     if (strcmp(a->numerics_class, b->numerics_class) != 0)
         return "numerics class";
+    if (a->weights != b->weights)
+        return "type of parameters";
+    if (a->state != b->state)
+        return "type of optimizer state";
     return NULL;
 }
+
+static const char *const weights_names[] = {[TN_F32] = "f32", [TN_BF16] = "bf16"};
+static const char *const state_names[] = {[TN_STATE_F32] = "f32", [TN_STATE_8BIT] = "8bit"};
 
 /* ---- header ---- */
 
@@ -72,7 +79,9 @@ static json_t *header_to_json(const struct train_snapshot *s)
     put_count(header, "updates", (uint64_t)s->updates);
     put_digest(header, "chain", &s->chain);
     put_count(header, "params", s->n_params);
-    put_count(header, "state", s->n_state);
+    json_object_set_new(header, "params_type", json_string(weights_names[id->weights]));
+    put_count(header, "state_bytes", s->state_bytes);
+    json_object_set_new(header, "state_type", json_string(state_names[id->state]));
     json_object_set_new(header, "totals", train_totals_to_json(&s->totals));
     json_t *unreported = json_array();
     for (uint32_t i = 0; i < s->unreported_count; i++)
@@ -114,10 +123,28 @@ static enum sp_err get_text(const json_t *header, const char *key, char *ret, si
     return rc;
 }
 
+/* One of two names. */
+static enum sp_err get_type(const json_t *header, const char *key, const char *const names[2],
+                            int *ret, struct sp_error *err)
+{
+    const char *text;
+    enum sp_err rc = sp_json_str(header, key, "header", &text, err);
+    if (rc != SP_OK)
+        return rc;
+    for (int i = 0; i < 2; i++)
+        if (strcmp(text, names[i]) == 0) {
+            *ret = i;
+            return SP_OK;
+        }
+    return sp_fail(err, SP_EFORMAT, "header: field \"%s\": \"%.20s\" is not %s or %s", key, text,
+                   names[0], names[1]);
+}
+
 static enum sp_err identity_from_json(const json_t *header, struct train_identity *id,
                                       struct sp_error *err)
 {
     uint64_t iteration = 0;
+    int weights = 0, state = 0;
     enum sp_err rc = get_text(header, "run", id->run, sizeof(id->run), err);
     if (rc == SP_OK)
         rc =
@@ -132,7 +159,13 @@ static enum sp_err identity_from_json(const json_t *header, struct train_identit
         rc = get_digest(header, "opponent", &id->opponent, err);
     if (rc == SP_OK)
         rc = get_digest(header, "settings", &id->settings, err);
+    if (rc == SP_OK)
+        rc = get_type(header, "params_type", weights_names, &weights, err);
+    if (rc == SP_OK)
+        rc = get_type(header, "state_type", state_names, &state, err);
     id->iteration = (uint32_t)iteration;
+    id->weights = (enum tn_dtype)weights;
+    id->state = (enum tn_state)state;
     return rc;
 }
 
@@ -168,14 +201,14 @@ static enum sp_err header_from_json(const json_t *header, struct train_snapshot 
     if (rc == SP_OK)
         rc = get_count(header, "params", &params, err);
     if (rc == SP_OK)
-        rc = get_count(header, "state", &state, err);
+        rc = get_count(header, "state_bytes", &state, err);
     if (rc == SP_OK)
         rc = train_totals_from_json(json_object_get(header, "totals"), &s->totals, err);
     if (rc == SP_OK)
         rc = unreported_from_json(header, s, err);
     s->updates = (int64_t)updates;
     s->n_params = params;
-    s->n_state = state;
+    s->state_bytes = state;
     return rc;
 }
 
@@ -204,18 +237,19 @@ static enum sp_err write_bytes(struct writer *writer, const void *data, size_t b
     return SP_OK;
 }
 
-/* Floats of a backend's memory, a piece at a time; of the host's as they lie. */
-static enum sp_err write_floats(struct writer *writer, struct tn_backend *backend,
-                                const float *from, size_t n, struct sp_error *err)
+/* A backend's memory a piece at a time, the host's as it lies. */
+static enum sp_err write_memory(struct writer *writer, struct tn_backend *backend, const void *from,
+                                size_t bytes, struct sp_error *err)
 {
+    const uint8_t *bytes_from = from;
     enum sp_err rc = SP_OK;
     if (backend == NULL)
-        return write_bytes(writer, from, n * sizeof(*from), err);
-    float *piece = sp_xarray(SP_MIN(n, (size_t)PIECE_FLOATS), sizeof(*piece));
-    for (size_t at = 0; rc == SP_OK && at < n; at += PIECE_FLOATS) {
-        size_t bytes = SP_MIN(n - at, (size_t)PIECE_FLOATS) * sizeof(*piece);
-        backend->ops->download(backend, piece, from + at, bytes);
-        rc = write_bytes(writer, piece, bytes, err);
+        return write_bytes(writer, from, bytes, err);
+    uint8_t *piece = sp_xarray(SP_MIN(bytes, (size_t)PIECE_BYTES), 1);
+    for (size_t at = 0; rc == SP_OK && at < bytes; at += PIECE_BYTES) {
+        size_t here = SP_MIN(bytes - at, (size_t)PIECE_BYTES);
+        backend->ops->download(backend, piece, bytes_from + at, here);
+        rc = write_bytes(writer, piece, here, err);
     }
     free(piece);
     return rc;
@@ -240,9 +274,10 @@ static enum sp_err write_all(struct writer *writer, const struct train_snapshot 
     if (rc == SP_OK)
         rc = write_bytes(writer, head.data, head.length, err);
     if (rc == SP_OK)
-        rc = write_floats(writer, snapshot->backend, snapshot->params, snapshot->n_params, err);
+        rc = write_memory(writer, snapshot->backend, snapshot->params,
+                          snapshot->n_params * tn_unit(snapshot->identity.weights), err);
     if (rc == SP_OK)
-        rc = write_floats(writer, snapshot->backend, snapshot->state, snapshot->n_state, err);
+        rc = write_memory(writer, snapshot->backend, snapshot->state, snapshot->state_bytes, err);
     struct sp_digest digest;
     sp_sha256_final(writer->hash, &digest);
     sp_sha256_free(writer->hash);
@@ -338,13 +373,15 @@ static enum sp_err parse(struct train_snapshot_file *file, struct sp_error *err)
     json_decref(header);
     if (rc != SP_OK)
         return rc;
-    size_t floats = file->map.length - HEAD_BYTES - header_bytes - SP_DIGEST_BYTES;
-    if (floats % sizeof(float) != 0 || s->n_params > floats || s->n_state > floats ||
-        (s->n_params + s->n_state) * sizeof(float) != floats)
-        return sp_fail(err, SP_EFORMAT, "%zu bytes of numbers, the header says %zu and %zu values",
-                       floats, s->n_params, s->n_state);
-    s->params = (const float *)(const void *)(file->map.data + HEAD_BYTES + header_bytes);
-    s->state = s->params + s->n_params;
+    size_t bytes = file->map.length - HEAD_BYTES - header_bytes - SP_DIGEST_BYTES, params;
+    if (!sp_mul_size(s->n_params, tn_unit(s->identity.weights), &params) || params > bytes ||
+        s->state_bytes != bytes - params)
+        return sp_fail(err, SP_EFORMAT,
+                       "%zu bytes of numbers, the header says %zu parameters of %zu bytes and %zu "
+                       "bytes of state",
+                       bytes, s->n_params, tn_unit(s->identity.weights), s->state_bytes);
+    s->params = file->map.data + HEAD_BYTES + header_bytes;
+    s->state = file->map.data + HEAD_BYTES + header_bytes + params;
     return SP_OK;
 }
 

@@ -2,9 +2,10 @@
  * optimizer state, cursor, chained digest of the pairs consumed, and what names the iteration.
  *
  * One file per run, DIR/RUN.snapshot, with the one before it in DIR/RUN.previous:
- *     16 bytes "spin-snapshot 1\n", u32 header length (little-endian), the header (JSON, padded
- * with spaces to a multiple of 64 with the 20 bytes before it), fp32 parameters, fp32 state,
- *     SHA-256 of everything before it
+ *     16 bytes "spin-snapshot 2\n", u32 header length (little-endian), the header (JSON, padded
+ * with spaces to a multiple of 64 with the 20 bytes before it), parameters (fp32 or bf16), the
+ *     optimizer's state (as it lies: fp32, or codes with their scales), SHA-256 of everything
+ *     before it
  * Written to a temporary file, fsynced, renamed, directory fsynced; the one before stays until the
  * new one is durable. Blocks on the disk; compute thread. */
 #ifndef SPIN_TRAINER_SNAPSHOT_H
@@ -18,12 +19,11 @@
 #include "common/base/fs.h"
 #include "common/base/hash.h"
 #include "common/base/limits.h"
+#include "common/tensor/state.h"
 #include "proto/messages.h"
 #include "trainer/metrics.h"
 
 #define TRAIN_SNAPSHOT_UNREPORTED_MAX 4096
-
-struct tn_backend;
 
 /* Which training a snapshot belongs to; it is of use to an equal one only. */
 struct train_identity {
@@ -32,6 +32,8 @@ struct train_identity {
     uint64_t attempt;
     struct sp_digest plan, opponent, settings;
     char numerics_class[128];
+    enum tn_dtype weights; /* parameters */
+    enum tn_state state;   /* of the optimizer */
 };
 
 struct train_snapshot {
@@ -43,8 +45,8 @@ struct train_snapshot {
     struct train_totals totals;
     struct proto_step_metrics *unreported; /* steps that the coordinator has not acknowledged */
     uint32_t unreported_count;
-    const float *params, *state;
-    size_t n_params, n_state;
+    const void *params, *state; /* of the identity's types */
+    size_t n_params, state_bytes;
     struct tn_backend *backend; /* whose memory params and state are; NULL: the host's */
 };
 

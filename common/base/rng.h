@@ -19,6 +19,10 @@ enum sp_stream {
     SP_STREAM_SPLIT = 5,
     SP_STREAM_TEST = 6,
     SP_STREAM_VERIFY = 7, /* which answers are made again; decides no result */
+    /* a, b = element / 8 (low, high half), c = step (low half), iteration = its high half: 16 bits
+     * for each of 8 elements, the even ones in the low halves of words. Step 0: the seed of
+     * iteration a of a run. */
+    SP_STREAM_ROUND = 8,
 };
 
 /* 128 bits for (seed, stream, iteration, a, b, c). Key = seed (64 bits). Counter =

@@ -12,8 +12,9 @@ static const double pi = 3.14159265358979323846;
 struct spin_optimizer {
     struct model *model; /* borrowed */
     struct spin_optimizer_config config;
-    float *state; /* memory of the backend */
-    size_t n_state;
+    uint8_t *state; /* memory of the backend */
+    size_t state_bytes;
+    size_t second; /* where AdamW's v lies in it */
     int64_t updates;
 };
 
@@ -108,14 +109,28 @@ double spin_clip_scale(double norm, double clip)
     return scale < 1 ? scale : 1;
 }
 
-static size_t state_blocks(const struct spin_optimizer_config *c)
+/* v lies aligned behind m. */
+static size_t second_at(const struct spin_optimizer_config *c, size_t n_params)
 {
-    return c->kind == SPIN_ADAMW ? 2 : 1;
+    size_t bytes = tn_state_bytes(c->state, n_params);
+    return c->kind == SPIN_ADAMW
+               ? (bytes + SPIN_STATE_ALIGN - 1) / SPIN_STATE_ALIGN * SPIN_STATE_ALIGN
+               : 0;
+}
+
+static size_t all_bytes(const struct spin_optimizer_config *c, size_t n_params)
+{
+    return second_at(c, n_params) + tn_state_bytes(c->state, n_params);
 }
 
 size_t spin_optimizer_bytes(const struct spin_optimizer_config *c, size_t n_params)
 {
-    return state_blocks(c) * n_params * sizeof(float);
+    return c->offload ? 0 : all_bytes(c, n_params);
+}
+
+size_t spin_optimizer_host_bytes(const struct spin_optimizer_config *c, size_t n_params)
+{
+    return c->offload ? all_bytes(c, n_params) : 0;
 }
 
 enum sp_err spin_optimizer_new(struct model *model, const struct spin_optimizer_config *config,
@@ -130,12 +145,14 @@ enum sp_err spin_optimizer_new(struct model *model, const struct spin_optimizer_
     model_params(model, &n);
     o->model = model;
     o->config = *config;
-    o->n_state = state_blocks(config) * n;
-    o->state = b->ops->alloc(b, o->n_state, sizeof(float));
+    o->second = second_at(config, n);
+    o->state_bytes = all_bytes(config, n);
+    o->state = b->ops->state_new(b, o->state_bytes, config->offload);
     if (!o->state) {
+        size_t mib = o->state_bytes >> 20;
         free(o);
-        return sp_fail(err, SP_ENOMEM, "no memory for the optimizer's state of %zu numbers",
-                       state_blocks(config) * n);
+        return sp_fail(err, SP_ENOMEM, "no memory%s for the optimizer's state of %zu MiB",
+                       config->offload ? " of the host that can be pinned" : "", mib);
     }
     *ret = o;
     return SP_OK;
@@ -146,13 +163,13 @@ void spin_optimizer_free(struct spin_optimizer *o)
     if (!o)
         return;
     struct tn_backend *b = model_backend(o->model);
-    b->ops->free(b, o->state);
+    b->ops->state_free(b, o->state);
     free(o);
 }
 
-float *spin_optimizer_state(struct spin_optimizer *o, size_t *ret_n)
+void *spin_optimizer_state(struct spin_optimizer *o, size_t *ret_bytes)
 {
-    *ret_n = o->n_state;
+    *ret_bytes = o->state_bytes;
     return o->state;
 }
 
@@ -180,7 +197,9 @@ void spin_optimizer_apply(struct spin_optimizer *o, double lr, double scale)
                                .eps = (float)c->eps,
                                .weight_decay = (float)c->weight_decay,
                                .g_scale = (float)scale,
-                               .step = o->updates};
+                               .step = o->updates,
+                               .state = c->state,
+                               .seed = c->seed};
         b->ops->rmsprop(b, w, g, o->state, n, &p);
         return;
     }
@@ -190,6 +209,8 @@ void spin_optimizer_apply(struct spin_optimizer *o, double lr, double scale)
                          .eps = (float)c->eps,
                          .weight_decay = (float)c->weight_decay,
                          .g_scale = (float)scale,
-                         .step = o->updates};
-    b->ops->adamw(b, w, g, o->state, o->state + n, n, &p);
+                         .step = o->updates,
+                         .state = c->state,
+                         .seed = c->seed};
+    b->ops->adamw(b, w, g, o->state, o->state + o->second, n, &p);
 }

@@ -24,6 +24,7 @@ struct piece { /* one allocation: whole pages, the last of which can't be touche
     size_t open_bytes; /* all but the last page */
     size_t bytes;
     uint8_t *memory;
+    bool host; /* the host's: always there, and none of the device's */
 };
 
 /* Work that is kept to be done later: a launch, or one of the others with its arguments. */
@@ -106,22 +107,24 @@ static size_t tail_bytes(const struct piece *p)
 static void protect(struct device *d, bool open)
 {
     for (struct piece *p = d->pieces; p; p = p->next)
-        protect_piece(p, open);
+        if (!p->host)
+            protect_piece(p, open);
     d->open = open;
 }
 
-static struct piece *new_piece(struct device *d, size_t bytes)
+static struct piece *new_piece(struct device *d, size_t bytes, bool host)
 {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     struct piece *p = sp_xalloc(sizeof(*p));
     p->bytes = bytes;
+    p->host = host;
     p->open_bytes = (bytes + ALIGNED + page - 1) / page * page;
     p->pages = mmap(NULL, p->open_bytes + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     SP_ASSERT(p->pages != MAP_FAILED);
     p->memory = p->pages + p->open_bytes - (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
     protect_piece(p, true);
     memset(p->memory + bytes, PATTERN, tail_bytes(p));
-    protect_piece(p, d->open);
+    protect_piece(p, host || d->open);
     p->next = d->pieces;
     d->pieces = p;
     return p;
@@ -153,7 +156,7 @@ void *device_do_alloc(struct device *d, size_t bytes)
     d->free_bytes -= bytes;
     d->own += bytes;
     d->own_peak = SP_MAX(d->own_peak, d->own);
-    return new_piece(d, bytes)->memory;
+    return new_piece(d, bytes, false)->memory;
 }
 
 void device_do_free(struct device *d, void *memory)
@@ -162,6 +165,28 @@ void device_do_free(struct device *d, void *memory)
     size_t bytes = free_piece(d, memory);
     d->free_bytes += bytes;
     d->own -= bytes;
+}
+
+/* SPIN_EMULATE_NO_HOST_MEMORY: there is none. */
+void *device_host_alloc(struct device *d, size_t bytes)
+{
+    return getenv("SPIN_EMULATE_NO_HOST_MEMORY") ? NULL : new_piece(d, bytes, true)->memory;
+}
+
+bool device_is_host(const struct device *d, const void *memory)
+{
+    const uint8_t *at = memory;
+    for (const struct piece *p = d->pieces; p; p = p->next)
+        if (p->host && at >= p->memory && at < p->memory + p->bytes)
+            return true;
+    return false;
+}
+
+void device_host_free(struct device *d, void *memory)
+{
+    SP_ASSERT(!memory || device_is_host(d, memory));
+    if (memory)
+        free_piece(d, memory);
 }
 
 struct device_passes *device_passes_of(struct device *d)
@@ -276,7 +301,7 @@ static void run_blocks(struct device *d, const void *kernel, struct device_grid 
 static void launch(struct device *d, const struct step *s)
 {
     if (s->bytes > 0)
-        emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128)->memory;
+        emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128, false)->memory;
     run_blocks(d, s->kernel, s->blocks, s->threads, s->bytes, s->args);
     if (s->bytes > 0)
         free_piece(d, emu.dynamic);

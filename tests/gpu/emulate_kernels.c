@@ -10,6 +10,7 @@
 #include "common/tensor/cuda/flash_bwd.cu"
 #include "common/tensor/cuda/logits.cu"
 #include "common/tensor/cuda/norms.cu"
+#include "common/tensor/cuda/optimizers.cu"
 #include "common/tensor/cuda/pointwise.cu"
 #include "common/tensor/cuda/products.cu"
 #include "common/tensor/cuda/products_typed.cu"

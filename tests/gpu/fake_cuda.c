@@ -239,6 +239,12 @@ cudaError_t cudaFreeHost(void *memory)
 {
     return give_back(memory, PINNED);
 }
+cudaError_t cudaHostGetDevicePointer(void **ret, void *memory, unsigned flags)
+{
+    SP_ASSERT(flags == 0 && find_piece(memory));
+    *ret = memory;
+    return cudaSuccess;
+}
 cudaError_t cudaMemGetInfo(size_t *ret_free, size_t *ret_total)
 {
     *ret_free = fake.memory_bytes - had_bytes;
@@ -255,11 +261,15 @@ static bool is_on_device(const void *at)
 cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t s)
 {
-    const void *host = kind == cudaMemcpyHostToDevice ? from : to;
     struct work w = {.kind = WORK_COPY, .to = to, .from = from, .bytes = bytes};
     SP_ASSERT(s == &stream);
     if (bytes == 0)
         return cudaSuccess;
+    if (kind == cudaMemcpyDefault)
+        kind = is_on_device(to) && is_on_device(from) ? cudaMemcpyDeviceToDevice
+               : is_on_device(to)                     ? cudaMemcpyHostToDevice
+                                                      : cudaMemcpyDeviceToHost;
+    const void *host = kind == cudaMemcpyHostToDevice ? from : to;
     SP_ASSERT(is_on_device(to) == (kind != cudaMemcpyDeviceToHost) &&
               is_on_device(from) == (kind != cudaMemcpyHostToDevice));
     bool pageable = kind != cudaMemcpyDeviceToDevice && !find_piece(host);

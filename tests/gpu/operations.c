@@ -12,7 +12,7 @@
 
 #include "common/base/mem.h"
 #include "common/base/rng.h"
-#include "common/tensor/backend.h"
+#include "common/tensor/state.h"
 
 enum { T = 70, H = 6, G = 2, C = 24, D = H * C, W = (H + 2 * G) * C, F = 200, V = 613 };
 #define MAX_OUTPUTS 128
@@ -338,6 +338,29 @@ static void optimizers(struct outputs *o)
     put_host(o, "sum_squares", &squares, 1);
 }
 
+/* State of codes, once in memory of the host; from weights of 0, so that they are the updates. */
+static void optimizers_8bit(struct outputs *o)
+{
+    enum { N = 70001 };
+    const struct tn_ops *ops = o->b->ops;
+    size_t bytes = tn_state_bytes(TN_STATE_8BIT, N);
+    void *w = zeros(o, N), *w2 = zeros(o, N), *g = filled_w(o, N, 20, 0.1f);
+    void *m = ops->state_new(o->b, bytes, true), *v = ops->state_new(o->b, bytes, true);
+    void *v2 = ops->state_new(o->b, bytes, false);
+    SP_ASSERT(m && v && v2);
+    for (int64_t step = 1; step <= 3; step++) {
+        struct tn_adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, step, TN_STATE_8BIT, 3};
+        struct tn_rmsprop r = {1e-4f, 0.99f, 1e-8f, 0.01f, 0.9f, step, TN_STATE_8BIT, 3};
+        ops->adamw(o->b, w, g, m, v, N, &a);
+        ops->rmsprop(o->b, w2, g, v2, N, &r);
+    }
+    put_w(o, "adamw, 8 bits", w, N);
+    put_w(o, "rmsprop, 8 bits", w2, N);
+    ops->state_free(o->b, m);
+    ops->state_free(o->b, v);
+    ops->state_free(o->b, v2);
+}
+
 static struct outputs run(const char *name, enum tn_dtype weights)
 {
     struct outputs o = {0};
@@ -357,6 +380,7 @@ static struct outputs run(const char *name, enum tn_dtype weights)
     attention(&o);
     logits(&o);
     optimizers(&o);
+    optimizers_8bit(&o);
     for (int i = 0; i < o.n_held; i++)
         o.b->ops->free(o.b, o.held[i]);
     tn_close(o.b);

@@ -143,6 +143,10 @@ void tn_cpu_rmsprop(struct tn_backend *, void *w, const void *g, void *v, size_t
                     const struct tn_rmsprop *);
 void tn_cpu_adamw(struct tn_backend *, void *w, const void *g, void *m, void *v, size_t n,
                   const struct tn_adamw *);
+void tn_cpu_rmsprop_8bit(struct tn_cpu *cpu, float *w, const float *g, void *v, size_t n,
+                         const struct tn_rmsprop *options);
+void tn_cpu_adamw_8bit(struct tn_cpu *cpu, float *w, const float *g, void *m, void *v, size_t n,
+                       const struct tn_adamw *options, float correction1, float correction2);
 
 void tn_cpu_attention(struct tn_backend *, void *out, float *lse, const void *qkv, int32_t T,
                       const struct tn_segment *segments, int32_t n_segments, int32_t H, int32_t G,

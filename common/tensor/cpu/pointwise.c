@@ -249,7 +249,10 @@ void tn_cpu_rmsprop(struct tn_backend *backend, void *w, const void *g, void *v,
                     const struct tn_rmsprop *options)
 {
     struct flat f = {.n = n, .w = w, .x = g, .v = v, .rmsprop = options};
-    run_flat(tn_cpu_of(backend), &f, rmsprop_task);
+    if (options->state == TN_STATE_8BIT)
+        tn_cpu_rmsprop_8bit(tn_cpu_of(backend), w, g, v, n, options);
+    else
+        run_flat(tn_cpu_of(backend), &f, rmsprop_task);
 }
 
 static void adamw_task(void *context, int32_t task, int32_t worker)
@@ -276,5 +279,8 @@ void tn_cpu_adamw(struct tn_backend *backend, void *w, const void *g, void *m, v
     struct flat f = {.n = n, .w = w, .x = g, .m = m, .v = v, .adamw = options};
     f.correction1 = bias_correction(options->beta1, options->step);
     f.correction2 = bias_correction(options->beta2, options->step);
-    run_flat(tn_cpu_of(backend), &f, adamw_task);
+    if (options->state == TN_STATE_8BIT)
+        tn_cpu_adamw_8bit(tn_cpu_of(backend), w, g, m, v, n, options, f.correction1, f.correction2);
+    else
+        run_flat(tn_cpu_of(backend), &f, adamw_task);
 }

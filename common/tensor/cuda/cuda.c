@@ -179,6 +179,7 @@ static const struct tn_ops *operations(void)
     cuda_add_products(&cuda_ops);
     cuda_add_attention(&cuda_ops);
     cuda_add_logits(&cuda_ops);
+    cuda_add_optimizers(&cuda_ops);
     return &cuda_ops;
 }
 

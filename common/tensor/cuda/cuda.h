@@ -60,6 +60,7 @@ void cuda_rows(struct tn_cuda *cuda, const void *kernel, size_t n, const void *a
 
 /* The operations of each file, put into the table. */
 void cuda_add_rows(struct tn_ops *ops);
+void cuda_add_optimizers(struct tn_ops *ops);
 void cuda_add_products(struct tn_ops *ops);
 void cuda_add_fast_products(struct tn_ops *ops); /* for bf16 activations; over the others */
 void cuda_add_attention(struct tn_ops *ops);

@@ -41,6 +41,11 @@ void device_usage(struct device *device, struct device_usage *ret);
 
 void *device_alloc(struct device *device, size_t bytes); /* zeroed; NULL: no memory */
 void device_free(struct device *device, void *memory);   /* NULL is fine; forgets graphs */
+/* Pinned memory of the host, zeroed, which kernels read and write where it lies, at the same
+ * address; the copies below take it for the device's. NULL: no memory. */
+void *device_host_alloc(struct device *device, size_t bytes);
+void device_host_free(struct device *device, void *memory);           /* NULL is fine */
+bool device_is_host(const struct device *device, const void *memory); /* it is of the above */
 /* The host's memory may be used again when these return. */
 void device_put(struct device *device, void *to, const void *from_host, size_t bytes);
 void device_get(struct device *device, void *to_host, const void *from, size_t bytes);

@@ -60,6 +60,53 @@ void device_do_free(struct device *d, void *memory)
     device_give(d, memory);
 }
 
+/* --- memory of the host --- */
+
+void *device_host_alloc(struct device *d, size_t bytes)
+{
+    void *memory = NULL, *there = NULL;
+    cudaError_t rc =
+        cudaHostAlloc(&memory, bytes > 0 ? bytes : 1, cudaHostAllocMapped | cudaHostAllocPortable);
+    if (rc == cudaSuccess)
+        rc = cudaHostGetDevicePointer(&there, memory, 0);
+    if (rc != cudaSuccess || there != memory) {
+        (void)cudaGetLastError();
+        if (memory)
+            (void)cudaFreeHost(memory);
+        return NULL;
+    }
+    struct device_host *h = sp_xalloc(sizeof(*h));
+    *h = (struct device_host){.next = d->memory.hosts, .at = memory, .bytes = bytes};
+    d->memory.hosts = h;
+    memset(memory, 0, bytes);
+    return memory;
+}
+
+void device_host_free(struct device *d, void *memory)
+{
+    struct device_host **at = &d->memory.hosts;
+    if (!memory)
+        return;
+    while (*at && (*at)->at != memory)
+        at = &(*at)->next;
+    SP_ASSERT(*at != NULL); /* it is this device's, and was not freed before */
+    struct device_host *h = *at;
+    *at = h->next;
+    free(h);
+    device_wait(d); /* for the kernels that use it */
+    device_forget_graphs(d);
+    device_check(cudaFreeHost(memory), "free of the host's memory");
+}
+
+bool device_is_host(const struct device *d, const void *memory)
+{
+    const uint8_t *at = memory;
+    for (const struct device_host *h = d->memory.hosts; h; h = h->next)
+        if (at >= h->at && at < h->at + h->bytes)
+            return true;
+    return false;
+}
+
 void device_memory_close(struct device *d)
 {
     for (int i = 0; i < 2; i++) {
@@ -107,13 +154,28 @@ static void await(struct device_stage *s)
     device_check(cudaEventSynchronize(s->idle), "staged copy");
 }
 
+/* What kernels do to memory of the host comes before what the host itself does to it. */
+static bool waits(struct device *d, const void *to, const void *from)
+{
+    bool is_host = device_is_host(d, to) || device_is_host(d, from);
+    if (is_host)
+        device_do_wait(d);
+    return is_host;
+}
+
 void device_do_put(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     SP_ASSERT(!d->graphs.recording);
+    if (waits(d, to, from_host) && device_is_host(d, to)) {
+        memcpy(to, from_host, bytes);
+        return;
+    }
     if (!staged(d, bytes)) {
         /* From memory that is not pinned: CUDA has read it when the call returns. */
         device_check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream),
                      "upload");
+        if (device_is_host(d, from_host))
+            device_do_wait(d);
         return;
     }
     size_t done = 0;
@@ -130,6 +192,10 @@ void device_do_put(struct device *d, void *to, const void *from_host, size_t byt
 void device_do_get(struct device *d, void *to_host, const void *from, size_t bytes)
 {
     SP_ASSERT(!d->graphs.recording);
+    if (waits(d, to_host, from) && device_is_host(d, from)) {
+        memcpy(to_host, from, bytes);
+        return;
+    }
     if (!staged(d, bytes)) {
         device_check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
                      "download");
@@ -154,11 +220,18 @@ void device_do_get(struct device *d, void *to_host, const void *from, size_t byt
 
 void device_do_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
-    device_check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, d->stream), "copy");
+    bool hosts = device_is_host(d, to) || device_is_host(d, from);
+    enum cudaMemcpyKind kind = hosts ? cudaMemcpyDefault : cudaMemcpyDeviceToDevice;
+    device_check(cudaMemcpyAsync(to, from, bytes, kind, d->stream), "copy");
 }
 
 void device_do_zero(struct device *d, void *memory, size_t bytes)
 {
+    if (device_is_host(d, memory)) {
+        device_do_wait(d);
+        memset(memory, 0, bytes);
+        return;
+    }
     device_check(cudaMemsetAsync(memory, 0, bytes, d->stream), "zero");
 }
 

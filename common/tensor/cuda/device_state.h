@@ -24,9 +24,16 @@ struct device_stage { /* pinned memory of the host that copies go through */
     cudaEvent_t idle; /* the copy that used it last is done */
 };
 
+struct device_host { /* pinned memory of the host that kernels use */
+    struct device_host *next;
+    uint8_t *at;
+    size_t bytes;
+};
+
 struct device_memory {
     struct device_block *blocks;
     int n_blocks, capacity;
+    struct device_host *hosts;
     atomic_uint_least64_t own, own_peak; /* read by any thread */
     struct device_stage stages[2];
     bool staged, unstaged; /* stages are there; can't be had */

@@ -1,5 +1,4 @@
-/* ops_rows: norms, what goes element by element, optimizers. Kernels: norms.cu, pointwise.cu. */
-#include <math.h>
+/* ops_rows: norms, what goes element by element. Kernels: norms.cu, pointwise.cu. */
 #include <stdlib.h>
 
 #include "common/base/mem.h"
@@ -196,45 +195,6 @@ static void op_softcap(struct tn_backend *b, float *x, float cap, size_t n)
     cuda_flat(tn_cuda_of(b), gpu_softcap_kernel, n, &w);
 }
 
-/* --- optimizers --- */
-
-static void op_rmsprop(struct tn_backend *b, void *w, const void *g, void *v, size_t n,
-                       const struct tn_rmsprop *o)
-{
-    struct gpu_work k = {
-        .y = w,
-        .y2 = v,
-        .a = g,
-        .n = n,
-        .o = {o->lr, o->alpha, 1.0f - o->alpha, o->eps, o->weight_decay, o->g_scale}};
-    cuda_flat(tn_cuda_of(b), gpu_rmsprop_kernel, n, &k);
-}
-
-/* 1 − beta^step by repeated squaring, as in cpu/pointwise.c */
-static float bias_correction(float beta, int64_t step)
-{
-    double power = 1.0, base = (double)beta;
-    for (; step > 0; step >>= 1, base *= base)
-        if (step & 1)
-            power *= base;
-    return (float)(1.0 - power);
-}
-
-static void op_adamw(struct tn_backend *b, void *w, const void *g, void *m, void *v, size_t n,
-                     const struct tn_adamw *o)
-{
-    float first = bias_correction(o->beta1, o->step), second = bias_correction(o->beta2, o->step);
-    struct gpu_work k = {.y = w,
-                         .y2 = m,
-                         .y3 = v,
-                         .a = g,
-                         .n = n,
-                         .o = {o->beta1, 1.0f - o->beta1, o->beta2, 1.0f - o->beta2, o->eps,
-                               1.0f - o->lr * o->weight_decay, o->lr / first, sqrtf(second),
-                               o->g_scale}};
-    cuda_flat(tn_cuda_of(b), gpu_adamw_kernel, n, &k);
-}
-
 static double op_sum_squares(struct tn_backend *b, const void *x, size_t n)
 {
     struct tn_cuda *cuda = tn_cuda_of(b);
@@ -276,7 +236,5 @@ void cuda_add_rows(struct tn_ops *ops)
     ops->gelu = op_gelu;
     ops->gelu_bwd = op_gelu_bwd;
     ops->softcap = op_softcap;
-    ops->rmsprop = op_rmsprop;
-    ops->adamw = op_adamw;
     ops->sum_squares = op_sum_squares;
 }

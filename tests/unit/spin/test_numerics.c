@@ -11,6 +11,7 @@
 #define NUMERICS_CLASS "cpu r1"
 #define GOLDEN_DIGEST "a043fd423e451dcb54df3050464bed077323e23ee4d4aaa3d1f67bff71520dd2"
 #define NARROW_DIGEST "0c7458236584d654264bb1611ae0349727b7df22099f1ca9096a5fac675aff16"
+#define CODES_DIGEST "73153479337f35f06ee399225b6637f7be728dbcd4bf54dc60dc18c8091a83de"
 
 struct run {
     int32_t prompts[PAIRS][16], real[PAIRS][20], generated[PAIRS][24];
@@ -91,7 +92,8 @@ static void digest_of_narrow_answers(struct tn_backend *b, char ret[SP_DIGEST_HE
     sp_digest_hex(&digest, ret);
 }
 
-static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
+/* A device keeps a state of codes in memory of the host. */
+static void digest_of_training(struct tn_backend *b, enum tn_state state, char ret[SP_DIGEST_HEX])
 {
     static struct run r;
     struct model_config shape = odd_config(false);
@@ -115,6 +117,8 @@ static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
         c.optimizer.lr = 1e-3;
         c.optimizer.total_steps = 4;
         c.optimizer.schedule = SPIN_SCHEDULE_COSINE;
+        c.optimizer.state = state;
+        c.optimizer.offload = b->has_memory && state == TN_STATE_8BIT;
         ck_ok(spin_step_new(m, &c, &step, err));
         for (int64_t i = 0; i < 3; i++) {
             ck_ok(spin_step_run(step, i, r.pairs, PAIRS, &metrics, err));
@@ -133,6 +137,16 @@ static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
     sp_sha256_free(hash);
     sp_digest_hex(&digest, ret);
     model_free(m);
+}
+
+static void digest_of_run(struct tn_backend *b, char ret[SP_DIGEST_HEX])
+{
+    digest_of_training(b, TN_STATE_F32, ret);
+}
+
+static void digest_with_state_of_codes(struct tn_backend *b, char ret[SP_DIGEST_HEX])
+{
+    digest_of_training(b, TN_STATE_8BIT, ret);
 }
 
 typedef void digest_fn(struct tn_backend *b, char ret[SP_DIGEST_HEX]);
@@ -179,6 +193,12 @@ START_TEST(narrow_bits_are_those_of_the_revision)
 }
 END_TEST
 
+START_TEST(bits_with_a_state_of_codes_are_those_of_the_revision)
+{
+    check_everywhere(digest_with_state_of_codes, CODES_DIGEST);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("numerics");
@@ -186,6 +206,7 @@ static Suite *suite(void)
     tcase_set_timeout(t, 60);
     tcase_add_test(t, bits_are_those_of_the_revision);
     tcase_add_test(t, narrow_bits_are_those_of_the_revision);
+    tcase_add_test(t, bits_with_a_state_of_codes_are_those_of_the_revision);
     suite_add_tcase(s, t);
     return s;
 }

@@ -154,6 +154,21 @@ START_TEST(bad_settings_are_refused)
 }
 END_TEST
 
+START_TEST(bytes_of_the_state)
+{
+    struct spin_optimizer_config c = spin_optimizer_defaults(SPIN_RMSPROP);
+    ck_assert_uint_eq(spin_optimizer_bytes(&c, 1003), 4012);
+    c.state = TN_STATE_8BIT;
+    ck_assert_uint_eq(spin_optimizer_bytes(&c, 1003), 4 * 260);
+    c.kind = SPIN_ADAMW; /* v begins aligned */
+    ck_assert_uint_eq(spin_optimizer_bytes(&c, 1003), 5 * 256 + 4 * 260);
+    ck_assert_uint_eq(spin_optimizer_host_bytes(&c, 1003), 0);
+    c.offload = true;
+    ck_assert_uint_eq(spin_optimizer_bytes(&c, 1003), 0);
+    ck_assert_uint_eq(spin_optimizer_host_bytes(&c, 1003), 5 * 256 + 4 * 260);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("optim");
@@ -161,6 +176,7 @@ static Suite *suite(void)
     tcase_add_test(t, agrees_with_torch);
     tcase_add_test(t, schedules_follow_their_formulas);
     tcase_add_test(t, clipping);
+    tcase_add_test(t, bytes_of_the_state);
     tcase_add_test(t, bad_settings_are_refused);
     suite_add_tcase(s, t);
     return s;

@@ -44,7 +44,7 @@ static struct train_snapshot example(uint64_t step)
         .params = params,
         .state = state,
         .n_params = N_PARAMS,
-        .n_state = N_STATE,
+        .state_bytes = sizeof(state),
     };
     memset(s.identity.plan.bytes, 7, SP_DIGEST_BYTES);
     memset(s.chain.bytes, 9, SP_DIGEST_BYTES);
@@ -58,6 +58,8 @@ static void write_example(uint64_t step)
     enum sp_err rc = train_snapshot_write(dir, &s, &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
 }
+
+static const struct train_rewind no_rewind = {0};
 
 static char *path_of(const char *suffix)
 {
@@ -78,8 +80,6 @@ static void damage(const char *suffix, long offset)
     free(path);
 }
 
-static const struct train_rewind no_rewind = {0};
-
 START_TEST(test_what_is_written_comes_back)
 {
     struct train_snapshot_file file;
@@ -99,8 +99,41 @@ START_TEST(test_what_is_written_comes_back)
     ck_assert_uint_eq(s->unreported[1].step, 9);
     ck_assert_uint_eq(s->n_params, N_PARAMS);
     ck_assert_int_eq(memcmp(s->params, params, sizeof(params)), 0);
+    ck_assert_uint_eq(s->state_bytes, sizeof(state));
     ck_assert_int_eq(memcmp(s->state, state, sizeof(state)), 0);
     train_snapshot_close(&file);
+}
+END_TEST
+
+/* Parameters of 2 bytes, an odd number of them, and a state of codes, in memory of the host that
+ * the device works on. */
+START_TEST(test_narrow_parameters_and_state)
+{
+    struct train_snapshot s = example(10);
+    struct train_snapshot_file file;
+    struct sp_error err = {0};
+    ck_assert_msg(tn_open("cuda", NULL, &s.backend, &err) == SP_OK, "%s", err.text);
+    ck_assert_int_eq(tn_store_weights(s.backend, TN_BF16, &err), SP_OK);
+    void *device = s.backend->ops->alloc(s.backend, N_PARAMS, sizeof(uint16_t));
+    s.state_bytes = tn_state_bytes(TN_STATE_8BIT, N_PARAMS);
+    void *codes = s.backend->ops->state_new(s.backend, s.state_bytes, true);
+    tn_put(s.backend, device, TN_BF16, params, N_PARAMS);
+    memset(codes, 77, s.state_bytes);
+    s.params = device;
+    s.state = codes;
+    s.identity.weights = TN_BF16;
+    s.identity.state = TN_STATE_8BIT;
+    ck_assert_msg(train_snapshot_write(dir, &s, &err) == SP_OK, "%s", err.text);
+    ck_assert_int_eq(train_snapshot_find(dir, &s.identity, &no_rewind, &file, &err), SP_OK);
+    ck_assert_uint_eq(file.snapshot.n_params, N_PARAMS);
+    ck_assert_uint_eq(file.snapshot.state_bytes, s.state_bytes);
+    for (int i = 0; i < N_PARAMS; i++)
+        ck_assert_uint_eq(((const uint16_t *)file.snapshot.params)[i], sp_f32_to_bf16(params[i]));
+    ck_assert_int_eq(memcmp(file.snapshot.state, codes, s.state_bytes), 0);
+    train_snapshot_close(&file);
+    s.backend->ops->state_free(s.backend, codes);
+    s.backend->ops->free(s.backend, device);
+    tn_close(s.backend);
 }
 END_TEST
 
@@ -119,7 +152,8 @@ START_TEST(test_a_backend_s_memory_is_written)
     s.backend->ops->upload(s.backend, device, host, N * sizeof(*device));
     s.params = device;
     s.state = device + N;
-    s.n_params = s.n_state = N;
+    s.n_params = N;
+    s.state_bytes = N * sizeof(float);
     ck_assert_msg(train_snapshot_write(dir, &s, &err) == SP_OK, "%s", err.text);
     ck_assert_int_eq(train_snapshot_find(dir, &s.identity, &no_rewind, &file, &err), SP_OK);
     ck_assert_int_eq(memcmp(file.snapshot.params, host, N * sizeof(*host)), 0);
@@ -163,7 +197,7 @@ START_TEST(test_a_snapshot_of_another_training_is_not_used)
     struct train_snapshot_file file;
     struct sp_error err = {0};
     write_example(10);
-    for (int i = 0; i < 6; i++) {
+    for (int i = 0; i < 8; i++) {
         struct train_identity other = example(10).identity;
         switch (i) {
         case 0:
@@ -180,6 +214,12 @@ START_TEST(test_a_snapshot_of_another_training_is_not_used)
             break;
         case 4:
             other.settings.bytes[5]++;
+            break;
+        case 5:
+            other.weights = TN_BF16;
+            break;
+        case 6:
+            other.state = TN_STATE_8BIT;
             break;
         default:
             snprintf(other.numerics_class, sizeof(other.numerics_class), "cpu r2");
@@ -224,7 +264,7 @@ static void write_forged(const char *header, size_t floats)
     struct sp_digest digest;
     struct sp_error err;
     size_t length = strlen(header), padded = (20 + length + 63) / 64 * 64 - 20;
-    sp_buf_append(&out, "spin-snapshot 1\n", 16);
+    sp_buf_append(&out, "spin-snapshot 2\n", 16);
     sp_buf_put_u32(&out, (uint32_t)padded);
     sp_buf_append(&out, header, length);
     for (size_t i = length; i < padded; i++)
@@ -268,7 +308,7 @@ START_TEST(test_sizes_must_agree_with_the_header)
     struct train_snapshot_file file;
     struct sp_error err = {0};
     s.n_params = 4;
-    s.n_state = 0;
+    s.state_bytes = 0;
     ck_assert_int_eq(train_snapshot_write(dir, &s, &err), SP_OK);
     char *path = path_of("snapshot");
     ck_assert_int_eq(train_snapshot_open(path, &file, &err), SP_OK);
@@ -307,6 +347,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("snapshot");
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_test(c, test_what_is_written_comes_back);
+    tcase_add_test(c, test_narrow_parameters_and_state);
     tcase_add_test(c, test_the_one_before_stays_for_a_damaged_one);
     tcase_add_test(c, test_a_snapshot_of_another_training_is_not_used);
     tcase_add_test(c, test_damage_anywhere_is_found);

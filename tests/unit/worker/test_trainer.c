@@ -14,6 +14,11 @@
 #define STEPS 12 /* 24 pairs, batches of 4, 2 passes */
 
 static const char *const scored_by_trainer[] = {"run.score_by=trainer", NULL};
+static const char *const with_codes[] = {"run.score_by=trainer", "train.optimizer=adamw",
+                                         "train.optimizer_state=8bit", NULL};
+static const char *const with_codes_on_host[] = {
+    "run.score_by=trainer",       "run.backend=cuda-fp32",        "train.optimizer=adamw",
+    "train.optimizer_state=8bit", "train.optimizer_offload=true", NULL};
 
 struct worker {
     struct fake *fake;
@@ -49,7 +54,9 @@ static void start(struct worker *worker, struct fake *fake)
                                      &worker->settings, &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
     ck_assert_int_eq(worker_settings_finish(&worker->settings.worker, "trainer", &err), SP_OK);
-    ck_assert_int_eq(tn_open("cpu", &options, &worker->backend, &err), SP_OK);
+    bool device = strstr(fake->settings, "cuda-fp32") != NULL;
+    rc = tn_open(device ? "cuda-fp32" : "cpu", &options, &worker->backend, &err);
+    ck_assert_msg(rc == SP_OK, "%s", err.text);
     trainer_init(&worker->trainer, &worker->settings);
     pthread_create(&worker->thread, NULL, run, worker);
     free(text);
@@ -97,11 +104,12 @@ static void wait_gone(struct fake *fake, const char *name)
 }
 
 /* Trains the whole iteration without disturbance. */
-static void undisturbed(struct sp_digest *ret_checkpoint, struct sp_digest *ret_chain)
+static void undisturbed(const char *const *settings, struct sp_digest *ret_checkpoint,
+                        struct sp_digest *ret_chain)
 {
     struct fake fake;
     struct worker worker;
-    fake_start(&fake, scored_by_trainer);
+    fake_start(&fake, settings);
     atomic_store(&fake.offer_training, true);
     start(&worker, &fake);
     fake_wait_true(&fake.published);
@@ -142,14 +150,18 @@ START_TEST(test_an_iteration_from_grant_to_checkpoint)
 }
 END_TEST
 
-/* Stopped after every other step and started again, by a new process each time: the same bits. */
+/* Stopped after every other step and started again, by a new process each time: the same bits. And
+ * those of `cpu` on a device that has its state in memory of the host. */
 START_TEST(test_stops_and_starts_change_no_bit)
 {
+    const char *const *const settings[][2] = {{scored_by_trainer, scored_by_trainer},
+                                              {with_codes, with_codes},
+                                              {with_codes, with_codes_on_host}};
     struct sp_digest checkpoint, chain;
     struct fake fake;
     struct worker worker;
-    undisturbed(&checkpoint, &chain);
-    fake_start(&fake, scored_by_trainer);
+    undisturbed(settings[_i][0], &checkpoint, &chain);
+    fake_start(&fake, settings[_i][1]);
     for (uint64_t step = 1; step < STEPS; step += 2) {
         atomic_store(&fake.offer_training, true);
         start(&worker, &fake);
@@ -176,7 +188,7 @@ START_TEST(test_restarts_of_the_coordinator_change_no_bit)
     struct sp_digest checkpoint, chain;
     struct fake fake;
     struct worker worker;
-    undisturbed(&checkpoint, &chain);
+    undisturbed(scored_by_trainer, &checkpoint, &chain);
     fake_start(&fake, scored_by_trainer);
     atomic_store(&fake.offer_training, true);
     start(&worker, &fake);
@@ -199,7 +211,7 @@ START_TEST(test_pause_keeps_the_snapshot_and_gives_the_lease_back)
     struct sp_digest checkpoint, chain;
     struct fake fake;
     struct worker worker;
-    undisturbed(&checkpoint, &chain);
+    undisturbed(scored_by_trainer, &checkpoint, &chain);
     fake_start(&fake, scored_by_trainer);
     atomic_store(&fake.offer_training, true);
     start(&worker, &fake);
@@ -353,7 +365,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("trainer");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, test_an_iteration_from_grant_to_checkpoint);
-    tcase_add_test(c, test_stops_and_starts_change_no_bit);
+    tcase_add_loop_test(c, test_stops_and_starts_change_no_bit, 0, 3);
     tcase_add_test(c, test_restarts_of_the_coordinator_change_no_bit);
     tcase_add_test(c, test_pause_keeps_the_snapshot_and_gives_the_lease_back);
     tcase_add_test(c, test_a_waiting_trainer_hears_cancel_and_lost);
