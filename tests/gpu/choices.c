@@ -23,7 +23,8 @@ static struct device *open_device(size_t memory_bytes)
 {
     struct device *d;
     struct sp_error err = {0};
-    fake = (struct fake){.memory_bytes = memory_bytes, .last_algorithm = -1};
+    /* and what is taken when the device is opened */
+    fake = (struct fake){.memory_bytes = memory_bytes + ((size_t)32 << 20), .last_algorithm = -1};
     SP_ASSERT(device_open(&d, &err) == SP_OK);
     return d;
 }
@@ -145,10 +146,32 @@ static void sums_over_rows(void)
     device_close(d);
 }
 
+/* Memory for results, not for other weights: those of the product serve, unless they are zero. */
+static void borrowed_weights(bool zero)
+{
+    enum { WIDE = 4096 };
+    struct device *d = open_device((size_t)11 << 20);
+    uint16_t *a = noise(d, 16 * 64, 1), *b = noise(d, (size_t)WIDE * 64, 2);
+    uint16_t *c = device_alloc(d, (size_t)16 * WIDE * 2), *rest = device_alloc(d, (size_t)6 << 20);
+    struct device_product p = {.c = c, .a = a, .b = b, .M = 16, .N = WIDE, .K = 64};
+    p.b_transposed = p.c_bf16 = true;
+    if (zero)
+        device_zero(d, b, (size_t)WIDE * 64 * 2);
+    SP_ASSERT(rest != NULL && device_product(d, &p));
+    printf("# algorithm %d\n", fake.last_algorithm);
+    check(fake.last_algorithm == (zero ? FAKE_BY_COUNT : FAKE_FEW),
+          zero ? "weights of zeros tell nothing" : "weights in use are tried with");
+    device_free(d, a);
+    device_free(d, b);
+    device_free(d, c);
+    device_free(d, rest);
+    device_close(d);
+}
+
 /* Less than a trial takes: one algorithm for all. */
 static void little_memory(void)
 {
-    struct device *d = open_device((size_t)300 << 10);
+    struct device *d = open_device((size_t)80 << 10);
     struct matrices m = matrices(d, 300, false, false);
     bool ok = true;
     for (int32_t rows = 1; rows <= 300; rows += 23) {
@@ -188,7 +211,7 @@ static void variant(void)
 
 static void many_shapes(void)
 {
-    struct device *d = open_device((size_t)200 << 10);
+    struct device *d = open_device((size_t)16 << 10);
     struct matrices m = matrices(d, 64, false, false);
     bool ok = true;
     for (int32_t i = 0; i < 1300; i++) {
@@ -239,11 +262,22 @@ static void without_services(void)
     device_close(d);
 }
 
+static void no_memory(void)
+{
+    struct device *d;
+    struct sp_error err = {0};
+    fake = (struct fake){.memory_bytes = 1 << 20};
+    check(device_open(&d, &err) == SP_ENOMEM, "a device that is full");
+}
+
 int main(void)
 {
+    no_memory();
     for (int i = 0; i < 4; i++)
         alike(i % 2, i / 2);
     sums_over_rows();
+    borrowed_weights(false);
+    borrowed_weights(true);
     little_memory();
     no_algorithm();
     variant();

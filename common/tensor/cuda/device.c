@@ -70,6 +70,8 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
         cuda = cudaFree(NULL); /* makes the context, which takes some hundred MiB */
     if (cuda == cudaSuccess)
         cuda = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
+    if (cuda == cudaSuccess)
+        cuda = cudaMalloc(&d->workspace, DEVICE_WORKSPACE_BYTES);
     rc = cuda == cudaSuccess ? device_products_open(d, err) : failed(cuda, info.name, err);
     if (rc != SP_OK) {
         device_close(d);
@@ -87,6 +89,8 @@ void device_close(struct device *d)
     device_forget_graphs(d);
     device_products_close(d);
     device_memory_close(d);
+    if (d->workspace)
+        (void)cudaFree(d->workspace);
     if (d->stream)
         cudaStreamDestroy(d->stream);
     free(d);

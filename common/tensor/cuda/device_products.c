@@ -66,8 +66,6 @@ void device_products_close(struct device *d)
             cublasLtMatmulDescDestroy(products->plans[i / 2][i % 2]);
     if (products->blas)
         cublasLtDestroy(products->blas);
-    if (products->workspace)
-        (void)cudaFree(products->workspace);
     free(products->choices);
     free(products);
     d->products = NULL;
@@ -142,15 +140,15 @@ static bool prefer(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferen
     return ok(cublasLtMatmulPreferenceSetAttribute(preference, what, value, bytes));
 }
 
-static size_t workspace_bytes(const struct device *d, enum device_freedom freedom)
+static size_t workspace_bytes(enum device_freedom freedom)
 {
-    return freedom != DEVICE_ONE_SUM && d->products->workspace ? DEVICE_WORKSPACE_BYTES : 0;
+    return freedom == DEVICE_ONE_SUM ? 0 : DEVICE_WORKSPACE_BYTES;
 }
 
-static bool make_preference(cublasLtMatmulPreference_t *ret, const struct device *d,
-                            const struct device_choice *c, enum device_freedom freedom)
+static bool make_preference(cublasLtMatmulPreference_t *ret, const struct device_choice *c,
+                            enum device_freedom freedom)
 {
-    uint64_t workspace = workspace_bytes(d, freedom);
+    uint64_t workspace = workspace_bytes(freedom);
     uint32_t reductions =
         freedom == DEVICE_ANY ? CUBLASLT_REDUCTION_SCHEME_MASK : CUBLASLT_REDUCTION_SCHEME_NONE;
     return ok(cublasLtMatmulPreferenceCreate(ret)) &&
@@ -198,7 +196,7 @@ int device_candidates(struct device *d, struct device_choice *c, int32_t typical
     cublasLtMatmulDesc_t plan = d->products->plans[c->a_transposed][c->b_transposed];
     int found = 0, n = 0;
     set_rows(c, typical);
-    bool fine = make_preference(&preference, d, c, freedom) &&
+    bool fine = make_preference(&preference, c, freedom) &&
                 ok(cublasLtMatmulAlgoGetHeuristic(d->products->blas, plan, c->first, c->second,
                                                   c->result, c->result, preference,
                                                   DEVICE_CANDIDATES, results, &found));
@@ -206,9 +204,10 @@ int device_candidates(struct device *d, struct device_choice *c, int32_t typical
         const cublasLtMatmulAlgo_t *algo = &results[i].algo;
         bool usable = ok(results[i].state) && (freedom == DEVICE_ANY || one_sum(algo));
         for (size_t j = 0; usable && j < n_rows; j++)
-            usable = fits(d, c, algo, workspace_bytes(d, freedom), rows[j]);
+            usable = fits(d, c, algo, workspace_bytes(freedom), rows[j]);
         if (usable)
-            ret[n++] = (struct device_algorithm){.found = true, .algo = *algo};
+            ret[n++] = (struct device_algorithm){
+                .found = true, .workspace = freedom != DEVICE_ONE_SUM, .algo = *algo};
     }
     if (preference)
         cublasLtMatmulPreferenceDestroy(preference);
@@ -225,31 +224,40 @@ static int bucket_of(int32_t rows)
     return i;
 }
 
-/* The best for a bucket alone. */
-static void choose_for_rows(struct device *d, struct device_choice *c, int bucket)
+/* The best for a bucket alone: one that can do all of its numbers of rows, or the typical one. */
+static void choose_for_rows(struct device *d, struct device_choice *c, int bucket,
+                            enum device_freedom freedom)
 {
     const struct device_bucket *b = &device_buckets[bucket];
     int32_t rows[] = {b->first, b->first + 6, b->typical - 1, SP_MIN(b->last, DEVICE_MOST_ROWS)};
     struct device_algorithm all[DEVICE_CANDIDATES];
-    if (!d->products->workspace)
-        d->products->workspace = device_take(d, DEVICE_WORKSPACE_BYTES);
-    int n = device_candidates(d, c, b->typical, c->a_transposed ? DEVICE_WORKSPACE : DEVICE_ANY,
-                              rows, SP_COUNT(rows), all);
-    c->chosen[bucket] = true;
+    int n = device_candidates(d, c, b->typical, freedom, rows, SP_COUNT(rows), all);
+    if (n == 0)
+        n = device_candidates(d, c, b->typical, freedom, &b->typical, 1, all);
     if (n > 0)
         c->by_rows[bucket] = all[0];
 }
 
-static void choose(struct device *d, struct device_choice *c, int bucket)
+static void choose(struct device *d, struct device_choice *c, int bucket, const void *weights)
 {
     SP_ASSERT(!d->graphs.recording); /* takes memory and waits */
+    c->chosen[bucket] = true;
     if (c->a_transposed || d->products->row_variant) {
-        choose_for_rows(d, c, bucket);
+        choose_for_rows(d, c, bucket, c->a_transposed ? DEVICE_WORKSPACE : DEVICE_ANY);
         return;
     }
-    device_choose_alike(d, c);
-    for (int i = 0; i < DEVICE_BUCKETS; i++)
+    bool alike = device_choose_alike(d, c, weights), any = false;
+    for (int i = 0; i < DEVICE_BUCKETS; i++) {
+        if (!alike)
+            choose_for_rows(d, c, i, DEVICE_ONE_SUM);
+        any |= c->by_rows[i].found;
         c->chosen[i] = true;
+    }
+    if (!alike && any)
+        fprintf(stderr,
+                "cuda: weights of %d x %d: no algorithm of cublasLt does few rows and many; bits "
+                "may depend on the number of rows\n",
+                c->N, c->fixed);
 }
 
 /* A place for one more: behind the others, or that of the one that was not used for longest. */
@@ -303,8 +311,8 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
     set_rows(c, p->a_transposed ? p->K : p->M);
     return ok(cublasLtMatmul(products->blas, products->plans[p->a_transposed][p->b_transposed],
                              &one, p->b, c->first, p->a, c->second, &before, p->c, c->result, p->c,
-                             c->result, &a->algo, products->workspace,
-                             products->workspace ? DEVICE_WORKSPACE_BYTES : 0, d->stream));
+                             c->result, &a->algo, a->workspace ? d->workspace : NULL,
+                             a->workspace ? DEVICE_WORKSPACE_BYTES : 0, d->stream));
 }
 
 /* The shape, with an algorithm chosen for these rows; NULL: there is none, or not for where the
@@ -315,7 +323,7 @@ static struct device_choice *chosen(struct device *d, const struct device_produc
     struct device_choice *c = find_choice(d->products, p);
     c->used = ++d->products->clock;
     if (!c->chosen[bucket])
-        choose(d, c, bucket);
+        choose(d, c, bucket, p->b);
     bool fine = c->by_rows[bucket].found && (uintptr_t)p->b % c->first_aligned == 0 &&
                 (uintptr_t)p->a % c->second_aligned == 0 &&
                 (uintptr_t)p->c % c->result_aligned == 0;

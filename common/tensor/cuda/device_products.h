@@ -8,14 +8,13 @@
 
 #include "common/tensor/cuda/device_state.h"
 
-#define DEVICE_CANDIDATES 8   /* algorithms that are asked for and tried */
+#define DEVICE_CANDIDATES 8    /* algorithms that are asked for and tried */
 #define DEVICE_BUCKETS 6       /* of numbers of rows */
 #define DEVICE_MOST_ROWS 16384 /* of one call; algorithms are asked for no more */
 #define DEVICE_MAX_SHAPES 1024
-#define DEVICE_WORKSPACE_BYTES ((size_t)32 << 20)
 
 struct device_algorithm {
-    bool found;
+    bool found, workspace; /* workspace: is given to it */
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -37,7 +36,6 @@ struct device_products {
     struct device_choice *choices;
     int n_choices, capacity;
     uint64_t clock;
-    void *workspace; /* NULL: not needed yet, or no memory */
     bool row_variant;
 };
 
@@ -63,7 +61,9 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
 /* The shape's product with so many rows, without addresses. */
 struct device_product device_product_of(const struct device_choice *c, int32_t rows);
 
-/* Sets reference and all of by_rows; A is not transposed. (device_trials.c) */
-void device_choose_alike(struct device *d, struct device_choice *c);
+/* Sets reference and all of by_rows; A is not transposed. weights: a factor B of the shape, which
+ * is used where there is no memory for another. false: no algorithm does any number of rows.
+ * (device_trials.c) */
+bool device_choose_alike(struct device *d, struct device_choice *c, const void *weights);
 
 #endif

@@ -8,6 +8,9 @@
 
 #include "common/tensor/cuda/device_pass.h"
 
+/* Taken when the device is opened, so that what is chosen for a product does not depend on memory
+ * that is left. */
+#define DEVICE_WORKSPACE_BYTES ((size_t)32 << 20)
 #define DEVICE_STAGE_BYTES ((size_t)16 << 20)
 #define DEVICE_STAGED_FROM ((size_t)1 << 20) /* smaller copies go without */
 
@@ -52,6 +55,7 @@ struct device_products; /* device_products.h */
 
 struct device {
     cudaStream_t stream; /* not the default one, which can't be recorded */
+    void *workspace;     /* DEVICE_WORKSPACE_BYTES, of products */
     struct device_memory memory;
     struct device_graphs graphs;
     struct device_products *products;

@@ -27,7 +27,8 @@ struct trial {
     struct device_choice *c;
     int32_t rows; /* of a and what is expected */
     int passes;
-    uint16_t *a, *b, *expected[PASSES], *got;
+    uint16_t *a, *own_b, *expected[PASSES], *got;
+    const void *b;       /* own_b, or weights that somebody uses */
     size_t result_units; /* of a row of results; a unit has two bytes */
     int32_t *differ;     /* one for each candidate */
     cudaEvent_t start, stop;
@@ -50,7 +51,7 @@ static void fill(struct trial *t, uint16_t *to, size_t n, uint32_t seed)
 
 static void end(struct trial *t)
 {
-    void *memory[] = {t->a, t->b, t->expected[RESULTS], t->expected[RESTS], t->got, t->differ};
+    void *memory[] = {t->a, t->own_b, t->expected[RESULTS], t->expected[RESTS], t->got, t->differ};
     for (size_t i = 0; i < SP_COUNT(memory); i++)
         if (memory[i])
             device_give(t->d, memory[i]);
@@ -60,7 +61,9 @@ static void end(struct trial *t)
         (void)cudaEventDestroy(t->stop);
 }
 
-static bool begin(struct trial *t, struct device *d, struct device_choice *c, size_t most_bytes)
+/* weights: NULL for random ones. */
+static bool begin(struct trial *t, struct device *d, struct device_choice *c, size_t most_bytes,
+                  const void *weights)
 {
     size_t K = (size_t)c->fixed, units = (size_t)c->N * (c->c_bf16 ? 1 : 2);
     size_t most_rows = SP_MAX(most_bytes / (2 * units), LEAST_ROWS);
@@ -71,7 +74,7 @@ static bool begin(struct trial *t, struct device *d, struct device_choice *c, si
                         .passes = c->c_bf16 ? PASSES : RESTS,
                         .result_units = units};
     bool ok = (t->a = device_take(d, rows * K * 2)) != NULL &&
-              (t->b = device_take(d, (size_t)c->N * K * 2)) != NULL &&
+              (weights || (t->own_b = device_take(d, (size_t)c->N * K * 2)) != NULL) &&
               (t->got = device_take(d, rows * units * 2)) != NULL &&
               (t->differ = device_take(d, DEVICE_CANDIDATES * sizeof(*t->differ))) != NULL;
     for (int i = 0; ok && i < t->passes; i++)
@@ -83,7 +86,9 @@ static bool begin(struct trial *t, struct device *d, struct device_choice *c, si
         return false;
     }
     fill(t, t->a, rows * K, 1);
-    fill(t, t->b, (size_t)c->N * K, 2);
+    if (!weights)
+        fill(t, t->own_b, (size_t)c->N * K, 2);
+    t->b = weights ? weights : t->own_b;
     return true;
 }
 
@@ -150,6 +155,21 @@ static int keep_alike(struct device_algorithm *all, int n, const bool *alike, bo
         if (alike[i] == kept)
             all[left++] = all[i];
     return left;
+}
+
+/* Whether products with these weights tell algorithms from each other: they are not all zero. */
+static bool tells(struct trial *t, const struct device_algorithm *a)
+{
+    size_t n = (size_t)t->rows * t->result_units;
+    struct gpu_differ k = {.flag = t->differ, .a = t->expected[RESULTS], .b = t->got, .n = n};
+    int32_t differ;
+    if (!multiply(t, a, RESULTS, t->expected[RESULTS], 0, t->rows))
+        return false;
+    device_zero(t->d, t->got, n * sizeof(*t->got));
+    device_zero(t->d, t->differ, sizeof(differ));
+    launch(t, gpu_differ_kernel, n, GPU_DIFFER, &k);
+    device_get(t->d, &differ, t->differ, sizeof(differ));
+    return differ != 0;
 }
 
 /* --- choosing --- */
@@ -267,22 +287,24 @@ static bool choose_all(struct trial *t, struct device_algorithm *all, int n)
     return most >= 0;
 }
 
-void device_choose_alike(struct device *d, struct device_choice *c)
+bool device_choose_alike(struct device *d, struct device_choice *c, const void *weights)
 {
     struct device_algorithm all[DEVICE_CANDIDATES];
     struct trial trial;
     int n = references(d, c, all);
     if (n == 0)
-        return;
+        return false;
     c->reference = all[0];
     for (int i = 0; i < DEVICE_BUCKETS; i++)
         c->by_rows[i] = all[0];
-    if (!begin(&trial, d, c, MOST_RESULT_BYTES) && !begin(&trial, d, c, MOST_RESULT_BYTES / 8))
-        return; /* no memory: one algorithm for all */
-    if (!choose_all(&trial, all, n))
+    if (!begin(&trial, d, c, MOST_RESULT_BYTES, NULL) &&
+        !begin(&trial, d, c, MOST_RESULT_BYTES / 8, NULL) && !begin(&trial, d, c, 0, weights))
+        return true; /* no memory: one algorithm for all */
+    if ((trial.own_b || tells(&trial, &all[0])) && !choose_all(&trial, all, n))
         fprintf(stderr,
                 "cuda: weights of %d x %d: with every algorithm of cublasLt a row's bits depend on "
                 "the number of rows\n",
                 c->N, c->fixed);
     end(&trial);
+    return true;
 }

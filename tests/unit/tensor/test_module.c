@@ -121,6 +121,7 @@ START_TEST(module_of_this_version)
         ck_assert_uint_eq(usage.memory_total, 1 << 20);
         ck_assert_uint_eq(usage.memory_free + usage.memory_used, 1 << 20);
         ck_assert_uint_gt(usage.memory_used, 0);
+        ck_assert_uint_eq(usage.own_peak, 1 << 20);
         ck_assert_double_eq(usage.busy, 0.5);
         tn_close(backend);
     }
