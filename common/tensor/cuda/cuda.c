@@ -157,11 +157,10 @@ static void op_usage(struct tn_backend *backend, struct tn_usage *ret)
                              .busy = usage.busy};
 }
 
-static struct tn_ops cuda_ops;
-
-static const struct tn_ops *operations(void)
+/* Of "cuda-fp32"; where `fast`, of "cuda", which has its own of most. */
+static struct tn_ops operations(bool fast)
 {
-    cuda_ops = (struct tn_ops){
+    struct tn_ops ops = {
         .alloc = op_alloc,
         .free = op_free,
         .upload = op_upload,
@@ -173,14 +172,20 @@ static const struct tn_ops *operations(void)
         .usage = op_usage,
         PLAIN_OPERATIONS,
     };
-    cuda_ops.pass_begin = op_pass_begin;
-    cuda_ops.pass_end = op_pass_end;
-    cuda_add_rows(&cuda_ops);
-    cuda_add_products(&cuda_ops);
-    cuda_add_attention(&cuda_ops);
-    cuda_add_logits(&cuda_ops);
-    cuda_add_optimizers(&cuda_ops);
-    return &cuda_ops;
+    ops.pass_begin = op_pass_begin;
+    ops.pass_end = op_pass_end;
+    cuda_add_rows(&ops);
+    cuda_add_products(&ops);
+    cuda_add_attention(&ops);
+    cuda_add_logits(&ops);
+    cuda_add_optimizers(&ops);
+    if (fast) {
+        cuda_add_fast(&ops);
+        cuda_add_fast_products(&ops);
+        cuda_add_flash(&ops);
+        cuda_add_flash_bwd(&ops);
+    }
+    return ops;
 }
 
 static bool rounds(const char *name)
@@ -219,8 +224,10 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
     struct tn_cuda *cuda = sp_xalloc(sizeof(*cuda));
     struct tn_backend *backend = sp_xalloc(sizeof(*backend));
     device_row_variant(device, options && options->row_variant);
-    *cuda = (struct tn_cuda){.device = device, .bf16 = rounds(name)};
-    backend->ops = operations();
+    *cuda = (struct tn_cuda){
+        .device = device, .bf16 = rounds(name), .ops = operations(rounds(name))};
+    backend->ops = &cuda->ops;
+    backend->activations = rounds(name) ? TN_BF16 : TN_F32;
     backend->name = rounds(name) ? "cuda" : "cuda-fp32";
     backend->threads = 1;
     backend->has_memory = true;

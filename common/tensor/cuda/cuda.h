@@ -30,6 +30,7 @@ enum cuda_block {
 };
 
 struct tn_cuda {
+    struct tn_ops ops;
     struct device *device;
     uint64_t pass; /* changes when a pass begins or ends: tables of a pass are put there in it */
     bool bf16;     /* products */
@@ -66,6 +67,7 @@ void cuda_add_fast_products(struct tn_ops *ops); /* for bf16 activations; over t
 void cuda_add_attention(struct tn_ops *ops);
 void cuda_add_logits(struct tn_ops *ops);
 /* Of "cuda", over those before: on bf16 activations. */
+void cuda_add_flash(struct tn_ops *ops);
 void cuda_add_flash_bwd(struct tn_ops *ops);
 void cuda_add_fast(struct tn_ops *ops); /* of "cuda", over those before */
 

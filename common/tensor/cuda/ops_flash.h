@@ -39,7 +39,6 @@ void flash_launch(struct tn_cuda *cuda, struct gpu_flash *args, const struct fla
 
 /* Puts all that is here into the table, over the plain attention and cache; but for
  * attention_bwd. */
-void cuda_add_flash(struct tn_ops *ops);
 
 /* --- the cache (flash_cache.c) --- */
 
