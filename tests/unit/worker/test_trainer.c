@@ -19,6 +19,21 @@ static const char *const with_codes[] = {"run.score_by=trainer", "train.optimize
 static const char *const with_codes_on_host[] = {
     "run.score_by=trainer",       "run.backend=cuda-fp32",        "train.optimizer=adamw",
     "train.optimizer_state=8bit", "train.optimizer_offload=true", NULL};
+static const char *const narrow[] = {"run.score_by=trainer",         "run.backend=cuda",
+                                     "train.weights=bf16",           "train.optimizer_state=8bit",
+                                     "train.optimizer_offload=true", NULL};
+
+static const char *backend_of(const struct fake *fake)
+{
+    static const char *const names[] = {"cuda", "cuda-fp32"};
+    for (size_t i = 0; i < SP_COUNT(names); i++) {
+        char text[40];
+        snprintf(text, sizeof(text), ".backend\":\"%s\"", names[i]);
+        if (strstr(fake->settings, text))
+            return names[i];
+    }
+    return "cpu";
+}
 
 struct worker {
     struct fake *fake;
@@ -54,8 +69,7 @@ static void start(struct worker *worker, struct fake *fake)
                                      &worker->settings, &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
     ck_assert_int_eq(worker_settings_finish(&worker->settings.worker, "trainer", &err), SP_OK);
-    bool device = strstr(fake->settings, "cuda-fp32") != NULL;
-    rc = tn_open(device ? "cuda-fp32" : "cpu", &options, &worker->backend, &err);
+    rc = tn_open(backend_of(fake), &options, &worker->backend, &err);
     ck_assert_msg(rc == SP_OK, "%s", err.text);
     trainer_init(&worker->trainer, &worker->settings);
     pthread_create(&worker->thread, NULL, run, worker);
@@ -151,12 +165,14 @@ START_TEST(test_an_iteration_from_grant_to_checkpoint)
 END_TEST
 
 /* Stopped after every other step and started again, by a new process each time: the same bits. And
- * those of `cpu` on a device that has its state in memory of the host. */
+ * those of `cpu` on a device that has its state in memory of the host; and with parameters that are
+ * rounded at random. */
 START_TEST(test_stops_and_starts_change_no_bit)
 {
     const char *const *const settings[][2] = {{scored_by_trainer, scored_by_trainer},
                                               {with_codes, with_codes},
-                                              {with_codes, with_codes_on_host}};
+                                              {with_codes, with_codes_on_host},
+                                              {narrow, narrow}};
     struct sp_digest checkpoint, chain;
     struct fake fake;
     struct worker worker;
@@ -365,7 +381,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("trainer");
     tcase_set_timeout(c, 60);
     tcase_add_test(c, test_an_iteration_from_grant_to_checkpoint);
-    tcase_add_loop_test(c, test_stops_and_starts_change_no_bit, 0, 3);
+    tcase_add_loop_test(c, test_stops_and_starts_change_no_bit, 0, 4);
     tcase_add_test(c, test_restarts_of_the_coordinator_change_no_bit);
     tcase_add_test(c, test_pause_keeps_the_snapshot_and_gives_the_lease_back);
     tcase_add_test(c, test_a_waiting_trainer_hears_cancel_and_lost);
