@@ -80,16 +80,13 @@ static bool op_reserve(struct tn_backend *backend, int32_t max_rows, int32_t lon
                        int32_t head_size, int32_t max_width)
 {
     struct tn_cuda *cuda = tn_cuda_of(backend);
-    size_t rows = (size_t)max_rows, width = (size_t)max_width;
-    bool ok = cuda_grow(cuda, CUDA_SCORES, cuda_attention_bytes(max_rows, longest, heads)) &&
-              cuda_grow(cuda, CUDA_SUMS, rows * (size_t)heads * sizeof(float)) &&
-              (!cuda->bf16 ||
-               cuda_grow(cuda, CUDA_SUMS, cuda_fast_bytes(max_rows, 3 * heads * head_size))) &&
+    size_t rows = (size_t)max_rows;
+    bool ok = cuda_grow(cuda, CUDA_SUMS, rows * (size_t)heads * sizeof(float)) &&
               cuda_grow(cuda, CUDA_TABLE, rows * sizeof(struct gpu_key)) &&
               cuda_grow(cuda, CUDA_TABLE2, rows * sizeof(struct gpu_key));
-    if (ok && cuda->bf16 && backend->activations == TN_F32)
-        ok = cuda_grow(cuda, CUDA_NARROW_A, rows * width * sizeof(uint16_t));
-    return ok;
+    if (!cuda->fast)
+        return ok && cuda_grow(cuda, CUDA_SCORES, cuda_attention_bytes(max_rows, longest, heads));
+    return ok && cuda_grow(cuda, CUDA_SUMS, cuda_fast_bytes(max_rows, max_width));
 }
 
 static void op_pass_begin(struct tn_backend *backend, uint64_t key)
@@ -224,8 +221,8 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
     struct tn_cuda *cuda = sp_xalloc(sizeof(*cuda));
     struct tn_backend *backend = sp_xalloc(sizeof(*backend));
     device_row_variant(device, options && options->row_variant);
-    *cuda = (struct tn_cuda){
-        .device = device, .bf16 = rounds(name), .ops = operations(rounds(name))};
+    *cuda =
+        (struct tn_cuda){.device = device, .fast = rounds(name), .ops = operations(rounds(name))};
     backend->ops = &cuda->ops;
     backend->activations = rounds(name) ? TN_BF16 : TN_F32;
     backend->name = rounds(name) ? "cuda" : "cuda-fp32";

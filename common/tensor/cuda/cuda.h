@@ -1,7 +1,8 @@
-/* cuda: what the host's side of the CUDA backends shares. The backends "cuda" and "cuda-fp32" are
- * one table of operations over one device; they differ in their matrix products: "cuda-fp32" has
- * the plain chains of the cpu backend, "cuda" rounds both factors to bf16 and asks cublasLt, which
- * sums in fp32. Everything else is fp32 and has the order of the cpu backend's sums in both.
+/* cuda: what the host's side of the CUDA backends shares. "cuda-fp32" stores everything as fp32 and
+ * has plain kernels with the cpu backend's sums in their order: the reference (ops_attention.c,
+ * ops_products.c, ops_rows.c). "cuda" stores activations as bf16 and has its own operations for
+ * most, with sums in fp32: ops_fast.c, ops_fast_products.c, ops_flash.c, ops_flash_bwd.c.
+ * ops_logits.c and ops_optimizers.c serve both.
  *
  * Tables that an operation gets from the host (ids, positions, targets) are copied to blocks of the
  * device that are used again and again; copies and kernels are done in order, so that nothing
@@ -33,7 +34,7 @@ struct tn_cuda {
     struct tn_ops ops;
     struct device *device;
     uint64_t pass; /* changes when a pass begins or ends: tables of a pass are put there in it */
-    bool bf16;     /* products */
+    bool fast;     /* "cuda" */
     struct {
         void *at;
         size_t bytes;

@@ -33,7 +33,7 @@ struct pass { /* as it was the last time */
 };
 
 struct device_passes {
-    bool on;     /* work is held back */
+    bool on; /* work is held back */
     struct device_pass_counts counts;
     uint64_t key, clock;
     struct log log;

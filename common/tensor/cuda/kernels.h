@@ -76,21 +76,15 @@ GPU_HANDLE(gpu_sum_squares);
  * b[k·b_row + n·b_col]. */
 struct gpu_product {
     float *c;
-    const void *a, *b; /* fp32, or bf16 */
+    const float *a;
+    const void *b; /* fp32, or bf16 */
     size_t a_row, a_col, b_row, b_col;
     int32_t M, N, K;
-    int32_t accumulate, a_bf16, b_bf16;
+    int32_t accumulate, b_bf16;
     int32_t
         pairs; /* rows of A rounded to bf16, k = 1, 0, 3, 2, …, denormals as zero: cpu/pairs.h */
 };
 GPU_HANDLE(gpu_product);
-
-struct gpu_narrow { /* fp32 to bf16 */
-    uint16_t *to;
-    const float *from;
-    size_t n;
-};
-GPU_HANDLE(gpu_narrow);
 
 /* --- attention (attention.cu, attention_bwd.cu) --- */
 

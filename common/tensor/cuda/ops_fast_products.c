@@ -43,8 +43,7 @@ static void multiply(struct tn_cuda *cuda, const struct device_product *p)
 
 static void narrow(struct tn_cuda *cuda, uint16_t *to, const float *from, size_t n)
 {
-    struct gpu_narrow k = {.to = to, .from = from, .n = n};
-    cuda_flat(cuda, gpu_narrow_kernel, n, &k);
+    cuda_convert(cuda, to, true, from, false, -0.0f, n);
 }
 
 static const void *narrowed(struct tn_cuda *cuda, enum cuda_block block, const void *from, size_t n)

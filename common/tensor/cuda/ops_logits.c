@@ -11,7 +11,7 @@
 
 static void launch_lse(struct tn_cuda *cuda, const struct gpu_lse *k)
 {
-    device_launch(cuda->device, cuda->bf16 ? gpu_fast_row_lse_kernel : gpu_row_lse_kernel,
+    device_launch(cuda->device, cuda->fast ? gpu_fast_row_lse_kernel : gpu_row_lse_kernel,
                   (struct device_grid){(size_t)k->R, 1}, (struct device_grid){GPU_FLAT, 1}, k);
 }
 
@@ -81,7 +81,7 @@ static void logits_bwd(struct tn_cuda *cuda, float *logits, const float *lse_hos
     k.rows = cuda_table(cuda, CUDA_TABLE2, rows, (size_t)R * sizeof(*rows));
     k.lse = cuda_table(cuda, CUDA_TABLE3, lse_host, (size_t)R * sizeof(float));
     k.slopes = cuda_scratch(cuda, CUDA_SUMS, ((size_t)n + 1) * sizeof(float));
-    device_launch(cuda->device, cuda->bf16 ? gpu_fast_logits_bwd_kernel : gpu_logits_bwd_kernel,
+    device_launch(cuda->device, cuda->fast ? gpu_fast_logits_bwd_kernel : gpu_logits_bwd_kernel,
                   (struct device_grid){(size_t)R, 1}, (struct device_grid){GPU_FLAT, 1}, &k);
     free(rows);
 }

@@ -68,7 +68,7 @@ static void update(struct tn_backend *b, struct gpu_update *u, enum tn_state sta
 
 static bool is_plain(struct tn_backend *b, enum tn_state state)
 {
-    return !tn_cuda_of(b)->bf16 && state == TN_STATE_F32;
+    return !tn_cuda_of(b)->fast && state == TN_STATE_F32;
 }
 
 static void op_rmsprop(struct tn_backend *b, void *w, const void *g, void *v, size_t n,

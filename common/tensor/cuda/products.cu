@@ -1,5 +1,5 @@
 /* products: the plain matrix product, each output one chain of fused multiply-adds over k, as the
- * cpu backend has it; and rounding to bf16 for the products of cublasLt. */
+ * cpu backend has it. */
 #include "common/tensor/cuda/gpu_math.h"
 
 GPU_FN float gpu_b(const struct gpu_product *p, size_t k, size_t n)
@@ -10,7 +10,7 @@ GPU_FN float gpu_b(const struct gpu_product *p, size_t k, size_t n)
 
 GPU_FN float gpu_a(const struct gpu_product *p, size_t m, size_t k)
 {
-    float a = gpu_stored(p->a, m * p->a_row + k * p->a_col, p->a_bf16);
+    float a = p->a[m * p->a_row + k * p->a_col];
     return p->pairs ? gpu_flush(gpu_widen(gpu_narrow_of(a))) : a;
 }
 
@@ -64,15 +64,5 @@ GPU_KERNEL(gpu_product, gpu_product)
         int32_t m = m0 + (int32_t)threadIdx.y, n = n0 + (int32_t)threadIdx.x;
         if (m < p.M && n < p.N)
             p.c[(size_t)m * (size_t)p.N + (size_t)n] = sum[GPU_SELF][0];
-    }
-}
-
-GPU_KERNEL(gpu_narrow, gpu_narrow)
-{
-    GPU_EACH
-    {
-        size_t i = (size_t)blockIdx.x * GPU_FLAT + threadIdx.x;
-        if (i < p.n)
-            p.to[i] = gpu_narrow_of(p.from[i]);
     }
 }

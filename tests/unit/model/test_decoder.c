@@ -441,8 +441,9 @@ START_TEST(narrow_weights_and_cache_stay_close)
         if (k == 0)
             exact = logprob;
         else
-            ck_assert(logprob != exact &&
-                      fabsf(logprob - exact) < 0.1f * (float)result.answers[0].n);
+            ck_assert(fabsf(logprob - exact) < 0.1f * (float)result.answers[0].n);
+        if (k > 0 && cpu->activations == TN_F32) /* else all are narrow */
+            ck_assert(logprob != exact);
         model_decoder_free(d);
     }
     model_free(m);
