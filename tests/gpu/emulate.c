@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "common/base/half.h"
@@ -49,6 +50,7 @@ struct device {
     struct piece *pieces;
     size_t free_bytes, own, own_peak;
     bool open;
+    bool by_warps; /* SPIN_EMULATE_WARPS */
     bool recording;
     struct graph kept[DEVICE_GRAPHS], recorded;
     struct step **end; /* of what is recorded */
@@ -77,6 +79,7 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     d->free_bytes = memory_bytes();
     d->passes = device_passes_new();
     emu.backwards = getenv("SPIN_EMULATE_BACKWARDS") != NULL;
+    d->by_warps = getenv("SPIN_EMULATE_WARPS") != NULL;
     *ret = d;
     (void)err;
     return SP_OK;
@@ -277,6 +280,74 @@ void device_do_wait(struct device *d)
     SP_ASSERT(!d->recording);
 }
 
+/* --- blocks --- */
+
+#define STACK_BYTES ((size_t)256 << 10)
+
+static struct { /* warps of a block that take turns */
+    ucontext_t block, warp[EMU_WARPS];
+    bool done[EMU_WARPS];
+    uint32_t now;
+    const struct emu_kernel *kernel;
+    const void *args;
+    uint8_t stacks[EMU_WARPS][STACK_BYTES];
+} warps;
+
+static void warp_sync(void)
+{
+    swapcontext(&warps.warp[warps.now], &warps.block);
+}
+
+static void warp_main(void)
+{
+    warps.kernel->run(warps.args);
+    warps.done[warps.now] = true;
+}
+
+static void start_warp(uint32_t w)
+{
+    SP_ASSERT(getcontext(&warps.warp[w]) == 0);
+    warps.warp[w].uc_stack.ss_sp = warps.stacks[w];
+    warps.warp[w].uc_stack.ss_size = STACK_BYTES;
+    warps.warp[w].uc_link = &warps.block;
+    warps.done[w] = false;
+    makecontext(&warps.warp[w], warp_main, 0);
+}
+
+/* Each warp as far as the next GPU_SYNC, then the next; all have the same number of them. */
+static void run_warps(const struct emu_kernel *k, const void *args)
+{
+    uint32_t threads = emu.threads.x * emu.threads.y, done = 0;
+    uint32_t n = (threads + GPU_WARP_THREADS - 1) / GPU_WARP_THREADS;
+    warps.kernel = k;
+    warps.args = args;
+    for (uint32_t w = 0; w < n; w++)
+        start_warp(w);
+    emu.sync = warp_sync;
+    while (done == 0) {
+        for (uint32_t i = 0; i < n; i++) {
+            uint32_t w = warps.now = emu.backwards ? n - 1 - i : i;
+            emu.first = w * GPU_WARP_THREADS;
+            emu.count = SP_MIN(threads - emu.first, (uint32_t)GPU_WARP_THREADS);
+            swapcontext(&warps.block, &warps.warp[w]);
+            done += warps.done[w];
+        }
+        SP_ASSERT(done == 0 || done == n);
+    }
+    emu.sync = NULL;
+    emu.first = emu.count = 0;
+}
+
+static void run_block(struct device *d, const struct emu_kernel *k, const void *args)
+{
+    if (d->by_warps)
+        run_warps(k, args);
+    else
+        k->run(args);
+    for (uint32_t w = 0; w < EMU_WARPS; w++)
+        SP_ASSERT(emu.fetches[w].n == 0); /* nobody leaves copies under way */
+}
+
 /* Every block finds `shared_bytes` of dynamic memory that hold no numbers. */
 static void run_blocks(struct device *d, const void *kernel, struct device_grid blocks,
                        struct device_grid threads, size_t shared_bytes, const void *args)
@@ -293,7 +364,7 @@ static void run_blocks(struct device *d, const void *kernel, struct device_grid 
             emu.block = (struct emu_index){x, y};
             if (shared_bytes > 0)
                 memset(emu.dynamic, 0xff, shared_bytes);
-            k->run(args);
+            run_block(d, k, args);
         }
     protect(d, false);
 }

@@ -1,9 +1,11 @@
 /* emulate: the words of common/tensor/cuda/gpu.h for a C compiler. A kernel becomes a function that
  * is called for one block after the other; each of its phases is a loop over the block's threads.
  * What a test can see by it: wrong indices (memory of the device ends at a page that can't be
- * touched, and can't be touched at all but by kernels and copies), wrong bits, and phases that
- * depend on the order of threads (run them backwards: SPIN_EMULATE_BACKWARDS). What it can't see:
- * a missing GPU_SYNC, speed, and what the device's compiler makes of the source. */
+ * touched, and can't be touched at all but by kernels and copies), wrong bits, phases that depend
+ * on the order of threads (run them backwards: SPIN_EMULATE_BACKWARDS), what was fetched and not
+ * waited for, and missing or unequal GPU_SYNCs: with SPIN_EMULATE_WARPS each warp of a block runs
+ * as far as the next GPU_SYNC before the next warp does. What it can't see: a missing
+ * GPU_SYNC_WARP, speed, and what the device's compiler makes of the source. */
 #ifndef SPIN_TESTS_GPU_EMULATE_H
 #define SPIN_TESTS_GPU_EMULATE_H
 
@@ -28,7 +30,7 @@
 #define GPU_COPIES GPU_THREADS
 #define GPU_SELF (emu.thread.y * emu.threads.x + emu.thread.x)
 #define GPU_EACH for (emu_first(); emu.more; emu_next())
-#define GPU_SYNC() ((void)0)
+#define GPU_SYNC() emu_sync()
 #define GPU_WARP (emu.thread.x / GPU_WARP_THREADS)
 #define GPU_LANE (emu.thread.x % GPU_WARP_THREADS)
 #define GPU_SYNC_WARP() ((void)0)
@@ -102,36 +104,60 @@ struct emu_kernel {
     void (*run)(const void *args); /* one block */
 };
 
+#define EMU_WARPS (GPU_THREADS / GPU_WARP_THREADS)
+#define EMU_FETCHES 16384
+
 struct emu { /* the thread that is run, and where it stands */
     struct emu_index thread, block, threads, blocks;
+    uint32_t left; /* threads of the phase, with this one */
     bool more, backwards;
+    uint32_t first, count; /* threads that run: a warp, or with count 0 the whole block */
+    void (*sync)(void);    /* NULL: nobody to wait for */
+    struct {               /* of each warp: what gpu_fetched will copy */
+        void *to[EMU_FETCHES];
+        const void *from[EMU_FETCHES];
+        size_t n;
+    } fetches[EMU_WARPS];
     uint8_t *dynamic; /* shared memory of the launch, which ends at a page that can't be touched */
 };
 extern struct emu emu;
 
+static inline uint32_t emu_count(void)
+{
+    return emu.count > 0 ? emu.count : emu.threads.x * emu.threads.y;
+}
+
 static inline void emu_first(void)
 {
-    emu.thread = emu.backwards ? (struct emu_index){emu.threads.x - 1, emu.threads.y - 1}
-                               : (struct emu_index){0, 0};
+    uint32_t at = emu.first + (emu.backwards ? emu_count() - 1 : 0);
+    emu.thread = (struct emu_index){at % emu.threads.x, at / emu.threads.x};
+    emu.left = emu_count();
     emu.more = true;
 }
 
 static inline void emu_next(void)
 {
     uint32_t last = emu.backwards ? 0 : emu.threads.x - 1, step = emu.backwards ? UINT32_MAX : 1;
+    emu.more = --emu.left > 0;
     if (emu.thread.x != last) {
         emu.thread.x += step;
         return;
     }
     emu.thread.x = emu.backwards ? emu.threads.x - 1 : 0;
-    emu.more = emu.thread.y != (emu.backwards ? 0 : emu.threads.y - 1);
     emu.thread.y += step;
+}
+
+static inline void emu_sync(void)
+{
+    if (emu.sync)
+        emu.sync();
 }
 
 static inline void emu_warp_sum(float *own, uint32_t width)
 {
-    uint32_t n = emu.threads.x * emu.threads.y;
+    uint32_t n = emu_count();
     SP_ASSERT(n % GPU_WARP_THREADS == 0 && width <= GPU_WARP_THREADS && (width & (width - 1)) == 0);
+    own += emu.first;
     for (uint32_t apart = width / 2; apart > 0; apart /= 2) {
         float next[GPU_THREADS];
         for (uint32_t i = 0; i < n; i++)
@@ -142,8 +168,9 @@ static inline void emu_warp_sum(float *own, uint32_t width)
 
 static inline void emu_warp_max(float *own, uint32_t width)
 {
-    uint32_t n = emu.threads.x * emu.threads.y;
+    uint32_t n = emu_count();
     SP_ASSERT(n % GPU_WARP_THREADS == 0 && width <= GPU_WARP_THREADS && (width & (width - 1)) == 0);
+    own += emu.first;
     for (uint32_t apart = width / 2; apart > 0; apart /= 2) {
         float next[GPU_THREADS];
         for (uint32_t i = 0; i < n; i++)
@@ -187,8 +214,23 @@ static inline void emu_copy_16(void *to, const void *from)
     SP_ASSERT((uintptr_t)to % 16 == 0 && (uintptr_t)from % 16 == 0);
     memcpy(to, from, 16);
 }
-#define gpu_fetch_16(to, from) emu_copy_16((to), (from))
-#define gpu_fetched() ((void)0)
+
+static inline void gpu_fetch_16(void *to, const void *from)
+{
+    uint32_t warp = emu.first / GPU_WARP_THREADS;
+    size_t n = emu.fetches[warp].n++;
+    SP_ASSERT(n < EMU_FETCHES);
+    emu.fetches[warp].to[n] = to;
+    emu.fetches[warp].from[n] = from;
+}
+
+static inline void gpu_fetched(void)
+{
+    uint32_t warp = emu.first / GPU_WARP_THREADS;
+    for (size_t i = 0; i < emu.fetches[warp].n; i++)
+        emu_copy_16(emu.fetches[warp].to[i], emu.fetches[warp].from[i]);
+    emu.fetches[warp].n = 0;
+}
 
 static inline void gpu_load_16(uint32_t to[4], const void *from)
 {
