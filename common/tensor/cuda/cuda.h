@@ -30,6 +30,13 @@ enum cuda_block {
     CUDA_BLOCK_COUNT,
 };
 
+struct cuda_mirror { /* the table that was put to a block last; at NULL: none, or a large one */
+    const void *at;
+    uint64_t pass;
+    size_t n;
+    uint8_t bytes[8192];
+};
+
 struct tn_cuda {
     struct tn_ops ops;
     struct device *device;
@@ -39,6 +46,7 @@ struct tn_cuda {
         void *at;
         size_t bytes;
     } blocks[CUDA_BLOCK_COUNT];
+    struct cuda_mirror mirrors[CUDA_BLOCK_COUNT];
 };
 
 static inline struct tn_cuda *tn_cuda_of(struct tn_backend *backend)

@@ -107,6 +107,8 @@ void device_forget_graphs(struct device *device);
 
 void device_pass_begin(struct device *device, uint64_t key);
 void device_pass_end(struct device *device);
+void device_hold_passes(struct device *device,
+                        bool held); /* false: work of passes is not held back */
 /* How passes were done so far: by a graph, call by call, in part before their end. */
 struct device_pass_counts {
     uint64_t repeated, issued, broken;

@@ -33,7 +33,8 @@ struct pass { /* as it was the last time */
 };
 
 struct device_passes {
-    bool on; /* work is held back */
+    bool off; /* passes are like any other work */
+    bool on;  /* work is held back */
     struct device_pass_counts counts;
     uint64_t key, clock;
     struct log log;
@@ -142,6 +143,8 @@ void device_pass_begin(struct device *d, uint64_t key)
 {
     struct device_passes *p = device_passes_of(d);
     SP_ASSERT(!p->on);
+    if (p->off)
+        return;
     if (!p->stage)
         p->stage = device_pinned_alloc(d, DEVICE_PASS_PUT_BYTES);
     if (!p->stage)
@@ -209,6 +212,11 @@ void device_pass_end(struct device *d)
     before->used = ++p->clock;
     p->log = log;
     device_forget_graph(d, p->key);
+}
+
+void device_hold_passes(struct device *d, bool held)
+{
+    device_passes_of(d)->off = !held;
 }
 
 struct device_pass_counts device_pass_counts(struct device *d)
