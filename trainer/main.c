@@ -26,7 +26,8 @@ static enum sp_err run(const struct train_settings *settings, struct sp_error *e
     struct sp_daemon_hooks hooks = {.on_stop = on_stop, .context = &trainer};
     sp_daemon_init(&hooks);
     struct tn_backend_options options = {.threads = (int32_t)settings->worker.threads,
-                                         .module_path = settings->worker.module_path};
+                                         .module_path = settings->worker.module_path,
+                                         .row_variant = !settings->worker.batch_invariant};
     enum sp_err rc = tn_open(settings->worker.backend, &options, &backend, err);
     if (rc == SP_OK)
         rc = trainer_run(&trainer, backend, err);

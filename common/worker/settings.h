@@ -32,7 +32,8 @@ struct worker_settings {
     /* [compute] */
     char *backend;
     char *module_path; /* folder of the backends that are modules; "": as installed */
-    int64_t threads;   /* 0: all cores */
+    bool batch_invariant;
+    int64_t threads; /* 0: all cores */
 };
 
 #define WORKER_SETTINGS(type, member, default_name)                                                \
@@ -203,6 +204,18 @@ struct worker_settings {
          "",                                                                                       \
          "Folder of spin-cuda.so; empty: SPIN_MODULE_PATH of the environment, else where it was "  \
          "installed."},                                                                            \
+        {"compute",                                                                                \
+         "batch_invariant",                                                                        \
+         SP_SET_BOOL,                                                                              \
+         offsetof(type, member.batch_invariant),                                                   \
+         "yes",                                                                                    \
+         0,                                                                                        \
+         1,                                                                                        \
+         "",                                                                                       \
+         "",                                                                                       \
+         "In cuda: a sequence's numbers do not depend on what else is computed beside it. no: "    \
+         "products may be faster, results are not reproducible; all workers of a run say the "     \
+         "same."},                                                                                 \
     {                                                                                              \
         "compute", "threads", SP_SET_I64, offsetof(type, member.threads), "0", 0, SP_MAX_THREADS,  \
             "threads", "", "Threads that compute; 0: all cores of the machine."                    \

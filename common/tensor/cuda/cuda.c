@@ -203,11 +203,12 @@ static bool rounds(const char *name)
     return strcmp(name, "cuda") == 0;
 }
 
-static void class_of(const char *name, const struct device_info *info, char ret[TN_CLASS_BYTES])
+static void class_of(const char *name, const struct device_info *info, bool row_variant,
+                     char ret[TN_CLASS_BYTES])
 {
     if (rounds(name))
-        snprintf(ret, TN_CLASS_BYTES, "cuda r%d sm_%d %s", TN_CUDA_REVISION, info->arch,
-                 info->library);
+        snprintf(ret, TN_CLASS_BYTES, "cuda r%d sm_%d %s%s", TN_CUDA_REVISION, info->arch,
+                 info->library, row_variant ? " by batch" : "");
     else
         snprintf(ret, TN_CLASS_BYTES, "cuda-fp32 r%d", TN_CUDA_REVISION);
 }
@@ -217,7 +218,7 @@ static enum sp_err module_class(const char *name, char ret[TN_CLASS_BYTES], stru
     struct device_info info;
     enum sp_err rc = device_describe(&info, err);
     if (rc == SP_OK)
-        class_of(name, &info, ret);
+        class_of(name, &info, false, ret);
     return rc;
 }
 
@@ -242,7 +243,7 @@ static enum sp_err module_open(const char *name, const struct tn_backend_options
     backend->threads = 1;
     backend->has_memory = true;
     backend->state = cuda;
-    class_of(name, &info, backend->numerics_class);
+    class_of(name, &info, options && options->row_variant, backend->numerics_class);
     snprintf(backend->device, sizeof(backend->device), "%s, %zu MiB", info.name,
              info.memory_bytes >> 20);
     *ret = backend;
