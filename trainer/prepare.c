@@ -102,6 +102,19 @@ static struct spin_step_config step_config(const struct train_session *session,
     };
 }
 
+/* What doesn't fit, and what would. */
+static enum sp_err advise(const struct train_session *session, const struct model_config *model,
+                          const struct spin_step_config *config, struct sp_error *err)
+{
+    struct sp_buf text = SP_BUF_INIT;
+    struct sp_error trouble = *err;
+    (void)spin_step_advise(model, config, session->trainer->backend->has_memory, &text);
+    sp_buf_putc(&text, '\0');
+    enum sp_err rc = sp_fail(err, SP_ELIMIT, "%s; %s", text.data, trouble.text);
+    sp_buf_deinit(&text);
+    return rc;
+}
+
 /* The budget of the settings is for activations; the step's is for everything. */
 static enum sp_err plan_memory(struct train_session *session, const struct model_config *model,
                                struct spin_step_config *config, struct sp_error *err)
@@ -115,7 +128,7 @@ static enum sp_err plan_memory(struct train_session *session, const struct model
                                             : default_budget(session->trainer->backend);
     rc = spin_step_plan(model, config, &plan, err);
     if (rc != SP_OK)
-        return rc;
+        return rc == SP_ELIMIT ? advise(session, model, config, err) : rc;
     struct sp_buf text = SP_BUF_INIT;
     model_memory_plan_print(&plan, &text);
     for (char *line = text.data; line != NULL && *line != '\0';) {

@@ -284,6 +284,54 @@ START_TEST(threads_and_memory_do_not_change_bits)
 }
 END_TEST
 
+/* A Mistral of 7·10^9 parameters on a card of 80 GB, and on smaller ones. */
+START_TEST(advice_names_what_fits)
+{
+    static const struct {
+        enum spin_optimizer_kind optimizer;
+        double gib;
+        const char *says; /* NULL: it fits as it is */
+    } cases[] = {
+        {SPIN_RMSPROP, 140, NULL},
+        {SPIN_RMSPROP, 76, "with [train] optimizer_state = 8bit"},
+        {SPIN_RMSPROP, 57, "with [train] weights = bf16"},
+        {SPIN_ADAMW, 76, "with [train] optimizer_state = 8bit"},
+        {SPIN_ADAMW, 50, "with [train] weights = bf16, optimizer_state = 8bit"},
+        {SPIN_ADAMW, 34, "with [train] weights = bf16, optimizer_offload = yes"},
+        {SPIN_ADAMW, 20, "does not fit with [train] micro_batch_tokens = 1024, weights = bf16"},
+    };
+    json_t *json = json_pack(
+        "{s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:f, s:f, s:b}", "model_type", "mistral",
+        "vocab_size", 32000, "hidden_size", 4096, "intermediate_size", 14336, "num_hidden_layers",
+        32, "num_attention_heads", 32, "num_key_value_heads", 8, "max_position_embeddings", 32768,
+        "rms_norm_eps", 1e-5, "rope_theta", 10000.0, "tie_word_embeddings", 0);
+    struct model_config shape;
+    ck_ok(model_config_parse(json, NULL, "shape", &shape, err));
+    json_decref(json);
+    for (size_t i = 0; i < SP_COUNT(cases); i++) {
+        struct spin_step_config c = config_of(SPIN_LOSS_LOGISTIC, 0.1, 1);
+        struct model_memory_plan plan;
+        struct sp_buf text = SP_BUF_INIT;
+        c.optimizer = spin_optimizer_defaults(cases[i].optimizer);
+        c.optimizer.total_steps = 10;
+        c.micro_rows = 2048;
+        c.longest = 1024;
+        c.activations = TN_BF16;
+        c.memory_budget_bytes = (size_t)(cases[i].gib * (1 << 30));
+        struct sp_error why;
+        enum sp_err rc = spin_step_plan(&shape, &c, &plan, &why);
+        ck_assert_int_eq(rc, cases[i].says ? SP_ELIMIT : SP_OK);
+        if (cases[i].says) {
+            ck_assert_int_eq(spin_step_advise(&shape, &c, true, &text),
+                             strstr(cases[i].says, "not fit") == NULL);
+            sp_buf_putc(&text, '\0');
+            ck_assert_msg(strstr(text.data, cases[i].says), "%zu: %s", i, text.data);
+        }
+        sp_buf_deinit(&text);
+    }
+}
+END_TEST
+
 static void fill_tensor(struct model *m, float *w, const char *name, float value)
 {
     const struct model_tensor *t = model_find_tensor(m, name);
@@ -412,6 +460,7 @@ static Suite *suite(void)
     tcase_add_test(t, sft_learns_a_sequence);
     tcase_add_test(t, resumed_training_has_the_same_bits);
     tcase_add_test(t, threads_and_memory_do_not_change_bits);
+    tcase_add_test(t, advice_names_what_fits);
     tcase_add_test(t, a_step_that_is_not_finite_changes_nothing);
     tcase_add_test(t, bad_pairs_are_refused_before_anything_changes);
     suite_add_tcase(s, t);
