@@ -74,8 +74,9 @@ struct spin_step;
 /* Bytes of everything, before anything is allocated; pure. */
 enum sp_err spin_step_plan(const struct model_config *model, const struct spin_step_config *config,
                            struct model_memory_plan *ret, struct sp_error *err) SP_MUST_USE;
-/* When that is SP_ELIMIT: one line on which of a run's settings would make it fit, the least harmful
- * that do. device: of a backend with memory of its own. false: none would; the line says so. */
+/* When that is SP_ELIMIT: one line on which of a run's settings would make it fit, the least
+ * harmful that do. device: of a backend with memory of its own. false: none would; the line says
+ * so. */
 bool spin_step_advise(const struct model_config *model, const struct spin_step_config *config,
                       bool device, struct sp_buf *out);
 /* The model is borrowed and gets a gradient block; it must outlive the step. */
