@@ -9,6 +9,8 @@
 #include "common/model/dmath.h"
 #include "common/model/model_impl.h"
 
+#define QUICK_DRAWS 1048573 /* a prime: rows of matrices differ */
+
 static const double two_pi = 6.28318530717958647693;
 
 enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *config,
@@ -54,16 +56,36 @@ static void init_tensor(uint64_t seed, int32_t index, double std, float *to, siz
     }
 }
 
-enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,
-                      struct model **ret, struct sp_error *err)
+/* Fills a matrix: all of it drawn, or `drawn` numbers repeated from another place in them for each
+ * tensor. */
+static void init_matrix(struct model *m, int32_t t, uint64_t seed, float *host, size_t drawn)
+{
+    const struct model_tensor *tensor = &m->layout.tensors[t];
+    size_t n = model_tensor_count(tensor), from = (size_t)t * 7919;
+    if (drawn == 0) {
+        init_tensor(seed, t, m->config.init_std, host, n);
+        tn_put(m->backend, model_param(m, tensor->offset), m->backend->weights, host, n);
+        return;
+    }
+    for (size_t i = 0; i < n;) {
+        size_t at = (from + i) % drawn, count = SP_MIN(n - i, drawn - at);
+        tn_put(m->backend, model_param(m, tensor->offset + i), m->backend->weights, host + at,
+               count);
+        i += count;
+    }
+}
+
+static enum sp_err new_model(struct tn_backend *backend, const struct model_config *config,
+                             uint64_t seed, size_t drawn, struct model **ret, struct sp_error *err)
 {
     struct model *m = NULL;
-    size_t largest = 0;
+    size_t largest = drawn;
     enum sp_err rc = model_alloc(backend, config, &m, err);
     if (rc != SP_OK)
         return rc;
     for (int32_t t = 0; t < m->layout.n_tensors; t++)
-        largest = SP_MAX(largest, model_tensor_count(&m->layout.tensors[t]));
+        if (drawn == 0 || m->layout.tensors[t].cols == 0)
+            largest = SP_MAX(largest, model_tensor_count(&m->layout.tensors[t]));
     float *host = sp_alloc_block(largest, sizeof(float));
     if (!host) {
         model_free(m);
@@ -71,17 +93,33 @@ enum sp_err model_new(struct tn_backend *backend, const struct model_config *con
     }
     for (int32_t t = 0; t < m->layout.n_tensors; t++) {
         const struct model_tensor *tensor = &m->layout.tensors[t];
+        if (tensor->cols != 0)
+            continue;
         size_t n = model_tensor_count(tensor);
-        if (tensor->cols == 0)
-            for (size_t i = 0; i < n; i++)
-                host[i] = tensor->first_value;
-        else
-            init_tensor(seed, t, config->init_std, host, n);
+        for (size_t i = 0; i < n; i++)
+            host[i] = tensor->first_value;
         tn_put(backend, model_param(m, tensor->offset), backend->weights, host, n);
     }
+    if (drawn > 0)
+        init_tensor(seed, 0, config->init_std, host, drawn);
+    for (int32_t t = 0; t < m->layout.n_tensors; t++)
+        if (m->layout.tensors[t].cols != 0)
+            init_matrix(m, t, seed, host, drawn);
     sp_free_block(host);
     *ret = m;
     return SP_OK;
+}
+
+enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,
+                      struct model **ret, struct sp_error *err)
+{
+    return new_model(backend, config, seed, 0, ret, err);
+}
+
+enum sp_err model_new_quickly(struct tn_backend *backend, const struct model_config *config,
+                              uint64_t seed, struct model **ret, struct sp_error *err)
+{
+    return new_model(backend, config, seed, QUICK_DRAWS, ret, err);
 }
 
 void model_free(struct model *m)

@@ -57,6 +57,10 @@ const char *model_file_name(const struct model_config *config, const struct ckpt
  * Element i of tensor t is a pure function of (seed, t, i): SP_STREAM_INIT. */
 enum sp_err model_new(struct tn_backend *backend, const struct model_config *config, uint64_t seed,
                       struct model **ret, struct sp_error *err) SP_MUST_USE;
+/* The same for measurements, in seconds where that takes minutes: the matrices hold some of those
+ * numbers over and over. */
+enum sp_err model_new_quickly(struct tn_backend *backend, const struct model_config *config,
+                              uint64_t seed, struct model **ret, struct sp_error *err) SP_MUST_USE;
 void model_free(struct model *model); /* NULL is fine */
 
 /* Writes a Hugging Face directory, complete and durable or not at all: weights in `dtype`

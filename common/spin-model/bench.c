@@ -52,6 +52,14 @@ static void reset_peak(void)
     fclose(f);
 }
 
+/* Nothing is freed within a step or a pass, so what is taken after the first one is the most. */
+static uint64_t device_used(const struct bench *bench)
+{
+    struct tn_usage usage;
+    tn_usage(bench->backend, &usage);
+    return usage.memory_used;
+}
+
 static bool enough(const struct bench *bench, const struct bench_figure *f, int64_t started_ns)
 {
     if (f->repeats == BENCH_MAX_REPEATS)
@@ -66,14 +74,15 @@ enum sp_err bench_measure(struct bench *bench, struct bench_figure *f, struct sp
     int64_t ns = 0, started = sp_now_ns();
     reset_peak();
     enum sp_err rc = f->run(f->context, &ns, err); /* pages are touched for the first time */
-    f->peak_bytes = peak_bytes();
-    if (rc == SP_OK)
-        rc = bench_products_new(bench, &f->shape, &products, err);
-    if (rc == SP_OK)
+    f->peak_bytes =
+        bench->backend->has_memory ? device_used(bench) - bench->memory_used : peak_bytes();
+    /* A figure may leave no room for its products alone. */
+    if (rc == SP_OK && !f->no_products &&
+        bench_products_new(bench, &f->shape, &products, &(struct sp_error){0}) == SP_OK)
         bench_products_run(products);
     for (f->repeats = 0; rc == SP_OK && !enough(bench, f, started); f->repeats++) {
         f->probe[f->repeats] = tn_probe(bench->backend);
-        f->gemm[f->repeats] = bench_products_run(products);
+        f->gemm[f->repeats] = products ? bench_products_run(products) : 0;
         rc = f->run(f->context, &ns, err);
         f->seconds[f->repeats] = (double)(ns > 0 ? ns : 1) * 1e-9;
     }
@@ -109,9 +118,13 @@ static void report_row(struct bench *bench, const struct bench_figure *f, double
     sp_table_cell(t, "%.0f", f->tokens / least);
     optional_cell(t, 2, f->pairs / seconds);
     sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->probe));
-    sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->gemm));
+    if (f->gemm[0] > 0)
+        sp_table_cell(t, "%.0f %%", 100 * share(f, f->flops, f->gemm));
+    else
+        sp_table_cell(t, "%s", "");
     optional_cell(t, 1, f->bytes / seconds * 1e-9);
     sp_table_cell(t, "%.0f", (double)f->peak_bytes / (1 << 20));
+    optional_cell(t, 0, (double)f->plan_bytes / (1 << 20));
     sp_table_cell(t, "%d", f->repeats);
 }
 
@@ -138,13 +151,21 @@ void bench_report(struct bench *bench, struct bench_figure *f)
         json_object_set_new(o, "flops_per_token", json_real(f->flops / f->tokens));
     }
     json_object_set_new(o, "fma_share", json_real(share(f, f->flops, f->probe)));
-    json_object_set_new(o, "gemm_share", json_real(share(f, f->flops, f->gemm)));
     json_object_set_new(o, "probe_gflops", json_real(median(f->probe, f->repeats) * 1e-9));
-    json_object_set_new(o, "gemm_gflops", json_real(median(f->gemm, f->repeats) * 1e-9));
+    if (f->gemm[0] > 0) {
+        json_object_set_new(o, "gemm_share", json_real(share(f, f->flops, f->gemm)));
+        json_object_set_new(o, "gemm_gflops", json_real(median(f->gemm, f->repeats) * 1e-9));
+    }
     if (f->bytes > 0)
         json_object_set_new(o, "gb_per_s", json_real(f->bytes / seconds * 1e-9));
     json_object_set_new(o, "peak_bytes", json_integer((json_int_t)f->peak_bytes));
+    if (f->plan_bytes > 0)
+        json_object_set_new(o, "plan_bytes", json_integer((json_int_t)f->plan_bytes));
     json_object_set_new(o, "repeats", json_integer(f->repeats));
+    json_t *seconds_of = json_array();
+    for (int32_t i = 0; i < f->repeats; i++)
+        json_array_append_new(seconds_of, json_real(f->seconds[i]));
+    json_object_set_new(o, "seconds", seconds_of);
     json_array_append_new(json_object_get(bench->document, f->list), o);
 }
 
@@ -154,28 +175,57 @@ int32_t bench_random_id(const struct bench *bench, uint32_t i)
                                  (uint64_t)bench->config->vocab);
 }
 
+enum sp_err bench_parse(const char *option, const char *text, int32_t *ret, size_t n,
+                        struct sp_error *err)
+{
+    const char *at = text;
+    for (size_t i = 0; i < n; i++) {
+        char *end;
+        long value = strtol(at, &end, 10);
+        if (end == at || value < 1 || value > BENCH_MAX_TOKENS || *end != (i + 1 < n ? ',' : 0))
+            return sp_fail(err, SP_EINVAL,
+                           "%s %.60s: expected %zu numbers from 1 to %d, separated "
+                           "by commas",
+                           option, text, n, BENCH_MAX_TOKENS);
+        ret[i] = (int32_t)value;
+        at = end + 1;
+    }
+    return SP_OK;
+}
+
+static enum sp_err plan(struct bench *bench, struct sp_error *err)
+{
+    enum sp_err rc = SP_OK;
+    if (bench->tool->bench_pairs)
+        rc = bench_plan_step(bench, err);
+    if (rc == SP_OK && bench->tool->bench_sequences)
+        rc = bench_plan_sequences(bench, err);
+    return rc;
+}
+
 /* The checkpoint, or random weights where the directory has only a shape. */
 static enum sp_err open_model(struct bench *bench, struct sp_error *err)
 {
     const struct tool *tool = bench->tool;
-    struct model_config config;
     struct tn_backend_options options = {.threads = (int32_t)tool->threads};
     enum sp_err rc = tn_open(tool->backend, &options, &bench->backend, err);
+    if (rc == SP_OK)
+        rc = model_config_load(tool->dir, &bench->own_config, err);
+    bench->config = &bench->own_config;
+    if (rc == SP_OK)
+        rc = plan(bench, err);
     if (rc != SP_OK)
         return rc;
+    bench->memory_used = device_used(bench);
     char *single = sp_path_join(tool->dir, "model.safetensors");
     char *index = sp_path_join(tool->dir, "model.safetensors.index.json");
-    if (sp_path_exists(single) || sp_path_exists(index)) {
+    if (sp_path_exists(single) || sp_path_exists(index))
         rc = model_open(bench->backend, tool->dir, &bench->model, err);
-    } else {
-        rc = model_config_load(tool->dir, &config, err);
-        if (rc == SP_OK)
-            rc = model_new(bench->backend, &config, (uint64_t)tool->seed, &bench->model, err);
-    }
+    else
+        rc = model_new_quickly(bench->backend, bench->config, (uint64_t)tool->seed, &bench->model,
+                               err);
     free(single);
     free(index);
-    if (rc == SP_OK)
-        bench->config = model_get_config(bench->model);
     return rc;
 }
 
@@ -183,14 +233,15 @@ static void begin_report(struct bench *bench)
 {
     static const char *const headers[] = {"what",      ">tokens/s", ">lowest",  ">highest",
                                           ">pairs/s",  ">of FMA",   ">of GEMM", ">GB/s",
-                                          ">peak MiB", ">repeats",  NULL};
+                                          ">peak MiB", ">plan MiB", ">repeats", NULL};
     double probe = tn_probe(bench->backend) * 1e-9;
     if (bench->tool->json) {
-        bench->document = json_pack(
-            "{s:f, s:[], s:[], s:[], s:[], s:s, s:s, s:s, s:i, s:I}", "probe_gflops", probe,
-            "prefill", "score", "decode", "spin_step", "backend", bench->backend->numerics_class,
-            "device", bench->backend->device, "model_type", bench->config->model_type, "threads",
-            bench->backend->threads, "parameters", (json_int_t)bench->config->n_params);
+        bench->document =
+            json_pack("{s:f, s:[], s:[], s:[], s:[], s:[], s:s, s:s, s:s, s:i, s:I}",
+                      "probe_gflops", probe, "prefill", "score", "decode", "answer", "spin_step",
+                      "backend", bench->backend->numerics_class, "device", bench->backend->device,
+                      "model_type", bench->config->model_type, "threads", bench->backend->threads,
+                      "parameters", (json_int_t)bench->config->n_params);
         SP_ASSERT(bench->document != NULL);
         return;
     }
@@ -203,7 +254,24 @@ static void begin_report(struct bench *bench)
 
 static bool wanted(const struct tool *tool, const char *part)
 {
+    if (tool->bench_pairs || tool->bench_sequences)
+        return strcmp(part, tool->bench_pairs ? "spin_step" : "decode") == 0;
     return tool->bench_only == NULL || strcmp(tool->bench_only, part) == 0;
+}
+
+static enum sp_err check_options(const struct tool *tool, struct sp_error *err)
+{
+    const char *only = tool->bench_only, *step = tool->bench_pairs;
+    if (step && tool->bench_sequences)
+        return sp_fail(err, SP_EINVAL, "--pairs and --sequences: one figure at a time");
+    if (step && only && strcmp(only, "spin_step") != 0)
+        return sp_fail(err, SP_EINVAL, "--pairs is a shape of spin_step, not of %s", only);
+    if (tool->bench_sequences && only && strcmp(only, "decode") != 0)
+        return sp_fail(err, SP_EINVAL, "--sequences is a shape of decode, not of %s", only);
+    if (only && strcmp(only, "prefill") != 0 && strcmp(only, "decode") != 0 &&
+        strcmp(only, "spin_step") != 0)
+        return sp_fail(err, SP_EINVAL, "--only %s: expected prefill, decode or spin_step", only);
+    return SP_OK;
 }
 
 enum sp_err tool_bench(struct tool *tool, struct sp_error *err)
@@ -213,13 +281,9 @@ enum sp_err tool_bench(struct tool *tool, struct sp_error *err)
         enum sp_err (*run)(struct bench *bench, struct sp_error *err);
     } parts[] = {{"prefill", bench_passes}, {"decode", bench_decoding}, {"spin_step", bench_steps}};
     struct bench bench = {.tool = tool};
-    bool any = false;
-    for (size_t i = 0; i < SP_COUNT(parts); i++)
-        any = any || wanted(tool, parts[i].name);
-    if (!any)
-        return sp_fail(err, SP_EINVAL, "--only %s: expected prefill, decode or spin_step",
-                       tool->bench_only);
-    enum sp_err rc = open_model(&bench, err);
+    enum sp_err rc = check_options(tool, err);
+    if (rc == SP_OK)
+        rc = open_model(&bench, err);
     if (rc == SP_OK)
         begin_report(&bench);
     bench.progress = sp_progress_new("bench", 0, "figures");

@@ -2,6 +2,7 @@
  * scoring (log-probabilities of responses) and whole SPIN steps. */
 #include "common/spin-model/bench.h"
 
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -121,6 +122,11 @@ enum sp_err bench_passes(struct bench *bench, struct sp_error *err)
 
 /* --- SPIN steps --- */
 
+struct step_shape {
+    int32_t prompt, real, generated; /* tokens of each pair */
+    int32_t pairs, micro;            /* of a step, of a micro-batch */
+};
+
 struct steps {
     struct spin_step *step;
     struct spin_pair *pairs;
@@ -140,60 +146,76 @@ static enum sp_err run_step(void *context, int64_t *ret_ns, struct sp_error *err
 
 /* Pairs of a prompt and two answers that differ; the references make the first margin zero, near
  * enough. */
-static int32_t *fill_pairs(const struct bench *bench, struct steps *s, int32_t prompt,
-                           int32_t response)
+static int32_t *fill_pairs(const struct bench *bench, struct steps *s, const struct step_shape *h)
 {
-    int32_t each = prompt + 2 * response;
+    int32_t each = h->prompt + h->real + h->generated;
     size_t n = (size_t)s->n_pairs * (size_t)each;
     int32_t *ids = sp_xarray(n, sizeof(*ids));
     for (size_t i = 0; i < n; i++)
         ids[i] = bench_random_id(bench, (uint32_t)i);
     for (int32_t i = 0; i < s->n_pairs; i++) {
-        int32_t *x = ids + (size_t)i * (size_t)each, *y = x + prompt;
-        y[response] = (y[0] + 1) % bench->config->vocab;
+        int32_t *x = ids + (size_t)i * (size_t)each, *y = x + h->prompt;
+        y[h->real] = (y[0] + 1) % bench->config->vocab;
         s->pairs[i] = (struct spin_pair){.prompt = x,
                                          .real = y,
-                                         .generated = y + response,
-                                         .n_prompt = prompt,
-                                         .n_real = response,
-                                         .n_generated = response};
+                                         .generated = y + h->real,
+                                         .n_prompt = h->prompt,
+                                         .n_real = h->real,
+                                         .n_generated = h->generated};
     }
     return ids;
 }
 
-static enum sp_err bench_step(struct bench *bench, int32_t prompt, int32_t response,
-                              int32_t n_pairs, struct sp_error *err)
+/* Of a pair; the last token of an answer is a target and no row. */
+static int32_t rows_of(const struct step_shape *h)
 {
-    struct steps s = {.n_pairs = n_pairs};
-    s.pairs = sp_xarray((size_t)n_pairs, sizeof(*s.pairs));
-    int32_t *ids = fill_pairs(bench, &s, prompt, response);
-    struct tn_segment segment = {.prompt = prompt, .a = response - 1, .b = response - 1};
-    int32_t rows = prompt + 2 * (response - 1), head = 2 * response - 1;
-    char what[64];
+    return h->prompt + h->real - 1 + h->generated - 1;
+}
+
+static struct spin_step_config step_config(const struct bench *bench, const struct step_shape *h)
+{
     struct spin_step_config config = {
         .mode = SPIN_MODE_SPIN,
         .loss = {.kind = SPIN_LOSS_LOGISTIC, .beta = 0.1},
         .optimizer = spin_optimizer_defaults(SPIN_RMSPROP),
-        .batch_pairs = n_pairs,
-        .micro_rows = n_pairs * rows,
-        .longest = rows,
+        .batch_pairs = h->pairs,
+        .micro_rows = h->micro * rows_of(h),
+        .longest = rows_of(h),
+        .memory_budget_bytes = (size_t)(bench->tool->bench_memory_gib * (1 << 30)),
     };
     config.optimizer.lr = 1e-9; /* the model stays what it is */
     config.optimizer.total_steps = INT32_MAX;
     config.optimizer.schedule = SPIN_SCHEDULE_CONSTANT;
+    return config;
+}
+
+static enum sp_err bench_step(struct bench *bench, const struct step_shape *h, struct sp_error *err)
+{
+    struct steps s = {.n_pairs = h->pairs};
+    s.pairs = sp_xarray((size_t)h->pairs, sizeof(*s.pairs));
+    int32_t *ids = fill_pairs(bench, &s, h), rows = rows_of(h), head = h->real + h->generated - 1;
+    struct tn_segment segment = {.prompt = h->prompt, .a = h->real - 1, .b = h->generated - 1};
+    struct spin_step_config config = step_config(bench, h);
+    char what[96];
     struct bench_figure f = {
         .list = "spin_step",
         .what = what,
-        .tokens = (double)n_pairs * rows,
-        .pairs = n_pairs,
-        .flops = 3.0 * n_pairs * model_forward_flops(bench->config, &segment, 1, head),
-        .fields = json_pack("{s:i, s:i, s:i}", "prompt_tokens", prompt, "response_tokens", response,
-                            "pairs", n_pairs),
-        .shape = {.kind = BENCH_TRAIN, .rows = n_pairs * rows, .head_rows = n_pairs * head},
+        .tokens = (double)h->pairs * rows,
+        .pairs = h->pairs,
+        .flops = 3.0 * h->pairs * model_forward_flops(bench->config, &segment, 1, head),
+        .fields = json_pack("{s:i, s:i, s:i, s:i, s:i}", "prompt_tokens", h->prompt,
+                            "response_tokens", h->real, "generated_tokens", h->generated, "pairs",
+                            h->pairs, "micro_pairs", h->micro),
+        .shape = {.kind = BENCH_TRAIN, .rows = h->micro * rows, .head_rows = h->micro * head},
+        .plan_bytes = bench->plan_bytes,
         .run = run_step,
         .context = &s,
     };
-    snprintf(what, sizeof(what), "SPIN step %d × (%d + 2·%d)", n_pairs, prompt, response);
+    if (h->real == h->generated)
+        snprintf(what, sizeof(what), "SPIN step %d × (%d + 2·%d)", h->pairs, h->prompt, h->real);
+    else
+        snprintf(what, sizeof(what), "SPIN step %d × (%d + %d + %d)", h->pairs, h->prompt, h->real,
+                 h->generated);
     enum sp_err rc = spin_step_new(bench->model, &config, &s.step, err);
     if (rc == SP_OK)
         rc = bench_measure(bench, &f, err);
@@ -207,18 +229,68 @@ static enum sp_err bench_step(struct bench *bench, int32_t prompt, int32_t respo
     return rc;
 }
 
+/* --- the step that --pairs asks for --- */
+
+static enum sp_err asked_shape(const struct bench *bench, struct step_shape *ret,
+                               struct sp_error *err)
+{
+    int32_t n[4];
+    int64_t micro = bench->tool->bench_micro;
+    enum sp_err rc = bench_parse("--pairs", bench->tool->bench_pairs, n, SP_COUNT(n), err);
+    if (rc != SP_OK)
+        return rc;
+    struct step_shape h = {n[0], n[1], n[2], n[3], micro ? (int32_t)SP_MIN(micro, n[3]) : n[3]};
+    int64_t longest = (int64_t)h.prompt + SP_MAX(h.real, h.generated);
+    if (longest > bench->config->max_positions)
+        return sp_fail(err, SP_ELIMIT, "--pairs: %" PRId64 " tokens, the model has %d positions",
+                       longest, bench->config->max_positions);
+    if ((int64_t)h.micro * rows_of(&h) > INT32_MAX / 2)
+        return sp_fail(err, SP_ELIMIT, "--pairs: %d in a micro-batch are too many: give --micro",
+                       h.micro);
+    *ret = h;
+    return SP_OK;
+}
+
+enum sp_err bench_plan_step(struct bench *bench, struct sp_error *err)
+{
+    struct step_shape h = {0};
+    struct model_memory_plan plan;
+    enum sp_err rc = asked_shape(bench, &h, err);
+    if (rc != SP_OK)
+        return rc;
+    struct spin_step_config config = step_config(bench, &h);
+    rc = spin_step_plan(bench->config, &config, &plan, err);
+    if (rc != SP_OK)
+        return rc;
+    struct sp_buf text = SP_BUF_INIT;
+    model_memory_plan_print(&plan, &text);
+    fprintf(stderr, "plan of a step:\n%s", text.data);
+    sp_buf_deinit(&text);
+    bench->plan_bytes = plan.total;
+    return SP_OK;
+}
+
 enum sp_err bench_steps(struct bench *bench, struct sp_error *err)
 {
     static const int32_t batches[] = {1, 2, 4};
     int32_t longest = longest_sequence(bench);
     int32_t length = SP_MAX(1, SP_MIN(256, longest) / 2);
     enum sp_err rc = SP_OK;
-    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++)
-        rc = bench_step(bench, length, length, batches[i], err);
+    if (bench->tool->bench_pairs) {
+        struct step_shape h = {0};
+        rc = asked_shape(bench, &h, err);
+        return rc == SP_OK ? bench_step(bench, &h, err) : rc;
+    }
+    for (size_t i = 0; rc == SP_OK && i < SP_COUNT(batches); i++) {
+        struct step_shape h = {length, length, length, batches[i], batches[i]};
+        rc = bench_step(bench, &h, err);
+    }
     /* And how the cost grows: one pair of prompts and answers as long as what `longest` has room
      * for in its half. */
     for (size_t i = 2; rc == SP_OK && i < SP_COUNT(contexts); i++)
-        if (contexts[i] <= longest / 2)
-            rc = bench_step(bench, contexts[i] / 2, contexts[i] / 2, 1, err);
+        if (contexts[i] <= longest / 2) {
+            struct step_shape h = {contexts[i] / 2, contexts[i] / 2, contexts[i] / 2, 1, 1};
+            rc = bench_step(bench, &h, err);
+        }
     return rc;
 }

@@ -48,6 +48,10 @@ enum {
     KEY_WEIGHTS,
     KEY_ACTIVATIONS,
     KEY_KV,
+    KEY_PAIRS,
+    KEY_SEQUENCES,
+    KEY_MICRO,
+    KEY_MEMORY,
 };
 
 /* What an option fills in. A key means the same in every command that has it. */
@@ -99,6 +103,10 @@ static const struct setting {
     {KEY_LONGEST, "longest", WHOLE, FIELD(bench_longest), 2, INT32_MAX},
     {KEY_REPEATS, "repeats", WHOLE, FIELD(bench_repeats), 1, 100},
     {KEY_SECONDS, "seconds", REAL, FIELD(bench_seconds), 0, 3600},
+    {KEY_PAIRS, "pairs", TEXT, FIELD(bench_pairs)},
+    {KEY_SEQUENCES, "sequences", TEXT, FIELD(bench_sequences)},
+    {KEY_MICRO, "micro", WHOLE, FIELD(bench_micro), 1, 1 << 20},
+    {KEY_MEMORY, "memory", REAL, FIELD(bench_memory_gib), 0, 1 << 20},
 #undef FIELD
 };
 
@@ -340,6 +348,14 @@ static const struct argp_option bench_options[] = {
     {"repeats", KEY_REPEATS, "N", 0, "Of each figure, at least (default 5)"},
     {"seconds", KEY_SECONDS, "S", 0, "For each figure, at least (default 2)"},
     {"seed", KEY_SEED, "N", 0, "Of random weights and tokens (default 0)"},
+    {"pairs", KEY_PAIRS, "PROMPT,REAL,GENERATED,COUNT", 0,
+     "Just a SPIN step of COUNT pairs with these tokens"},
+    {"micro", KEY_MICRO, "N", 0, "With --pairs: pairs of a micro-batch (default: all)"},
+    {"memory", KEY_MEMORY, "GIB", 0, "With --pairs: what the step may take (default: no limit)"},
+    {"sequences", KEY_SEQUENCES, "COUNT,PROMPT,NEW", 0,
+     "Just decoding of COUNT sequences at once, NEW tokens each: after their prompts, and with "
+     "them"},
+    DECODER_OPTIONS,
     {0},
 };
 
@@ -402,9 +418,15 @@ static const struct sp_cli_command commands[] = {
      convert_options, parse_in_out, run_convert},
     {"bench", "DIR", "Tokens per second of prefill, decoding and SPIN steps",
      "The median, lowest and highest of several repeats. Where DIR has a config.json and no "
-     "weights, random ones are used: speed depends on the shape alone. A score or train batch is "
-     "counted in tokens, a decode batch in sequences.\n\n"
-     "  spin-model bench DIR --threads 1\n",
+     "weights, random ones are used: speed depends on the shape alone. They are a million numbers "
+     "over and over, which takes seconds where a model of billions of parameters would take "
+     "minutes to draw (as init does). A score or train batch is counted in tokens, a decode batch "
+     "in sequences. --pairs and --sequences ask for one figure of a shape of your own, with the "
+     "plan of its memory on standard error before any of it is taken; --weights, --activations "
+     "and --kv are --sequences' types. The peak is the host's memory, on a device the device's.\n\n"
+     "  spin-model bench DIR --threads 1\n"
+     "  spin-model bench DIR --backend cuda --pairs 512,256,256,16 --micro 4\n"
+     "  spin-model bench DIR --backend cuda --sequences 128,256,256 --weights bf16 --kv bf16\n",
      bench_options, parse_dir, run_bench},
 };
 

@@ -35,7 +35,10 @@ _spin_model() {
       ;;
     init:-*) every="$every --config --seed --tokenizer --dtype" ;;
     convert:-*) every="$every --to --dtype --tokenizer --held-out" ;;
-    bench:-*) every="$every --only --longest --repeats --seconds --seed" ;;
+    bench:-*)
+      every="$every --only --longest --repeats --seconds --seed --pairs --micro --memory --sequences
+        --weights --activations --kv"
+      ;;
     *)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")
       return

@@ -43,10 +43,13 @@ struct tool {
     const char *to;       /* "gguf" or "hf"; NULL: by the name of what is written */
     const char *held_out; /* answers to score before and after, or NULL */
     /* bench */
-    double bench_seconds;   /* for each figure, at least */
-    int64_t bench_repeats;  /* of each figure, at least */
-    int64_t bench_longest;  /* tokens of the longest sequence */
-    const char *bench_only; /* one of the parts; NULL: all */
+    double bench_seconds;                      /* for each figure, at least */
+    int64_t bench_repeats;                     /* of each figure, at least */
+    int64_t bench_longest;                     /* tokens of the longest sequence */
+    const char *bench_only;                    /* one of the parts; NULL: all */
+    const char *bench_pairs, *bench_sequences; /* one figure of this shape; NULL: see bench.h */
+    int64_t bench_micro;                       /* pairs of a micro-batch; 0: all of a step */
+    double bench_memory_gib;                   /* budget of a step; 0: no limit */
 };
 
 /* A command's whole work; SP_OK or an error with its message. */

@@ -378,6 +378,43 @@ static void check_figures(const json_t *document, const char *list, size_t least
     }
 }
 
+static void bench_of_one_shape(void)
+{
+    const char *options = "--seconds 0 --repeats 2 --quiet --json";
+    char command[256];
+    snprintf(command, sizeof(command), "bench . --pairs 12,6,4,3 --micro 2 %s", options);
+    char *out = expect_output(command, NULL);
+    json_t *document = parse_line(out);
+    check_figures(document, "decode", 0);
+    check_figures(document, "spin_step", 1);
+    const json_t *step = json_array_get(json_object_get(document, "spin_step"), 0);
+    ck_assert_int_eq(json_integer_value(json_object_get(step, "generated_tokens")), 4);
+    ck_assert_int_eq(json_integer_value(json_object_get(step, "micro_pairs")), 2);
+    ck_assert_int_gt(json_integer_value(json_object_get(step, "plan_bytes")), 0);
+    ck_assert_int_eq(json_array_size(json_object_get(step, "seconds")), 2);
+    json_decref(document);
+    free(out);
+    snprintf(command, sizeof(command), "bench . --sequences 5,9,7 --weights bf16 %s", options);
+    out = expect_output(command, NULL);
+    document = parse_line(out);
+    check_figures(document, "spin_step", 0);
+    const char *const lists[] = {"decode", "answer"};
+    for (size_t i = 0; i < 2; i++) {
+        const json_t *list = json_object_get(document, lists[i]);
+        ck_assert_int_eq(json_array_size(list), 1);
+        const json_t *f = json_array_get(list, 0);
+        ck_assert(json_real_value(json_object_get(f, "tokens_per_s")) > 0);
+        ck_assert_int_gt(json_integer_value(json_object_get(f, "plan_bytes")), 0);
+        ck_assert_ptr_null(json_object_get(f, "gemm_share"));
+    }
+    json_decref(document);
+    free(out);
+    expect_failure("bench . --sequences 5,9", NULL, 2, "expected 3 numbers");
+    expect_failure("bench . --pairs 1,2,3,0", NULL, 2, "expected 4 numbers");
+    expect_failure("bench . --pairs 4,2,2,1 --only decode", NULL, 2, "a shape of spin_step");
+    expect_failure("bench . --pairs 100000,2,2,1", NULL, 8, "positions");
+}
+
 START_TEST(test_bench)
 {
     /* A shape alone is enough. */
@@ -407,6 +444,7 @@ START_TEST(test_bench)
     ck_assert_ptr_null(strstr(out, "prefill"));
     free(out);
     expect_failure("bench . --only nothing", NULL, 2, "prefill, decode or spin_step");
+    bench_of_one_shape();
     expect_failure("bench /no/such", NULL, 4, "/no/such");
     setenv("SPIN_MODULE_PATH", dir, 1);
     expect_failure("bench . --backend cuda", NULL, 4, "backend cuda: no module");
