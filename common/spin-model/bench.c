@@ -212,6 +212,8 @@ static enum sp_err open_model(struct bench *bench, struct sp_error *err)
     if (rc == SP_OK)
         rc = model_config_load(tool->dir, &bench->own_config, err);
     bench->config = &bench->own_config;
+    if (rc == SP_OK && tool->bench_pairs)
+        rc = tn_store_weights(bench->backend, tool->weights, err);
     if (rc == SP_OK)
         rc = plan(bench, err);
     if (rc != SP_OK)

@@ -182,12 +182,17 @@ static enum sp_err asked_shape(const struct bench *bench, struct decoding *ret,
     if (n[2] < 2)
         return sp_fail(err, SP_EINVAL, "--sequences: at least two new tokens");
     *ret = (struct decoding){.bench = bench, .slots = n[0], .prompt = n[1], .tokens = n[2] - 1};
+    /* A backend that stores activations as bf16 decodes in nothing else. */
+    bool bf16 = bench->backend->activations == TN_BF16;
     *ret_options = (struct model_decoder_options){.slots = n[0],
                                                   .queue = n[0],
                                                   .max_positions = n[1] + n[2],
-                                                  .weights = tool->weights,
-                                                  .cache = tool->kv,
-                                                  .activations = tool->activations};
+                                                  .weights = bf16 ? TN_BF16 : tool->weights,
+                                                  .cache = bf16 ? TN_BF16 : tool->kv,
+                                                  .activations = bf16 ? TN_BF16 : tool->activations,
+                                                  .stored_weights = bench->backend->weights,
+                                                  .stored_activations = bench->backend->activations,
+                                                  .on_device = bench->backend->has_memory};
     return SP_OK;
 }
 
@@ -207,10 +212,10 @@ enum sp_err bench_plan_sequences(struct bench *bench, struct sp_error *err)
     return SP_OK;
 }
 
-static enum sp_err measure_asked(struct bench *bench, struct decoding *d, bool with_prompts,
+static enum sp_err measure_asked(struct bench *bench, struct decoding *d,
+                                 const struct model_decoder_options *o, bool with_prompts,
                                  struct sp_error *err)
 {
-    const struct tool *tool = bench->tool;
     struct tn_segment prompt = {.prompt = d->prompt};
     char what[96];
     struct bench_figure f = {
@@ -218,12 +223,10 @@ static enum sp_err measure_asked(struct bench *bench, struct decoding *d, bool w
         .what = what,
         .tokens = (double)d->slots * (d->tokens + with_prompts),
         .flops = flops_of(bench, d),
-        .bytes =
-            with_prompts ? 0 : d->tokens * step_bytes(bench->config, d, tool->weights, tool->kv),
-        .fields =
-            json_pack("{s:i, s:i, s:i, s:s, s:s, s:s}", "batch", d->slots, "prompt_tokens",
-                      d->prompt, "new_tokens", d->tokens + 1, "weights", name_of(tool->weights),
-                      "kv", name_of(tool->kv), "activations", name_of(tool->activations)),
+        .bytes = with_prompts ? 0 : d->tokens * step_bytes(bench->config, d, o->weights, o->cache),
+        .fields = json_pack("{s:i, s:i, s:i, s:s, s:s, s:s}", "batch", d->slots, "prompt_tokens",
+                            d->prompt, "new_tokens", d->tokens + 1, "weights", name_of(o->weights),
+                            "kv", name_of(o->cache), "activations", name_of(o->activations)),
         .no_products = true,
         .plan_bytes = bench->plan_bytes,
         .run = with_prompts ? run_answers : run_decoding,
@@ -253,7 +256,7 @@ static enum sp_err bench_asked(struct bench *bench, struct sp_error *err)
     model_free(bench->model); /* as a generator does */
     bench->model = NULL;
     for (int with_prompts = 0; rc == SP_OK && with_prompts < 2; with_prompts++)
-        rc = measure_asked(bench, &d, with_prompts, err);
+        rc = measure_asked(bench, &d, &options, with_prompts, err);
     model_decoder_free(d.decoder);
     return rc;
 }

@@ -14,7 +14,7 @@
 
 struct matrix {
     int32_t n, k;
-    const float *w;            /* (n, k) */
+    const void *w;             /* (n, k) */
     struct tn_weights *packed; /* BENCH_PACKED, else NULL */
 };
 
@@ -24,10 +24,10 @@ struct bench_products {
     struct matrix layer[LAYERS][MATRICES], head;
     int32_t layers, layers_of_model;
     int32_t head_rows; /* of one product */
-    float *x, *y, *dw; /* dw: BENCH_TRAIN */
+    void *x, *y, *dw;  /* dw: BENCH_TRAIN */
 };
 
-static enum sp_err add(struct bench_products *p, struct matrix *to, const float *w, int32_t n,
+static enum sp_err add(struct bench_products *p, struct matrix *to, const void *w, int32_t n,
                        int32_t k, struct sp_error *err)
 {
     *to = (struct matrix){.n = n, .k = k, .w = w};
@@ -49,7 +49,7 @@ enum sp_err bench_products_new(struct bench *bench, const struct bench_shape *sh
     const int32_t sizes[MATRICES][2] = {
         {qkv, c->hidden}, {c->hidden, hc}, {ffn, c->hidden}, {c->hidden, c->ffn}};
     size_t at = 0, n_params, widest = (size_t)SP_MAX(SP_MAX(ffn, qkv), SP_MAX(c->hidden, hc));
-    const float *w = model_params(bench->model, &n_params);
+    const void *w = model_params(bench->model, &n_params);
     enum sp_err rc = SP_OK;
     p->backend = b;
     p->shape = *shape;
@@ -64,7 +64,8 @@ enum sp_err bench_products_new(struct bench *bench, const struct bench_shape *sh
             size_t n = (size_t)sizes[i][0] * (size_t)sizes[i][1];
             if (at + n > n_params)
                 at = 0;
-            rc = add(p, &p->layer[l][i], w + at, sizes[i][0], sizes[i][1], err);
+            rc = add(p, &p->layer[l][i], tn_const_at(w, b->weights, at), sizes[i][0], sizes[i][1],
+                     err);
             at += n;
         }
     size_t y = SP_MAX((size_t)shape->rows * widest, (size_t)p->head_rows * (size_t)c->vocab);

@@ -181,6 +181,8 @@ static struct spin_step_config step_config(const struct bench *bench, const stru
         .batch_pairs = h->pairs,
         .micro_rows = h->micro * rows_of(h),
         .longest = rows_of(h),
+        .weights = bench->backend->weights,
+        .activations = bench->backend->activations,
         .memory_budget_bytes = (size_t)(bench->tool->bench_memory_gib * (1 << 30)),
     };
     config.optimizer.lr = 1e-9; /* the model stays what it is */

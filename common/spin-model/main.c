@@ -422,8 +422,9 @@ static const struct sp_cli_command commands[] = {
      "over and over, which takes seconds where a model of billions of parameters would take "
      "minutes to draw (as init does). A score or train batch is counted in tokens, a decode batch "
      "in sequences. --pairs and --sequences ask for one figure of a shape of your own, with the "
-     "plan of its memory on standard error before any of it is taken; --weights, --activations "
-     "and --kv are --sequences' types. The peak is the host's memory, on a device the device's.\n\n"
+     "plan of its memory on standard error before any of it is taken; --weights is what the "
+     "trainer stores with --pairs, and with --activations and --kv what --sequences decode in. The "
+     "peak is the host's memory, on a device the device's.\n\n"
      "  spin-model bench DIR --threads 1\n"
      "  spin-model bench DIR --backend cuda --pairs 512,256,256,16 --micro 4\n"
      "  spin-model bench DIR --backend cuda --sequences 128,256,256 --weights bf16 --kv bf16\n",
