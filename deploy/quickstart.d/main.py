@@ -46,7 +46,7 @@ max_new_tokens = 24
 [train]
 optimizer = adamw
 learning_rate = {learning_rate}
-beta = 5
+beta = {beta:g}
 sft_weight = 0
 epochs = {epochs}
 batch_pairs = 32
@@ -114,6 +114,7 @@ class Loop:
             base=task.base_directory(),
             eval=evaluate,
             learning_rate=f"{rate:g}",
+            beta=self.options.beta,
             epochs=epochs,
             min_pairs=self.sizes.min_pairs,
         )
@@ -267,6 +268,8 @@ def parse(arguments):
     parser.add_argument("--seed", type=int, default=1, metavar="N",
                         help="of data and run (default: 1)")
     parser.add_argument("--iterations", type=int, default=3, metavar="N", help="default: 3")
+    parser.add_argument("--beta", type=float, default=5, metavar="B",
+                        help="of the loss (default: 5)")
     parser.add_argument("--fast", action="store_true",
                         help="smaller, no search for learning rates: under a minute, for tests")
     parser.add_argument("--keep-running", action="store_true",

@@ -62,11 +62,20 @@ UNUSED static float *host_copy(struct tn_backend *b, const float *from, size_t n
     return copy;
 }
 
+/* Where a golden file is: in the tree that the test was built from, or that SPIN_TEST_ROOT names,
+ * when it runs elsewhere. */
+UNUSED static const char *golden_path(char path[4096], const char *name)
+{
+    const char *root = getenv("SPIN_TEST_ROOT");
+    snprintf(path, 4096, "%s%s%s", root ? root : "", root ? "/tests/golden/model/" : GOLDEN, name);
+    return path;
+}
+
 UNUSED static json_t *load_golden(const char *name)
 {
     char path[4096];
     json_t *json = NULL;
-    snprintf(path, sizeof(path), GOLDEN "%s", name);
+    golden_path(path, name);
     ck_ok(sp_json_load(path, 16 << 20, &json, err));
     return json;
 }
@@ -75,7 +84,7 @@ UNUSED static struct model *open_golden(struct tn_backend *b, const char *name)
 {
     char path[4096];
     struct model *m = NULL;
-    snprintf(path, sizeof(path), GOLDEN "%s", name);
+    golden_path(path, name);
     ck_ok(model_open(b, path, &m, err));
     return m;
 }

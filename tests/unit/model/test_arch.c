@@ -18,12 +18,13 @@ static const char *const committed[] = {
 };
 static const char *names[MAX_FIXTURES];
 static int name_count;
-static char arch_dir[2048] = GOLDEN "arch";
+static char arch_dir[4096];
 
 /* With SPIN_ARCH_DIR, the fixtures that make_arch_fixtures.py --more has put there. */
 static void find_fixtures(void)
 {
     const char *dir = getenv("SPIN_ARCH_DIR");
+    golden_path(arch_dir, "arch");
     for (size_t i = 0; !dir && i < SP_COUNT(committed); i++)
         names[name_count++] = committed[i];
     if (!dir)
