@@ -52,12 +52,12 @@ static void reset_peak(void)
     fclose(f);
 }
 
-/* Nothing is freed within a step or a pass, so what is taken after the first one is the most. */
-static uint64_t device_used(const struct bench *bench)
+/* What the backend took of its device at most, since it was opened. */
+static uint64_t device_peak(const struct bench *bench)
 {
     struct tn_usage usage;
     tn_usage(bench->backend, &usage);
-    return usage.memory_used;
+    return usage.own_peak;
 }
 
 static bool enough(const struct bench *bench, const struct bench_figure *f, int64_t started_ns)
@@ -74,14 +74,16 @@ enum sp_err bench_measure(struct bench *bench, struct bench_figure *f, struct sp
     int64_t ns = 0, started = sp_now_ns();
     reset_peak();
     enum sp_err rc = f->run(f->context, &ns, err); /* pages are touched for the first time */
-    f->peak_bytes =
-        bench->backend->has_memory ? device_used(bench) - bench->memory_used : peak_bytes();
+    f->peak_bytes = bench->backend->has_memory ? device_peak(bench) : peak_bytes();
+    if (rc == SP_OK && f->bytes > 0 && bench->bandwidth == 0)
+        bench->bandwidth = tn_bandwidth(bench->backend); /* takes memory, too */
     /* A figure may leave no room for its products alone. */
     if (rc == SP_OK && !f->no_products &&
         bench_products_new(bench, &f->shape, &products, &(struct sp_error){0}) == SP_OK)
         bench_products_run(products);
     for (f->repeats = 0; rc == SP_OK && !enough(bench, f, started); f->repeats++) {
-        f->probe[f->repeats] = tn_probe(bench->backend);
+        double probe = tn_probe(bench->backend); /* 0: no memory is left for it */
+        f->probe[f->repeats] = probe > 0 ? probe : bench->probe;
         f->gemm[f->repeats] = products ? bench_products_run(products) : 0;
         rc = f->run(f->context, &ns, err);
         f->seconds[f->repeats] = (double)(ns > 0 ? ns : 1) * 1e-9;
@@ -123,6 +125,10 @@ static void report_row(struct bench *bench, const struct bench_figure *f, double
     else
         sp_table_cell(t, "%s", "");
     optional_cell(t, 1, f->bytes / seconds * 1e-9);
+    if (f->bytes > 0 && bench->bandwidth > 0)
+        sp_table_cell(t, "%.0f %%", 100 * f->bytes / seconds / bench->bandwidth);
+    else
+        sp_table_cell(t, "%s", "");
     sp_table_cell(t, "%.0f", (double)f->peak_bytes / (1 << 20));
     optional_cell(t, 0, (double)f->plan_bytes / (1 << 20));
     sp_table_cell(t, "%d", f->repeats);
@@ -158,6 +164,11 @@ void bench_report(struct bench *bench, struct bench_figure *f)
     }
     if (f->bytes > 0)
         json_object_set_new(o, "gb_per_s", json_real(f->bytes / seconds * 1e-9));
+    if (f->bytes > 0 && bench->bandwidth > 0) {
+        double read = f->bytes / seconds;
+        json_object_set_new(o, "copy_share", json_real(read / bench->bandwidth));
+        json_object_set_new(o, "copy_gb_per_s", json_real(bench->bandwidth * 1e-9));
+    }
     json_object_set_new(o, "peak_bytes", json_integer((json_int_t)f->peak_bytes));
     if (f->plan_bytes > 0)
         json_object_set_new(o, "plan_bytes", json_integer((json_int_t)f->plan_bytes));
@@ -203,6 +214,16 @@ static enum sp_err plan(struct bench *bench, struct sp_error *err)
     return rc;
 }
 
+/* As --weights says for a trainer; otherwise as a generator has them, which keeps a checkpoint of
+ * bf16 where activations are. */
+static enum tn_dtype stored_weights(const struct bench *bench)
+{
+    if (bench->tool->bench_pairs)
+        return bench->tool->weights;
+    bool bf16 = bench->backend->activations == TN_BF16 && bench->config->dtype == TN_BF16;
+    return bench->tool->bench_sequences && bf16 ? TN_BF16 : TN_F32;
+}
+
 /* The checkpoint, or random weights where the directory has only a shape. */
 static enum sp_err open_model(struct bench *bench, struct sp_error *err)
 {
@@ -212,13 +233,14 @@ static enum sp_err open_model(struct bench *bench, struct sp_error *err)
     if (rc == SP_OK)
         rc = model_config_load(tool->dir, &bench->own_config, err);
     bench->config = &bench->own_config;
-    if (rc == SP_OK && tool->bench_pairs)
-        rc = tn_store_weights(bench->backend, tool->weights, err);
+    if (rc == SP_OK)
+        rc = tn_store_weights(bench->backend, stored_weights(bench), err);
+    if (rc == SP_OK)
+        bench->probe = tn_probe(bench->backend);
     if (rc == SP_OK)
         rc = plan(bench, err);
     if (rc != SP_OK)
         return rc;
-    bench->memory_used = device_used(bench);
     char *single = sp_path_join(tool->dir, "model.safetensors");
     char *index = sp_path_join(tool->dir, "model.safetensors.index.json");
     if (sp_path_exists(single) || sp_path_exists(index))
@@ -233,10 +255,10 @@ static enum sp_err open_model(struct bench *bench, struct sp_error *err)
 
 static void begin_report(struct bench *bench)
 {
-    static const char *const headers[] = {"what",      ">tokens/s", ">lowest",  ">highest",
-                                          ">pairs/s",  ">of FMA",   ">of GEMM", ">GB/s",
-                                          ">peak MiB", ">plan MiB", ">repeats", NULL};
-    double probe = tn_probe(bench->backend) * 1e-9;
+    static const char *const headers[] = {
+        "what",  ">tokens/s", ">lowest",   ">highest",  ">pairs/s", ">of FMA", ">of GEMM",
+        ">GB/s", ">of copy",  ">peak MiB", ">plan MiB", ">repeats", NULL};
+    double probe = bench->probe * 1e-9;
     if (bench->tool->json) {
         bench->document =
             json_pack("{s:f, s:[], s:[], s:[], s:[], s:[], s:s, s:s, s:s, s:i, s:I}",

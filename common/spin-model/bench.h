@@ -22,7 +22,8 @@ struct bench {
     struct model *model; /* NULL once a decoder has what it needs of it */
     struct model_config own_config;
     const struct model_config *config; /* own_config */
-    uint64_t memory_used;              /* of a device, before the model: by all processes */
+    double probe;                      /* tn_probe, before there was a model */
+    double bandwidth;                  /* tn_bandwidth, once it was measured; 0: unknown */
     uint64_t plan_bytes;               /* of the figure that --pairs or --sequences ask for */
     json_t *document;                  /* with --json, else NULL */
     struct sp_table *table;            /* without */

@@ -206,9 +206,11 @@ enum sp_err bench_plan_sequences(struct bench *bench, struct sp_error *err)
         rc = model_decoder_bytes(bench->config, &options, &bytes, err);
     if (rc != SP_OK)
         return rc;
-    bench->plan_bytes = bytes;
-    fprintf(stderr, "plan of decoding: %.1f MiB once the model that it copies is gone\n",
-            (double)bytes / (1 << 20));
+    size_t model = (size_t)bench->config->n_params * tn_unit(bench->backend->weights);
+    bench->plan_bytes = bytes + model;
+    fprintf(stderr,
+            "plan of decoding: %.1f MiB, and %.1f MiB of a model until it has been copied\n",
+            (double)bytes / (1 << 20), (double)model / (1 << 20));
     return SP_OK;
 }
 
