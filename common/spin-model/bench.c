@@ -292,6 +292,9 @@ static enum sp_err check_options(const struct tool *tool, struct sp_error *err)
         return sp_fail(err, SP_EINVAL, "--pairs is a shape of spin_step, not of %s", only);
     if (tool->bench_sequences && only && strcmp(only, "decode") != 0)
         return sp_fail(err, SP_EINVAL, "--sequences is a shape of decode, not of %s", only);
+    if (strcmp(tool->bench_state, "f32") != 0 && strcmp(tool->bench_state, "8bit") != 0)
+        return sp_fail(err, SP_EINVAL, "--optimizer-state %s: expected f32 or 8bit",
+                       tool->bench_state);
     if (only && strcmp(only, "prefill") != 0 && strcmp(only, "decode") != 0 &&
         strcmp(only, "spin_step") != 0)
         return sp_fail(err, SP_EINVAL, "--only %s: expected prefill, decode or spin_step", only);

@@ -5,6 +5,7 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "common/base/clock.h"
 #include "common/base/mem.h"
@@ -185,6 +186,9 @@ static struct spin_step_config step_config(const struct bench *bench, const stru
         .activations = bench->backend->activations,
         .memory_budget_bytes = (size_t)(bench->tool->bench_memory_gib * (1 << 30)),
     };
+    bool narrow = strcmp(bench->tool->bench_state, "8bit") == 0;
+    config.optimizer.state = narrow ? TN_STATE_8BIT : TN_STATE_F32;
+    config.optimizer.offload = bench->tool->bench_offload;
     config.optimizer.lr = 1e-9; /* the model stays what it is */
     config.optimizer.total_steps = INT32_MAX;
     config.optimizer.schedule = SPIN_SCHEDULE_CONSTANT;

@@ -52,6 +52,8 @@ enum {
     KEY_SEQUENCES,
     KEY_MICRO,
     KEY_MEMORY,
+    KEY_STATE,
+    KEY_OFFLOAD,
 };
 
 /* What an option fills in. A key means the same in every command that has it. */
@@ -106,6 +108,8 @@ static const struct setting {
     {KEY_PAIRS, "pairs", TEXT, FIELD(bench_pairs)},
     {KEY_SEQUENCES, "sequences", TEXT, FIELD(bench_sequences)},
     {KEY_MICRO, "micro", WHOLE, FIELD(bench_micro), 1, 1 << 20},
+    {KEY_STATE, "optimizer-state", TEXT, FIELD(bench_state)},
+    {KEY_OFFLOAD, "optimizer-offload", FLAG, FIELD(bench_offload)},
     {KEY_MEMORY, "memory", REAL, FIELD(bench_memory_gib), 0, 1 << 20},
 #undef FIELD
 };
@@ -352,6 +356,9 @@ static const struct argp_option bench_options[] = {
      "Just a SPIN step of COUNT pairs with these tokens"},
     {"micro", KEY_MICRO, "N", 0, "With --pairs: pairs of a micro-batch (default: all)"},
     {"memory", KEY_MEMORY, "GIB", 0, "With --pairs: what the step may take (default: no limit)"},
+    {"optimizer-state", KEY_STATE, "TYPE", 0,
+     "With --pairs: as [train] optimizer_state, f32 (default) or 8bit"},
+    {"optimizer-offload", KEY_OFFLOAD, NULL, 0, "With --pairs: as [train] optimizer_offload"},
     {"sequences", KEY_SEQUENCES, "COUNT,PROMPT,NEW", 0,
      "Just decoding of COUNT sequences at once, NEW tokens each: after their prompts, and with "
      "them"},
@@ -441,6 +448,7 @@ int main(int argc, char **argv)
                         .samples = 1,
                         .bench_seconds = 2,
                         .bench_repeats = 5,
+                        .bench_state = "f32",
                         .bench_longest = 1024};
     const struct sp_cli_program program = {
         .name = NAME,

@@ -49,6 +49,8 @@ struct tool {
     const char *bench_only;                    /* one of the parts; NULL: all */
     const char *bench_pairs, *bench_sequences; /* one figure of this shape; NULL: see bench.h */
     int64_t bench_micro;                       /* pairs of a micro-batch; 0: all of a step */
+    const char *bench_state;                   /* of the optimizer: "f32" or "8bit" */
+    bool bench_offload;                        /* the optimizer's state is in the host's memory */
     double bench_memory_gib;                   /* budget of a step; 0: no limit */
 };
 

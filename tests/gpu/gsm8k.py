@@ -60,9 +60,9 @@ evaluate = {root}/deploy/tasks/gsm8k_nll.conf
 evaluate_data = {test}
 evaluate_limit = {few}
 """
-FIELDS = ("iteration seconds pairs generated_tokens train_tokens steps loss_first_step "
-          "margin_abs_max_first_step loss_last_step holdout_accuracy identical_share verdict "
-          "checkpoint_sha256 pairs_sha256").split()
+FIELDS = ("iteration seconds generation_seconds train_seconds pairs generated_tokens train_tokens "
+          "steps loss_first_step margin_abs_max_first_step loss_last_step holdout_accuracy "
+          "identical_share verdict checkpoint_sha256 pairs_sha256").split()
 
 
 def say(text):
@@ -101,12 +101,17 @@ def settings(o):
     return text
 
 
+def rate(row, tokens, seconds):
+    return row[tokens] / row[seconds] if row.get(seconds) else 0
+
+
 def line(row):
-    seconds = row["seconds"] or 1
-    return (f"iteration {row['iteration']}: {seconds:.1f} s, {row['pairs']} pairs, "
-            f"{row['generated_tokens']} tokens sampled, {row['train_tokens']} trained in "
-            f"{row['steps']} steps, loss {row['loss_first_step']:.4f} → "
-            f"{row['loss_last_step']:.4f}, verdict {row['verdict']}")
+    return (f"iteration {row['iteration']}: {row['seconds']:.1f} s, {row['pairs']} pairs; "
+            f"{row['generated_tokens']} tokens sampled in {row['generation_seconds']:.1f} s "
+            f"({rate(row, 'generated_tokens', 'generation_seconds'):.0f}/s), "
+            f"{row['train_tokens']} trained in {row['train_seconds']:.1f} s and {row['steps']} steps "
+            f"({rate(row, 'train_tokens', 'train_seconds'):.0f}/s); loss "
+            f"{row['loss_first_step']:.4f} → {row['loss_last_step']:.4f}, verdict {row['verdict']}")
 
 
 def figures(o, cluster, wall):

@@ -149,6 +149,10 @@ def unit(c, folder, names, **more):
         c.run(c.program(f"tests/unit/{folder}/test_{folder}_{name}"), **more)
 
 
+def step_optimizers(c):
+    unit(c, "tensor", ["optimizers"])
+
+
 def step_digests(c):
     unit(c, "spin", ["numerics"])
 
@@ -246,7 +250,7 @@ def step_words(name):
 
 def step_bench_7b_step(c):
     return seven_billion(c, "--pairs", "512,256,256,16", "--weights", "bf16", *(
-        step_words("SPIN_GPU_STEP") or ["--micro", "4"]))
+        step_words("SPIN_GPU_STEP") or ["--micro", "4", "--optimizer-state", "8bit"]))
 
 
 def step_bench_7b_decode(c):
@@ -264,7 +268,7 @@ def beside(c, script, *arguments):
 
 
 def step_peer_step(c):
-    more = " ".join(["--weights bf16", *(step_words("SPIN_GPU_STEP") or ["--micro 4"])])
+    more = " ".join(["--weights bf16", *(step_words("SPIN_GPU_STEP") or ["--micro 4 --optimizer-state 8bit"])])
     return beside(c, "gpu_step.py", f"--extra={more}")
 
 
@@ -299,11 +303,12 @@ def sanitize(tool, command):
     return run
 
 
-def step_memcheck_decoder(c):
-    # Without a process for each test, so that there is one to watch.
-    c.run(sanitizer(), "--tool", "memcheck", "--error-exitcode", "9",
-          c.program("tests/unit/model/test_model_decoder"), SPIN_TEST_BACKEND="cuda-fp32",
-          CK_FORK="no")
+def memcheck_unit(relative):
+    def run(c):
+        # Without a process for each test, so that there is one to watch.
+        c.run(sanitizer(), "--tool", "memcheck", "--error-exitcode", "9", c.program(relative),
+              SPIN_TEST_BACKEND="cuda-fp32", CK_FORK="no")
+    return run
 
 
 def table(c):
@@ -313,6 +318,7 @@ def table(c):
         found.append(Step(name, f"operations beside the plain ones: {command[0].name}",
                           lambda c, command=command: c.run(*command)))
     found += [
+        Step("optimizers", "optimizer steps of all kinds of storage", step_optimizers),
         Step("digests", "answers, scores and steps in cuda-fp32: the digest of cpu", step_digests),
         Step("fixtures", "model fixtures from transformers in cuda-fp32", step_fixtures),
         Step("decoder", "the decoder in cuda-fp32", step_decoder),
@@ -355,7 +361,9 @@ def table(c):
                               sanitize(tool, command), slow=tool in SLOW_TOOLS))
         if tool == "memcheck":
             found.append(Step("memcheck_decoder", "compute-sanitizer, memcheck: the decoder",
-                              step_memcheck_decoder))
+                              memcheck_unit("tests/unit/model/test_model_decoder")))
+            found.append(Step("memcheck_optimizers", "compute-sanitizer, memcheck: optimizer steps",
+                              memcheck_unit("tests/unit/tensor/test_tensor_optimizers")))
     found += exact
     found.append(Step("bench", "SmolLM2-135M's shape: prefill, scoring, decoding, steps", step_bench))
     return found

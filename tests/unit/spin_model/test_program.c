@@ -382,7 +382,8 @@ static void bench_of_one_shape(void)
 {
     const char *options = "--seconds 0 --repeats 2 --quiet --json";
     char command[256];
-    snprintf(command, sizeof(command), "bench . --pairs 12,6,4,3 --micro 2 %s", options);
+    snprintf(command, sizeof(command),
+             "bench . --pairs 12,6,4,3 --micro 2 --optimizer-state 8bit %s", options);
     char *out = expect_output(command, NULL);
     json_t *document = parse_line(out);
     check_figures(document, "decode", 0);
