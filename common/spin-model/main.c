@@ -54,6 +54,7 @@ enum {
     KEY_MEMORY,
     KEY_STATE,
     KEY_OFFLOAD,
+    KEY_ROWS,
 };
 
 /* What an option fills in. A key means the same in every command that has it. */
@@ -107,6 +108,7 @@ static const struct setting {
     {KEY_SECONDS, "seconds", REAL, FIELD(bench_seconds), 0, 3600},
     {KEY_PAIRS, "pairs", TEXT, FIELD(bench_pairs)},
     {KEY_SEQUENCES, "sequences", TEXT, FIELD(bench_sequences)},
+    {KEY_ROWS, "rows", WHOLE, FIELD(bench_rows), 1, 65536},
     {KEY_MICRO, "micro", WHOLE, FIELD(bench_micro), 1, 1 << 20},
     {KEY_STATE, "optimizer-state", TEXT, FIELD(bench_state)},
     {KEY_OFFLOAD, "optimizer-offload", FLAG, FIELD(bench_offload)},
@@ -362,6 +364,7 @@ static const struct argp_option bench_options[] = {
     {"sequences", KEY_SEQUENCES, "COUNT,PROMPT,NEW", 0,
      "Just decoding of COUNT sequences at once, NEW tokens each: after their prompts, and with "
      "them"},
+    {"rows", KEY_ROWS, "N", 0, "With --sequences: of a pass, as a generator's rows_per_step"},
     DECODER_OPTIONS,
     {0},
 };

@@ -37,7 +37,7 @@ _spin_model() {
     convert:-*) every="$every --to --dtype --tokenizer --held-out" ;;
     bench:-*)
       every="$every --only --longest --repeats --seconds --seed --pairs --micro --memory --sequences
-        --optimizer-state --optimizer-offload --weights --activations --kv"
+        --optimizer-state --optimizer-offload --rows --weights --activations --kv"
       ;;
     *)
       mapfile -t COMPREPLY < <(compgen -f -- "$word")

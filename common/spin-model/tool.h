@@ -48,6 +48,7 @@ struct tool {
     int64_t bench_longest;                     /* tokens of the longest sequence */
     const char *bench_only;                    /* one of the parts; NULL: all */
     const char *bench_pairs, *bench_sequences; /* one figure of this shape; NULL: see bench.h */
+    int64_t bench_rows;                        /* of a pass of a decoder; 0: its default */
     int64_t bench_micro;                       /* pairs of a micro-batch; 0: all of a step */
     const char *bench_state;                   /* of the optimizer: "f32" or "8bit" */
     bool bench_offload;                        /* the optimizer's state is in the host's memory */

@@ -75,12 +75,16 @@ def serve(peer):
     answer(**peer.describe())
     for line in sys.stdin:
         command, *arguments = json.loads(line)
+        result = None
         try:
-            answer(**getattr(peer, "do_" + command)(*arguments))
+            result = getattr(peer, "do_" + command)(*arguments)
         except Exception as error:  # of torch: out of memory, what it cannot compile, …
             text = str(error).strip().splitlines()
+            failed = f"{type(error).__name__}: {text[0] if text else ''}"[:300]
+        if result is None:  # here nothing holds what the error's frames held
             peer.release()
-            answer(failed=f"{type(error).__name__}: {text[0] if text else ''}"[:300])
+            result = {"failed": failed}
+        answer(**result)
 
 
 class Torch:
@@ -104,9 +108,10 @@ class Torch:
     def make_model(self, directory):
         """Random weights, made where they stay."""
         config = self.transformers.AutoConfig.from_pretrained(directory)
+        make = self.transformers.AutoModelForCausalLM.from_config
         with self.torch.device(self.device):
-            return self.transformers.AutoModelForCausalLM.from_config(
-                config, dtype=self.dtype, attn_implementation="sdpa")
+            model = make(config, dtype=self.dtype, attn_implementation="sdpa")
+        return model.to(self.device)  # whatever was made elsewhere all the same
 
     def attention(self, model, name):
         if hasattr(model, "set_attn_implementation"):

@@ -18,6 +18,7 @@ and values, read once a token, over the rate of torch's copy (bytes read and wri
 Both processes stay where both fit, see --apart."""
 import argparse
 import pathlib
+import statistics
 import sys
 
 import gpu
@@ -49,33 +50,29 @@ class DecodePeer(gpu.Torch):
         options = {"cache_implementation": "static"} if cache == "static" else {}
 
         def run():
-            with torch.inference_mode():
-                out = self.model.generate(
-                    ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=new,
-                    min_new_tokens=new, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=0,
-                    eos_token_id=None, disable_compile=not compiled, **options)
-                assert out.shape[1] == self.prompt + new
+            out = self.model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=True, max_new_tokens=new,
+                min_new_tokens=new, top_k=0, top_p=1.0, temperature=1.0, pad_token_id=0,
+                eos_token_id=None, disable_compile=not compiled, **options)
+            assert out.shape[1] == self.prompt + new
 
         return self.timed(run)
 
     def do_try(self, setting):
         self.reset_peak()
-        # What is compiled or captured at first, at both lengths that will come.
-        self.generate(setting, self.new)
-        self.generate(setting, 1)
+        self.generate(setting, self.new)  # what is compiled or captured at first
         return {"seconds": self.generate(setting, self.new), "peak_bytes": self.peak_bytes()}
 
     def do_measure(self, setting, repeats):
-        self.generate(setting, self.new)
-        self.generate(setting, 1)
+        """One length after the other: what is compiled may be so for one of them."""
         self.reset_peak()
-        whole, first = [], []
-        for _ in range(repeats):
-            whole.append(self.generate(setting, self.new))
-            first.append(self.generate(setting, 1))
-        peak = self.peak_bytes()
+        found = {}
+        for name, new in (("whole", self.new), ("first", 1)):
+            self.generate(setting, new)
+            found[name] = [self.generate(setting, new) for _ in range(repeats)]
+        found["peak_bytes"] = self.peak_bytes()
         self.reset_peak()  # ours comes next, and needs the room
-        return {"whole": whole, "first": first, "peak_bytes": peak}
+        return found
 
 
 def drive(o):
@@ -100,8 +97,8 @@ def drive(o):
             document["peer_setting"], document["peer_peak_bytes"] = setting, got["peak_bytes"]
             theirs = rates["transformers"]
             theirs["answer"] += [count * new / w for w in got["whole"]]
-            theirs["decode"] += [count * (new - 1) / max(w - f, 1e-9)
-                                 for w, f in zip(got["whole"], got["first"])]
+            first = statistics.median(got["first"])
+            theirs["decode"] += [count * (new - 1) / (w - first) for w in got["whole"] if w > first]
             if o.apart:
                 peer.close()
                 peer = None

@@ -109,10 +109,15 @@ class StepPeer(gpu.Torch):
         return torch.zeros(2 * n, device=self.device).index_add(0, where, tokens)
 
     def flash(self):
-        """Also around the backward pass, where checkpointing runs the forward pass again."""
-        kind = self.torch.nn.attention.SDPBackend
-        return self.torch.nn.attention.sdpa_kernel(
-            [kind.FLASH_ATTENTION] if self.cuda else [kind.FLASH_ATTENTION, kind.MATH])
+        """Flash attention before all else. Also around the backward pass, where checkpointing runs
+        the forward pass again."""
+        attention = self.torch.nn.attention
+        kind = attention.SDPBackend
+        order = [kind.FLASH_ATTENTION, kind.EFFICIENT_ATTENTION, kind.MATH]
+        try:
+            return attention.sdpa_kernel(order, set_priority=True)
+        except TypeError:  # its order is that anyhow
+            return attention.sdpa_kernel(order)
 
     def references(self):
         if self.reference is None:
