@@ -236,11 +236,10 @@ static enum sp_err open_model(struct bench *bench, struct sp_error *err)
     if (rc == SP_OK)
         rc = tn_store_weights(bench->backend, stored_weights(bench), err);
     if (rc == SP_OK)
-        bench->probe = tn_probe(bench->backend);
-    if (rc == SP_OK)
         rc = plan(bench, err);
     if (rc != SP_OK)
         return rc;
+    bench->probe = tn_probe(bench->backend);
     char *single = sp_path_join(tool->dir, "model.safetensors");
     char *index = sp_path_join(tool->dir, "model.safetensors.index.json");
     if (sp_path_exists(single) || sp_path_exists(index))
