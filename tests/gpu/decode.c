@@ -1,12 +1,13 @@
-/* A decoder on the backend "cuda": its steps are passes that a device repeats by graphs, and what
- * comes of them is what comes of steps done call by call. The device is linked into this program.
- * Prints TAP. */
+/* A decoder on the backend "cuda": its steps are passes that a device repeats by graphs, what comes
+ * of them is what comes of steps done call by call, and its log-probabilities are those of the
+ * training pass, bit for bit. The device is linked into this program. Prints TAP. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/mem.h"
 #include "common/model/decoder.h"
+#include "common/model/forward.h"
 #include "common/tensor/cuda/cuda.h"
 #include "common/tensor/module.h"
 
@@ -35,9 +36,42 @@ struct outcome {
     float logprobs[NEW];
 };
 
-/* All requests with a model of random weights; how many of its steps were repeated. */
+static void fill_prompt(uintptr_t i, int32_t prompt[PROMPT])
+{
+    for (int32_t j = 0; j < PROMPT; j++)
+        prompt[j] = (int32_t)((i % 3 * 31 + (uintptr_t)j * 7 + i * i * (j > 40)) % 97);
+}
+
+/* The two answers of requests i and i + 1, packed with the first's prompt or each with its own. */
+static bool is_trained_alike(struct model *m, struct model_workspace *work, uintptr_t i,
+                             const struct outcome *two)
+{
+    enum { ROWS = 2 * (PROMPT + NEW) };
+    int32_t ids[ROWS], positions[ROWS];
+    struct tn_segment segments[2];
+    struct tn_target targets[2 * NEW];
+    float logprobs[2 * NEW];
+    struct sp_error err = {0};
+    for (int32_t k = 0, row = 0; k < 2; k++) {
+        segments[k] = (struct tn_segment){row, PROMPT, NEW, 0};
+        fill_prompt(i + (uintptr_t)k, ids + row);
+        memcpy(ids + row + PROMPT, two[k].ids, sizeof(two[k].ids));
+        for (int32_t j = 0; j < PROMPT + NEW; j++)
+            positions[row + j] = j;
+        for (int32_t j = 0; j < NEW; j++)
+            targets[k * NEW + j] =
+                (struct tn_target){.row = row + PROMPT + j - 1, .id = two[k].ids[j]};
+        row += PROMPT + NEW;
+    }
+    struct model_batch batch = {ROWS, ids, positions, segments, 2, targets, 2 * NEW};
+    must(model_forward(m, work, &batch, logprobs, &err), &err);
+    return memcmp(logprobs, two[0].logprobs, sizeof(two[0].logprobs)) == 0 &&
+           memcmp(logprobs + NEW, two[1].logprobs, sizeof(two[1].logprobs)) == 0;
+}
+
+/* All requests with a model of random weights; how its steps were done. */
 static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool plain_passes,
-                                        int64_t positions)
+                                        int64_t positions, bool *ret_alike)
 {
     static const char shape[] =
         "{\"model_type\": \"llama\", \"vocab_size\": 97, \"hidden_size\": 48,"
@@ -61,11 +95,9 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
     json_decref(json);
     must(model_new(b, &config, 5, &m, &err), &err);
     must(model_decoder_new(m, &o, &d, &err), &err);
-    model_free(m);
     for (uintptr_t i = 0; i < REQUESTS; i++) {
         int32_t prompt[PROMPT];
-        for (int32_t j = 0; j < PROMPT; j++)
-            prompt[j] = (int32_t)((i % 3 * 31 + (uintptr_t)j * 7 + i * i * (j > 40)) % 97);
+        fill_prompt(i, prompt);
         struct model_decoder_request r = {.user = (void *)i,
                                           .prompt = prompt,
                                           .n_prompt = PROMPT,
@@ -87,6 +119,14 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
     }
     struct device_pass_counts counts = device_pass_counts(tn_cuda_of(b)->device);
     model_decoder_free(d);
+    struct model_workspace_size size = {
+        .max_rows = 2 * (PROMPT + NEW), .longest = 2 * (PROMPT + NEW), .max_targets = 2 * NEW};
+    struct model_workspace *work;
+    must(model_workspace_new(m, &size, &work, &err), &err);
+    for (uintptr_t i = 0; i < REQUESTS; i += 2)
+        *ret_alike = is_trained_alike(m, work, i, &outcomes[i]) && *ret_alike;
+    model_workspace_free(work);
+    model_free(m);
     tn_close(b);
     return counts;
 }
@@ -94,15 +134,18 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
 int main(void)
 {
     static struct outcome held[REQUESTS], at_once[REQUESTS], short_of_room[REQUESTS];
-    struct device_pass_counts counts = decode(held, false, 0), none = decode(at_once, true, 0);
+    bool alike = true;
+    struct device_pass_counts counts = decode(held, false, 0, &alike);
+    struct device_pass_counts none = decode(at_once, true, 0, &alike);
     printf("# %llu steps repeated, %llu issued, %llu broken\n", (unsigned long long)counts.repeated,
            (unsigned long long)counts.issued, (unsigned long long)counts.broken);
     check(counts.repeated > 2 * (counts.issued + counts.broken), "most steps are repeated");
     check(none.repeated + none.issued == 0, "or done at once");
     check(memcmp(held, at_once, sizeof(held)) == 0, "with the same answers");
-    (void)decode(short_of_room, false, 256);
+    (void)decode(short_of_room, false, 256, &alike);
     check(memcmp(held, short_of_room, sizeof(held)) == 0,
           "which they also are with a cache for two requests at a time");
+    check(alike, "and with the log-probabilities of the training pass");
     printf("1..%d\n", tests);
     return failures ? 1 : 0;
 }
