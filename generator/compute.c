@@ -96,11 +96,13 @@ static enum sp_err load(struct engine *engine, const struct gen_lease *lease, st
         .weights = lease->grant.weights_dtype == PROTO_WEIGHTS_F32 ? TN_F32 : TN_BF16,
         .activations = lease->grant.weights_dtype == PROTO_WEIGHTS_BF16_BOTH ? TN_BF16 : TN_F32,
         .cache = lease->grant.kv_dtype == 1 ? TN_BF16 : TN_F32,
+        .takes_model = true,
     };
     rc = fit_slots(gen, model, &options, err);
     if (rc == SP_OK)
         rc = model_decoder_new(model, &options, &engine->decoder, err);
-    model_free(model);
+    else
+        model_free(model);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "checkpoint %.12s", hex);
     engine->loaded = gen_lease_weights(lease);

@@ -26,9 +26,12 @@ int32_t decoder_pop(struct decoder_ring *ring)
     return item;
 }
 
-/* A table of the model, through the host, some rows at a time; NULL: no memory. */
-static void *copy_table(struct model_decoder *d, const struct model *m, size_t offset, size_t n)
+/* A table of the model: itself, or a copy, through the host, some rows at a time; NULL: no memory.
+ */
+static void *take_table(struct model_decoder *d, const struct model *m, size_t offset, size_t n)
 {
+    if (decoder_keeps_model(&d->options))
+        return model_param(m, offset);
     struct tn_backend *be = d->backend;
     size_t unit = tn_unit(be->weights), chunk = SP_MIN(n, (size_t)1 << 20);
     char *to = be->ops->alloc(be, n, unit), *host = sp_alloc_block(chunk, unit);
@@ -103,20 +106,29 @@ static void take_layer_vectors(struct vectors *v, const struct model_layer *from
     to->down_bias = take_vector(v, from->down_bias, d);
 }
 
+static struct tn_weights *take_matrix(struct model_decoder *d, const struct model *m, size_t offset,
+                                      int32_t N, int32_t K)
+{
+    struct tn_backend *be = d->backend;
+    const void *w = model_param(m, offset);
+    if (decoder_keeps_model(&d->options))
+        return be->ops->weights_view(be, w, N, K);
+    return be->ops->weights_new(be, w, N, K, d->options.weights, d->options.activations);
+}
+
 static bool take_weights(struct model_decoder *d, const struct model *m)
 {
     const struct model_config *c = &d->config;
     struct tn_backend *be = d->backend;
     const struct tn_ops *ops = be->ops;
-    enum tn_dtype dtype = d->options.weights, rows = d->options.activations;
     size_t width = (size_t)c->hidden;
     int32_t hc = c->heads * c->head_size, qkv = hc + 2 * c->kv_heads * c->head_size;
-    d->embed = copy_table(d, m, m->layout.embed, (size_t)c->vocab * width);
+    d->embed = take_table(d, m, m->layout.embed, (size_t)c->vocab * width);
     d->vectors = ops->alloc(be, vector_floats(c), sizeof(float));
     if (!d->embed || !d->vectors)
         return false;
     if (c->traits.learned_positions) {
-        d->places = copy_table(d, m, m->layout.positions, (size_t)c->max_positions * width);
+        d->places = take_table(d, m, m->layout.positions, (size_t)c->max_positions * width);
         if (!d->places)
             return false;
     }
@@ -125,19 +137,17 @@ static bool take_weights(struct model_decoder *d, const struct model *m)
         const struct model_layer *from = &m->layout.layers[l];
         struct decoder_layer *to = &d->layers[l];
         take_layer_vectors(&v, from, to);
-        to->qkv = ops->weights_new(be, model_param(m, from->qkv), qkv, c->hidden, dtype, rows);
-        to->out = ops->weights_new(be, model_param(m, from->out), c->hidden, hc, dtype, rows);
-        to->gate_up = ops->weights_new(be, model_param(m, from->gate_up), model_config_ffn_width(c),
-                                       c->hidden, dtype, rows);
-        to->down = ops->weights_new(be, model_param(m, from->down), c->hidden, c->ffn, dtype, rows);
+        to->qkv = take_matrix(d, m, from->qkv, qkv, c->hidden);
+        to->out = take_matrix(d, m, from->out, c->hidden, hc);
+        to->gate_up = take_matrix(d, m, from->gate_up, model_config_ffn_width(c), c->hidden);
+        to->down = take_matrix(d, m, from->down, c->hidden, c->ffn);
         if (!to->qkv || !to->out || !to->gate_up || !to->down)
             return false;
     }
     d->final_norm = take_norm(&v, m->layout.final_norm, c->hidden);
     d->final_bias = take_vector(&v, m->layout.final_bias, c->hidden);
     SP_ASSERT((size_t)(v.next - d->vectors) <= vector_floats(c));
-    d->head =
-        ops->weights_new(be, model_param(m, m->layout.head), c->vocab, c->hidden, dtype, rows);
+    d->head = take_matrix(d, m, m->layout.head, c->vocab, c->hidden);
     return d->head != NULL;
 }
 
@@ -239,8 +249,9 @@ static bool take_records(struct model_decoder *d)
     return true;
 }
 
-enum sp_err model_decoder_new(struct model *m, const struct model_decoder_options *options,
-                              struct model_decoder **ret, struct sp_error *err)
+/* *ret_kept: the model is the decoder's, and freed with it. */
+static enum sp_err decoder_new(struct model *m, const struct model_decoder_options *options,
+                               struct model_decoder **ret, bool *ret_kept, struct sp_error *err)
 {
     struct model_decoder_options o = *options;
     size_t bytes;
@@ -253,6 +264,8 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     if (rc != SP_OK)
         return rc;
     struct model_decoder *d = sp_xalloc(sizeof(*d));
+    *ret_kept = decoder_keeps_model(&o);
+    d->model = *ret_kept ? m : NULL;
     d->backend = m->backend;
     d->config = m->config;
     d->options = o;
@@ -272,6 +285,16 @@ enum sp_err model_decoder_new(struct model *m, const struct model_decoder_option
     return SP_OK;
 }
 
+enum sp_err model_decoder_new(struct model *m, const struct model_decoder_options *options,
+                              struct model_decoder **ret, struct sp_error *err)
+{
+    bool kept = false;
+    enum sp_err rc = decoder_new(m, options, ret, &kept, err);
+    if (options->takes_model && !kept)
+        model_free(m);
+    return rc;
+}
+
 void model_decoder_free(struct model_decoder *d)
 {
     if (!d)
@@ -288,10 +311,12 @@ void model_decoder_free(struct model_decoder *d)
         be->ops->weights_free(be, d->head);
     if (d->cache)
         be->ops->cache_free(be, d->cache);
-    void *blocks[] = {d->embed, d->places, d->vectors, d->block};
+    void *blocks[] = {d->model ? NULL : d->embed, d->model ? NULL : d->places, d->vectors,
+                      d->block};
     for (size_t i = 0; i < SP_COUNT(blocks); i++)
         if (blocks[i])
             be->ops->free(be, blocks[i]);
+    model_free(d->model);
     sp_free_block(d->record_ids);
     sp_free_block(d->record_logprobs);
     sp_free_block(d->slot_ids);

@@ -45,6 +45,10 @@ struct model_decoder_options {
     /* That all slots together can cache, where on_device with bf16 activations; 0: all of them at
      * once. Requests wait until there is room for their longest end. */
     int64_t cache_positions;
+    /* The model becomes the decoder's, also when that can't be made, and is freed by it: at once,
+     * or, where parameters are stored as decode weights are, at its end, because no copy is made
+     * then. */
+    bool takes_model;
 };
 
 #define MODEL_DECODER_ANSWERS 2
@@ -103,7 +107,8 @@ enum sp_err model_decoder_bytes(const struct model_config *config,
 enum sp_err model_decoder_fit(const struct model_config *config, size_t room,
                               struct model_decoder_options *options,
                               struct sp_error *err) SP_MUST_USE;
-/* Copies what it needs of the model, which may be freed (or trained) afterwards. */
+/* Copies what it needs of the model, which may be freed (or trained) afterwards, unless the options
+ * say takes_model. */
 enum sp_err model_decoder_new(struct model *model, const struct model_decoder_options *options,
                               struct model_decoder **ret, struct sp_error *err) SP_MUST_USE;
 void model_decoder_free(struct model_decoder *decoder); /* NULL is fine */

@@ -78,6 +78,7 @@ struct model_decoder {
     struct tn_backend *backend;
     struct model_config config;
     struct model_decoder_options options; /* defaults filled in */
+    struct model *model;                  /* whose parameters are used where they lie, or NULL */
     bool broken;                          /* logits were not finite */
     /* weights */
     void *embed;    /* (V, D), parameters */
@@ -125,6 +126,8 @@ struct model_decoder {
 
 #define DECODER_ROUNDING 64 /* bytes that parts of the block begin at multiples of */
 
+/* No copy of parameters is made. */
+bool decoder_keeps_model(const struct model_decoder_options *options);
 /* Defaults filled in, and checked. */
 enum sp_err decoder_fill_options(const struct model_config *config,
                                  struct model_decoder_options *options, struct sp_error *err);

@@ -5,7 +5,8 @@
 #include "common/model/workspace_impl.h"
 
 #define DEFAULT_ROWS 256
-#define PAGE 64 /* positions of a cache's page, where it has pages */
+#define DEFAULT_ROWS_DEVICE 1024 /* with few, a device waits for its memory */
+#define PAGE 64                  /* positions of a cache's page, where it has pages */
 #define SPARE_PAGES                                                                                \
     2                /* beside those of the longest sequence: prefixes that others use are copied */
 #define LEAST_PART 4 /* of what all slots could fill: with less, fewer slots are better */
@@ -36,7 +37,7 @@ enum sp_err decoder_fill_options(const struct model_config *c, struct model_deco
                              "supported"
                            : "");
     if (o->rows_per_step == 0)
-        o->rows_per_step = SP_MAX(DEFAULT_ROWS, 2 * o->slots);
+        o->rows_per_step = SP_MAX(o->on_device ? DEFAULT_ROWS_DEVICE : DEFAULT_ROWS, 2 * o->slots);
     if (o->rows_per_step < o->slots || o->rows_per_step > 1 << 16)
         return sp_fail(err, SP_EINVAL, "decoder: %d rows a step, expected %d to %d",
                        o->rows_per_step, o->slots, 1 << 16);
@@ -46,6 +47,11 @@ enum sp_err decoder_fill_options(const struct model_config *c, struct model_deco
         return sp_fail(err, SP_EUNSUPPORTED,
                        "decoder: activations are f32, or bf16 with weights in bf16");
     return SP_OK;
+}
+
+bool decoder_keeps_model(const struct model_decoder_options *o)
+{
+    return o->takes_model && o->stored_weights == TN_BF16 && o->stored_activations == TN_BF16;
 }
 
 int32_t decoder_logit_rows(const struct model_decoder_options *o)
@@ -111,6 +117,8 @@ enum sp_err model_decoder_bytes(const struct model_config *c,
         weights += (size_t)c->vocab * (size_t)c->hidden * tn_unit(o.stored_weights);
     if (c->traits.learned_positions) /* counted above in the dtype of decode weights */
         weights += (size_t)c->max_positions * (size_t)c->hidden * tn_unit(o.stored_weights);
+    if (decoder_keeps_model(&o))
+        weights = 0; /* they are there */
     bytes = weights + decoder_block_bytes(c, &o);
     if (!cache_positions(&o, &cache) || !sp_mul_size(cache, position_bytes(c, &o), &cache) ||
         !sp_mul_size(records, (size_t)o.max_positions, &records) ||

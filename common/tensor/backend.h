@@ -176,6 +176,9 @@ struct tn_ops {
      * memory. */
     struct tn_weights *(*weights_new)(struct tn_backend *, const void *w, int32_t N, int32_t K,
                                       enum tn_dtype dtype, enum tn_dtype rows);
+    /* The same of parameters that stay where they are as long as it, without a copy; NULL: the
+     * backend wants one, or has no memory. */
+    struct tn_weights *(*weights_view)(struct tn_backend *, const void *w, int32_t N, int32_t K);
     void (*weights_free)(struct tn_backend *, struct tn_weights *);
     /* The same bits as `linear` on the same (for bf16: rounded) weights; where rows are rounded
      * too, bits of their own (see above). */

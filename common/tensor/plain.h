@@ -81,6 +81,16 @@ static inline void plain_tokens(struct tn_backend *b, const struct tn_tokens *t)
     }
 }
 
+static inline struct tn_weights *plain_weights_view(struct tn_backend *b, const void *w, int32_t N,
+                                                    int32_t K)
+{
+    (void)b;
+    (void)w;
+    (void)N;
+    (void)K;
+    return NULL;
+}
+
 static inline bool plain_cache_reserve(struct tn_backend *b, struct tn_kv_cache *cache,
                                        int32_t slot, int32_t kept, int32_t positions)
 {
@@ -108,6 +118,7 @@ static inline void plain_pass_end(struct tn_backend *b)
     .head_packed = plain_head_packed, .widen = plain_widen, .gather_rows = plain_gather_rows,      \
     .scatter_rows = plain_scatter_rows, .state_new = plain_state_new,                              \
     .state_free = plain_state_free, .tokens = plain_tokens, .pass_begin = plain_pass_begin,        \
-    .pass_end = plain_pass_end, .cache_reserve = plain_cache_reserve
+    .pass_end = plain_pass_end, .cache_reserve = plain_cache_reserve,                              \
+    .weights_view = plain_weights_view
 
 #endif

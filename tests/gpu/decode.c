@@ -70,8 +70,13 @@ static bool is_trained_alike(struct model *m, struct model_workspace *work, uint
 }
 
 /* All requests with a model of random weights; how its steps were done. */
-static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool plain_passes,
-                                        int64_t positions, bool *ret_alike)
+struct way {
+    bool at_once;      /* passes are not held back */
+    int64_t positions; /* that the cache holds; 0: all */
+    bool stays;        /* parameters are bf16, and used where they lie */
+};
+static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], struct way way,
+                                        uint64_t *ret_peak, bool *ret_alike)
 {
     static const char shape[] =
         "{\"model_type\": \"llama\", \"vocab_size\": 97, \"hidden_size\": 48,"
@@ -84,11 +89,16 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
     struct model *m;
     struct model_decoder *d;
     struct model_decoder_result result;
-    struct model_decoder_options o = {
-        .slots = SLOTS, .queue = REQUESTS, .max_positions = 128, .cache_positions = positions};
+    struct model_decoder_options o = {.slots = SLOTS,
+                                      .queue = REQUESTS,
+                                      .max_positions = 128,
+                                      .cache_positions = way.positions,
+                                      .takes_model = way.stays};
     bool idle = false;
     must(spin_tensor_module.open("cuda", NULL, &b, &err), &err);
-    if (plain_passes)
+    if (way.stays)
+        must(tn_store_weights(b, TN_BF16, &err), &err);
+    if (way.at_once)
         device_hold_passes(tn_cuda_of(b)->device, false);
     json_t *json = json_loads(shape, 0, NULL);
     must(model_config_parse(json, NULL, "shape", &config, &err), &err);
@@ -118,7 +128,14 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
         memcpy(to->logprobs, result.response.token_logprobs, sizeof(to->logprobs));
     }
     struct device_pass_counts counts = device_pass_counts(tn_cuda_of(b)->device);
+    struct tn_usage usage;
+    tn_usage(b, &usage);
+    *ret_peak = usage.own_peak;
     model_decoder_free(d);
+    if (way.stays) {
+        tn_close(b);
+        return counts;
+    }
     struct model_workspace_size size = {
         .max_rows = 2 * (PROMPT + NEW), .longest = 2 * (PROMPT + NEW), .max_targets = 2 * NEW};
     struct model_workspace *work;
@@ -134,18 +151,23 @@ static struct device_pass_counts decode(struct outcome outcomes[REQUESTS], bool 
 int main(void)
 {
     static struct outcome held[REQUESTS], at_once[REQUESTS], short_of_room[REQUESTS];
+    static struct outcome stay[REQUESTS];
+    uint64_t peak, other;
     bool alike = true;
-    struct device_pass_counts counts = decode(held, false, 0, &alike);
-    struct device_pass_counts none = decode(at_once, true, 0, &alike);
+    struct device_pass_counts counts = decode(held, (struct way){0}, &peak, &alike);
+    struct device_pass_counts none = decode(at_once, (struct way){.at_once = true}, &other, &alike);
     printf("# %llu steps repeated, %llu issued, %llu broken\n", (unsigned long long)counts.repeated,
            (unsigned long long)counts.issued, (unsigned long long)counts.broken);
     check(counts.repeated > 2 * (counts.issued + counts.broken), "most steps are repeated");
     check(none.repeated + none.issued == 0, "or done at once");
     check(memcmp(held, at_once, sizeof(held)) == 0, "with the same answers");
-    (void)decode(short_of_room, false, 256, &alike);
+    (void)decode(short_of_room, (struct way){.positions = 256}, &other, &alike);
     check(memcmp(held, short_of_room, sizeof(held)) == 0,
           "which they also are with a cache for two requests at a time");
     check(alike, "and with the log-probabilities of the training pass");
+    (void)decode(stay, (struct way){.stays = true}, &other, &alike);
+    check(memcmp(held, stay, sizeof(held)) == 0 && other < peak,
+          "and with parameters that are not copied, in less memory");
     printf("1..%d\n", tests);
     return failures ? 1 : 0;
 }

@@ -12,7 +12,8 @@
 /* Weights of decoding: (N, K) as bf16, whatever they were asked to be: products round them. */
 struct tn_weights {
     int32_t N, K;
-    void *at;
+    const void *at;
+    void *own; /* `at`, or NULL: it is the model's */
 };
 
 static void plain(struct tn_cuda *cuda, const struct device_product *p)
@@ -144,7 +145,7 @@ static void op_weights_free(struct tn_backend *b, struct tn_weights *weights)
 {
     if (!weights)
         return;
-    device_free(tn_cuda_of(b)->device, weights->at);
+    device_free(tn_cuda_of(b)->device, weights->own);
     free(weights);
 }
 
@@ -157,15 +158,24 @@ static struct tn_weights *op_weights_new(struct tn_backend *b, const void *w, in
     (void)dtype;
     (void)rows; /* are bf16 as they come */
     *weights = (struct tn_weights){.N = N, .K = K};
-    weights->at = device_alloc(cuda->device, n * sizeof(uint16_t));
-    if (!weights->at) {
+    weights->at = weights->own = device_alloc(cuda->device, n * sizeof(uint16_t));
+    if (!weights->own) {
         op_weights_free(b, weights);
         return NULL;
     }
     if (b->weights == TN_BF16)
-        device_copy(cuda->device, weights->at, w, n * sizeof(uint16_t));
+        device_copy(cuda->device, weights->own, w, n * sizeof(uint16_t));
     else
-        narrow(cuda, weights->at, w, n);
+        narrow(cuda, weights->own, w, n);
+    return weights;
+}
+
+static struct tn_weights *op_weights_view(struct tn_backend *b, const void *w, int32_t N, int32_t K)
+{
+    if (b->weights != TN_BF16)
+        return NULL;
+    struct tn_weights *weights = sp_xalloc(sizeof(*weights));
+    *weights = (struct tn_weights){.N = N, .K = K, .at = w};
     return weights;
 }
 
@@ -288,6 +298,7 @@ void cuda_add_fast_products(struct tn_ops *ops)
     ops->head_bwd_x = op_head_bwd_x;
     ops->head_bwd_w = op_head_bwd_w;
     ops->weights_new = op_weights_new;
+    ops->weights_view = op_weights_view;
     ops->weights_free = op_weights_free;
     ops->linear_packed = op_linear_packed;
     ops->head_packed = op_head_packed;
