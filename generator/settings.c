@@ -20,8 +20,8 @@ static const struct sp_setting table[] = {
     {"generate", "run", SP_SET_STR, AT(run), "", 0, 0, "", "",
      "Work for this run only; empty: for any run that has work."},
     {"generate", "slots", SP_SET_I64, AT(slots), "32", 1, SP_MAX_SLOTS, "sequences", "",
-     "Sequences decoded at once; more is faster until cores are full. Halved where memory is "
-     "short."},
+     "Sequences decoded at once; more is faster until cores are full. Where memory is short a "
+     "device's cache holds fewer positions than all can fill; then they are halved."},
     {"generate", "rows_per_step", SP_SET_I64, AT(rows_per_step), "0", 0, 65536, "rows", "",
      "Rows of one pass through the model, prompts included; 0: chosen from the slots."},
     {"generate", "lease_items", SP_SET_I64, AT(lease_items), "0", 0, SP_MAX_LEASE_ITEMS, "items",

@@ -67,7 +67,7 @@ static void name(struct sp_buf *out, const struct spin_step_config *c, int chang
         comma = ", ";
     }
     if (changes & OFFLOAD)
-        sp_buf_printf(out, "%soptimizer_offload = yes", comma);
+        sp_buf_printf(out, "%soptimizer_offload = true", comma);
 }
 
 bool spin_step_advise(const struct model_config *model, const struct spin_step_config *config,

@@ -297,7 +297,7 @@ START_TEST(advice_names_what_fits)
         {SPIN_RMSPROP, 57, "with [train] weights = bf16"},
         {SPIN_ADAMW, 76, "with [train] optimizer_state = 8bit"},
         {SPIN_ADAMW, 50, "with [train] weights = bf16, optimizer_state = 8bit"},
-        {SPIN_ADAMW, 34, "with [train] weights = bf16, optimizer_offload = yes"},
+        {SPIN_ADAMW, 34, "with [train] weights = bf16, optimizer_offload = true"},
         {SPIN_ADAMW, 20, "does not fit with [train] micro_batch_tokens = 1024, weights = bf16"},
     };
     json_t *json = json_pack(
