@@ -126,6 +126,7 @@ def operation_runs(c):
         if name == "operations":
             yield "operations_fp32", [path, "cuda-fp32"]
             yield "operations_bf16", [path, "cuda"]
+            yield "operations_bf16_parameters", [path, "cuda-bf16"]
         else:
             yield f"op_{name}", [path]
 
@@ -161,8 +162,8 @@ def step_fixtures(c):
     unit(c, "model", ["forward", "arch"], SPIN_TEST_BACKEND="cuda-fp32")
 
 
-def step_decoder(c):
-    unit(c, "model", ["decoder", "decoder_queue"], SPIN_TEST_BACKEND="cuda-fp32")
+def decoder(c, backend):
+    unit(c, "model", ["decoder", "decoder_queue"], SPIN_TEST_BACKEND=backend)
 
 
 # --- the loop ---
@@ -321,7 +322,9 @@ def table(c):
         Step("optimizers", "optimizer steps of all kinds of storage", step_optimizers),
         Step("digests", "answers, scores and steps in cuda-fp32: the digest of cpu", step_digests),
         Step("fixtures", "model fixtures from transformers in cuda-fp32", step_fixtures),
-        Step("decoder", "the decoder in cuda-fp32", step_decoder),
+        Step("decoder_fp32", "the decoder in cuda-fp32: the bits of the forward pass",
+             lambda c: decoder(c, "cuda-fp32")),
+        Step("decoder_bf16", "the decoder in cuda, likewise", lambda c: decoder(c, "cuda")),
     ]
     loops = [
         Step("loop", "quickstart in cuda, generators and trainer share the device",
@@ -341,9 +344,9 @@ def table(c):
              lambda c: quickstart(c, "fp32", "cuda-fp32", 1)),
         Step("loop_fp32_is_cpu", "… has the bits of cpu", step_loop_fp32_is_cpu, ("loop_fp32",)),
     ]
+    found += loops
     if c.emulated:  # a device that is slow, and has no cublasLt to look at
         return found + exact
-    found += loops
     found += [
         Step("peer_step", "7B: a SPIN step beside torch, its share of the GEMM peak, peak and plan "
              "of memory", step_peer_step),
