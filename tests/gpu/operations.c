@@ -320,6 +320,41 @@ static void logits(struct outputs *o)
     put(o, "logits_bwd_capped", x, T * V);
 }
 
+/* Draws from many ids: flat rows and steep ones, the largest numbers late, infinities and NaN, by
+ * all kinds of settings. */
+static void drawing(struct outputs *o)
+{
+    enum { IDS = 2500, ROWS = 63, SETTINGS = 9 };
+    static const struct tn_sample_params settings[SETTINGS] = {
+        {1.0f, 0, 1.0f},      {0.7f, 0, 0.9f},    {1.0f, 50, 1.0f},
+        {1.5f, 0, 0.999999f}, {1.0f, 2000, 0.5f}, {2.0f, 2499, 0.8f},
+        {1.0f, 0, 1e-6f},     {0.0f, 0, 0.9f},    {1e-3f, 1, 1.0f},
+    };
+    static const float scales[] = {0.0f, 0.01f, 1.0f, 4.0f, 12.0f, 90.0f, 4.0f};
+    float *host = sp_xarray((size_t)ROWS * IDS, sizeof(*host));
+    struct tn_sample_params params[ROWS];
+    struct tn_sample_key keys[ROWS];
+    int32_t ids[ROWS];
+    for (size_t r = 0; r < ROWS; r++) {
+        float *row = numbers(IDS, 40 + (uint32_t)r, scales[r / SETTINGS]);
+        row[IDS - 1] = 2.0f * scales[r / SETTINGS];
+        if (r / SETTINGS == SP_COUNT(scales) - 1) {
+            for (size_t i = 0; i < IDS; i += 2)
+                row[i] = -INFINITY;
+            row[3 * r] = r % 4 == 0 ? NAN : r % 4 == 1 ? INFINITY : 0.0f;
+        }
+        memcpy(host + r * IDS, row, IDS * sizeof(*row));
+        free(row);
+        params[r] = settings[r % SETTINGS];
+        keys[r] = (struct tn_sample_key){23, 1, (uint32_t)r, 2, 5};
+    }
+    float *x = zeros(o, (size_t)ROWS * IDS);
+    tn_put(o->b, x, TN_F32, host, (size_t)ROWS * IDS);
+    free(host);
+    o->b->ops->sample(o->b, ids, x, ROWS, IDS, params, keys);
+    put_ids(o, "sample of many", ids, ROWS);
+}
+
 static void optimizers(struct outputs *o)
 {
     enum { N = 70001 };
@@ -379,6 +414,7 @@ static struct outputs run(const char *name, enum tn_dtype weights)
     elements(&o);
     attention(&o);
     logits(&o);
+    drawing(&o);
     optimizers(&o);
     optimizers_8bit(&o);
     for (int i = 0; i < o.n_held; i++)
