@@ -112,9 +112,10 @@ void device_do_launch(struct device *d, const void *kernel, struct device_grid b
     struct dim3 block = {(unsigned)threads.x, (unsigned)threads.y, 1};
     void *params[] = {(void *)(uintptr_t)args};
     SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
+    /* Always the most: a graph holds launches of the same kernel with less and with more. */
     if (shared_bytes > 0)
         device_check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          (int)shared_bytes),
+                                          DEVICE_SHARED_BYTES),
                      "shared memory");
     device_check(cudaLaunchKernel(function, grid, block, params, shared_bytes, d->stream),
                  "kernel");
