@@ -193,11 +193,16 @@ GPU_FN int gpu_bwd_part(const int rows, const int j)
     const int strips = rows / GPU_TILE;
     return ((int)GPU_WARP / strips + j * (GPU_BWD_WARPS / strips)) * GPU_TILE;
 }
-/* Parts of a warp, and whether it has part j, of so many columns. */
+/* Columns of all warps' parts j. */
+GPU_FN int gpu_bwd_width(const int rows)
+{
+    return GPU_BWD_WARPS / (rows / GPU_TILE) * GPU_TILE;
+}
+
+/* Parts of a warp, of so many columns. */
 GPU_FN int gpu_bwd_parts(const int rows, const int columns)
 {
-    const int each = GPU_BWD_WARPS / (rows / GPU_TILE) * GPU_TILE;
-    return (columns + each - 1) / each;
+    return (columns + gpu_bwd_width(rows) - 1) / gpu_bwd_width(rows);
 }
 
 /* S and dP, or what the chunk in shared memory adds to them. */
@@ -297,12 +302,21 @@ GPU_FN void gpu_bwd_slopes(const struct gpu_flash_bwd *p, const struct gpu_bwd_t
 
 /* --- gradients --- */
 
-/* Whether a warp has part j of sums of `rows` rows; what a kernel never has is known when it is
- * compiled. */
-GPU_FN int gpu_bwd_has(const struct gpu_flash_bwd *p, const struct gpu_bwd_tiles *t, const int rows,
-                       const int j)
+/* Whether warps sum all parts that the kernel has room for, as they do for heads of 64 and 128
+ * columns: known before the loops, whose steps then overlap. */
+GPU_FN int gpu_bwd_full(const struct gpu_flash_bwd *p, const struct gpu_bwd_tiles *t,
+                        const int rows)
 {
-    return j < gpu_bwd_parts(rows, t->ld - GPU_BWD_PAD) && gpu_bwd_part(rows, j) < p->columns;
+    const int parts = gpu_bwd_parts(rows, t->ld - GPU_BWD_PAD);
+    return p->columns > (parts - 1) * gpu_bwd_width(rows);
+}
+
+/* Whether warps sum part j; its columns behind the chunk's are of no use, and of no harm. */
+GPU_FN int gpu_bwd_has(const struct gpu_flash_bwd *p, const struct gpu_bwd_tiles *t, const int rows,
+                       const int full, const int j)
+{
+    return j < gpu_bwd_parts(rows, t->ld - GPU_BWD_PAD) &&
+           (full || j * gpu_bwd_width(rows) < p->columns);
 }
 
 GPU_FN void gpu_bwd_zero(gpu_sum (*sums)[GPU_BWD_PARTS])
@@ -325,7 +339,7 @@ GPU_FN void gpu_bwd_round(const struct gpu_flash_bwd *p, const struct gpu_bwd_ti
         GPU_UNROLL
         for (int j = 0; j < GPU_BWD_PARTS; j++) {
             const gpu_sum *sum = &sums[GPU_WARP_SELF][j];
-            if (!gpu_bwd_has(p, t, rows, j))
+            if (!gpu_bwd_has(p, t, rows, 0, j))
                 continue;
             GPU_UNROLL
             for (int i = 0; i < 8; i += 2)
@@ -374,6 +388,25 @@ GPU_FN void gpu_bwd_put_items(const struct gpu_flash_bwd *p, const struct gpu_bw
     }
 }
 
+/* dQ += slopes·keys */
+GPU_FN void gpu_bwd_add_keys(const struct gpu_flash_bwd *p, const struct gpu_bwd_tiles *t,
+                             const int full, gpu_sum (*dq)[GPU_BWD_PARTS])
+{
+    const int items = gpu_bwd_strip(t->items) * t->scores_ld;
+    GPU_UNROLL
+    for (int k = 0; k < t->keys; k += GPU_TILE) {
+        gpu_left left;
+        gpu_right right;
+        gpu_tile_load(&left, t->slope + items + k, t->scores_ld);
+        GPU_UNROLL
+        for (int j = 0; j < GPU_BWD_PARTS; j++)
+            if (gpu_bwd_has(p, t, t->items, full, j)) {
+                gpu_tile_load(&right, t->k + k * t->ld + gpu_bwd_part(t->items, j), t->ld);
+                gpu_tile_multiply(&dq[GPU_WARP_SELF][j], &left, &right);
+            }
+    }
+}
+
 GPU_FN void gpu_bwd_dq_of(const struct gpu_flash_bwd *p, const int side, const int columns)
 {
     GPU_OWN_WARP gpu_sum s[GPU_WARP_COPIES][GPU_BWD_PATCHES];
@@ -404,18 +437,10 @@ GPU_FN void gpu_bwd_dq_of(const struct gpu_flash_bwd *p, const int side, const i
         GPU_SYNC();
         GPU_EACH_WARP
         {
-            const int items = gpu_bwd_strip(side) * t.scores_ld;
-            for (int k = 0; k < side; k += GPU_TILE) {
-                gpu_left left;
-                gpu_right right;
-                gpu_tile_load(&left, t.slope + items + k, t.scores_ld);
-                GPU_UNROLL
-                for (int j = 0; j < GPU_BWD_PARTS; j++)
-                    if (gpu_bwd_has(p, &t, side, j)) {
-                        gpu_tile_load(&right, t.k + k * t.ld + gpu_bwd_part(side, j), t.ld);
-                        gpu_tile_multiply(&dq[GPU_WARP_SELF][j], &left, &right);
-                    }
-            }
+            if (gpu_bwd_full(p, &t, side))
+                gpu_bwd_add_keys(p, &t, 1, dq);
+            else
+                gpu_bwd_add_keys(p, &t, 0, dq);
         }
         GPU_SYNC();
     }
@@ -463,17 +488,18 @@ GPU_FN void gpu_bwd_put_keys(const struct gpu_flash_bwd *p, const struct gpu_bwd
 
 /* sums += scoresᵀ·rows */
 GPU_FN void gpu_bwd_gather(const struct gpu_flash_bwd *p, const struct gpu_bwd_tiles *t,
-                           const uint16_t *scores, const uint16_t *rows,
+                           const int full, const uint16_t *scores, const uint16_t *rows,
                            gpu_sum (*sums)[GPU_BWD_PARTS])
 {
     const int keys = gpu_bwd_strip(t->keys);
+    GPU_UNROLL
     for (int k = 0; k < t->items; k += GPU_TILE) {
         gpu_left_across left;
         gpu_right right;
         gpu_tile_load(&left, scores + k * t->scores_ld + keys, t->scores_ld);
         GPU_UNROLL
         for (int j = 0; j < GPU_BWD_PARTS; j++)
-            if (gpu_bwd_has(p, t, t->keys, j)) {
+            if (gpu_bwd_has(p, t, t->keys, full, j)) {
                 gpu_tile_load(&right, rows + k * t->ld + gpu_bwd_part(t->keys, j), t->ld);
                 gpu_tile_multiply(&sums[GPU_WARP_SELF][j], &left, &right);
             }
@@ -519,8 +545,13 @@ GPU_FN void gpu_bwd_dkv_of(const struct gpu_flash_bwd *p, const int items, const
             GPU_SYNC();
             GPU_EACH_WARP
             {
-                gpu_bwd_gather(p, &t, t.probability, t.dout, dv);
-                gpu_bwd_gather(p, &t, t.slope, t.q, dk);
+                if (gpu_bwd_full(p, &t, keys)) {
+                    gpu_bwd_gather(p, &t, 1, t.probability, t.dout, dv);
+                    gpu_bwd_gather(p, &t, 1, t.slope, t.q, dk);
+                } else {
+                    gpu_bwd_gather(p, &t, 0, t.probability, t.dout, dv);
+                    gpu_bwd_gather(p, &t, 0, t.slope, t.q, dk);
+                }
             }
             GPU_SYNC();
         }
