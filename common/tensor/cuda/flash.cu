@@ -40,7 +40,9 @@ GPU_FN size_t flash_place(const struct gpu_flash *p, const struct flash_block *b
            (size_t)(b->head + of_run % b->group);
 }
 
-GPU_FN struct flash_block flash_begin(const struct gpu_flash *p)
+/* `exact`: heads have 16·tiles columns; so strides are known. */
+GPU_FN struct flash_block flash_begin(const struct gpu_flash *p, const int32_t tiles,
+                                      const int32_t exact)
 {
     struct flash_block b;
     const int32_t head = (int32_t)(blockIdx.y % (unsigned)p->G);
@@ -49,7 +51,7 @@ GPU_FN struct flash_block flash_begin(const struct gpu_flash *p)
     b.values = p->v + (size_t)head * p->kv_head;
     b.group = p->H / p->G;
     b.head = head * b.group;
-    b.padded = (p->C + 15) / 16 * 16;
+    b.padded = exact ? tiles * 16 : (p->C + 15) / 16 * 16;
     b.column = (int32_t)(blockIdx.y / (unsigned)p->G) * FLASH_COLUMNS;
     b.q_ld = FLASH_LD(b.padded);
     b.kv_ld = FLASH_LD(b.padded < FLASH_COLUMNS ? b.padded : FLASH_COLUMNS);
@@ -95,6 +97,34 @@ GPU_FN void flash_fetch_queries(const struct gpu_flash *p, const struct flash_bl
     }
 }
 
+/* Keys or values of tile t, of heads of 16·tiles columns at multiples of 16 bytes. A thread's rows
+ * are as many apart as threads fetch at a time, so that addresses are a few additions. */
+GPU_FN void flash_fetch_exact(uint16_t *to, const uint16_t *from, const struct gpu_flash *p,
+                              const struct flash_block *b, int32_t t, int32_t page,
+                              const int32_t tiles)
+{
+    const uint32_t zeros[4] = {0, 0, 0, 0};
+    const int32_t lanes = tiles * 2, rows = FLASH_THREADS / lanes;
+    const int32_t r = (int32_t)threadIdx.x / lanes, c = (int32_t)threadIdx.x % lanes * 8;
+    const int32_t j = t * FLASH_KEYS + r;
+    /* Where position 0 would be, in elements: modulo 2^64 where there is none. */
+    size_t prompt = (size_t)b->tile.first * p->kv_row;
+    size_t branch = (size_t)(b->tile.branch - b->tile.prompt) * p->kv_row;
+    size_t at = (size_t)j * p->kv_row + (size_t)c;
+    if (p->pages)
+        prompt = branch = (size_t)page * p->page - (size_t)(t * FLASH_KEYS) * p->kv_row;
+    to += r * FLASH_LD(tiles * 16) + c;
+    GPU_UNROLL
+    for (int32_t i = 0; i < FLASH_KEYS; i += rows) {
+        if (j + i <= b->last)
+            gpu_fetch_16(to + i * FLASH_LD(tiles * 16),
+                         from + ((j + i < b->tile.prompt ? prompt : branch) + at));
+        else
+            gpu_store_16(to + i * FLASH_LD(tiles * 16), zeros);
+        at += (size_t)rows * p->kv_row;
+    }
+}
+
 /* Keys or values of tile t: columns from `column` on, as many as a block holds. */
 GPU_FN void flash_fetch_keys(uint16_t *to, const uint16_t *from, const struct gpu_flash *p,
                              const struct flash_block *b, int32_t t, int32_t page, int32_t column)
@@ -113,6 +143,17 @@ GPU_FN void flash_fetch_keys(uint16_t *to, const uint16_t *from, const struct gp
         flash_fetch_row(to + r * b->kv_ld, from + (size_t)row * p->kv_row, j <= b->last ? there : 0,
                         columns, p->wide, lane, lanes);
     }
+}
+
+/* By the way that the kernel and the addresses allow. */
+GPU_FN void flash_fetch(uint16_t *to, const uint16_t *from, const struct gpu_flash *p,
+                        const struct flash_block *b, int32_t t, int32_t page, int32_t column,
+                        const int32_t tiles, const int32_t exact)
+{
+    if (exact && p->wide)
+        flash_fetch_exact(to, from, p, b, t, page, tiles);
+    else
+        flash_fetch_keys(to, from, p, b, t, page, column);
 }
 
 GPU_FN int32_t flash_page(const struct gpu_flash *p, const struct flash_block *b, int32_t t)
@@ -320,7 +361,7 @@ GPU_FN void flash_attend(const struct gpu_flash *p, const int32_t tiles, const i
         lower[GPU_COPIES]; /* what is put together of an item's parts */
     GPU_OWN_WARP gpu_sum s[GPU_WARP_COPIES][FLASH_KEYS / 16];
     GPU_OWN_WARP gpu_sum o[GPU_WARP_COPIES][FLASH_COLUMNS / 16];
-    const struct flash_block b = flash_begin(p);
+    const struct flash_block b = flash_begin(p, tiles, exact);
     const int32_t rest = (b.padded - b.column) / 16;
     const int32_t used = exact ? tiles : rest < tiles ? rest : tiles;
     int32_t page = flash_page(p, &b, b.begin);
@@ -328,7 +369,7 @@ GPU_FN void flash_attend(const struct gpu_flash *p, const int32_t tiles, const i
     {
         flash_own_begin(p, &b, &own[GPU_SELF]);
         flash_fetch_queries(p, &b);
-        flash_fetch_keys(b.k, b.keys, p, &b, b.begin, page, 0);
+        flash_fetch(b.k, b.keys, p, &b, b.begin, page, 0, tiles, exact);
     }
     GPU_EACH_WARP
     {
@@ -345,7 +386,7 @@ GPU_FN void flash_attend(const struct gpu_flash *p, const int32_t tiles, const i
             GPU_EACH
             {
                 if (part == 0)
-                    flash_fetch_keys(b.v, b.values, p, &b, t, page, b.column);
+                    flash_fetch(b.v, b.values, p, &b, t, page, b.column, tiles, exact);
             }
             GPU_SYNC_WARP();
             GPU_EACH_WARP
@@ -362,7 +403,7 @@ GPU_FN void flash_attend(const struct gpu_flash *p, const int32_t tiles, const i
                 GPU_SYNC();
                 GPU_EACH
                 {
-                    flash_fetch_keys(b.k, b.keys, p, &b, t, page, column + FLASH_COLUMNS);
+                    flash_fetch(b.k, b.keys, p, &b, t, page, column + FLASH_COLUMNS, tiles, exact);
                 }
             }
         }
@@ -371,7 +412,7 @@ GPU_FN void flash_attend(const struct gpu_flash *p, const int32_t tiles, const i
         GPU_EACH
         {
             if (t + 1 < b.end)
-                flash_fetch_keys(b.k, b.keys, p, &b, t + 1, next, 0);
+                flash_fetch(b.k, b.keys, p, &b, t + 1, next, 0, tiles, exact);
         }
         GPU_SYNC_WARP();
         GPU_EACH
@@ -425,6 +466,11 @@ GPU_KERNEL_FIT(gpu_flash_64, gpu_flash, FLASH_THREADS, 3)
 GPU_KERNEL_FIT(gpu_flash_128, gpu_flash, FLASH_THREADS, 3)
 {
     flash_attend(&p, 8, 1, 1);
+}
+
+GPU_KERNEL_FIT(gpu_flash_256, gpu_flash, FLASH_THREADS, 2)
+{
+    flash_attend(&p, 16, 1, 1);
 }
 
 GPU_KERNEL_FIT(gpu_flash_small, gpu_flash, FLASH_THREADS, 3)

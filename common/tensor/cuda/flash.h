@@ -49,8 +49,9 @@ struct gpu_flash {
      * e^x = 2^(score·factor). */
     float factor, cap;
 };
-GPU_HANDLE(gpu_flash_64); /* C = 64, C = 128, up to 128, up to 512 */
+GPU_HANDLE(gpu_flash_64); /* C = 64, C = 128, C = 256, up to 128, up to 512 */
 GPU_HANDLE(gpu_flash_128);
+GPU_HANDLE(gpu_flash_256);
 GPU_HANDLE(gpu_flash_small);
 GPU_HANDLE(gpu_flash_large);
 

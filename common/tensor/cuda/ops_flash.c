@@ -50,6 +50,7 @@ static const void *kernel_of(int32_t C)
 {
     return C == 64    ? gpu_flash_64_kernel
            : C == 128 ? gpu_flash_128_kernel
+           : C == 256 ? gpu_flash_256_kernel
            : C <= 128 ? gpu_flash_small_kernel
                       : gpu_flash_large_kernel;
 }
