@@ -34,6 +34,8 @@ void *cuda_table(struct tn_cuda *cuda, enum cuda_block block, const void *host, 
     struct cuda_mirror *m = &cuda->mirrors[block];
     void *to = cuda_scratch(cuda, block, bytes);
     bool mirrored = bytes <= sizeof(m->bytes);
+    if (bytes == 0)
+        return to;
     if (mirrored && m->at == to && m->pass == cuda->pass && m->n == bytes &&
         memcmp(m->bytes, host, bytes) == 0)
         return to;
