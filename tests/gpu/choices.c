@@ -7,6 +7,7 @@
 
 #include "common/base/mem.h"
 #include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/products_typed.h"
 #include "tests/gpu/fake_cuda.h"
 
 enum { N = 24, K = 40, ROWS = 3000 };
@@ -242,6 +243,45 @@ static void many_rows(void)
     device_close(d);
 }
 
+/* Other weights by a kernel and other rows by the host, and their product: in a pass or not. */
+static void fill_and_multiply(struct matrices *m, uint32_t step)
+{
+    uint16_t host[ROWS * K / 100];
+    struct gpu_noise k = {.to = m->b, .n = (size_t)N * K, .seed = 4};
+    for (uint32_t i = 0; i < SP_COUNT(host); i++)
+        host[i] = (uint16_t)(0x3f00u + i * step % 128u);
+    device_zero(m->d, m->a, (size_t)ROWS / 100 * K * 2);
+    device_put(m->d, m->a, host, sizeof(host));
+    device_launch(m->d, gpu_noise_kernel, (struct device_grid){(k.n + GPU_FLAT - 1) / GPU_FLAT, 1},
+                  (struct device_grid){GPU_FLAT, 1}, &k);
+    SP_ASSERT(device_product(m->d, &m->product));
+}
+
+/* What can't be recorded is done all the same. */
+static void passes(bool recordable)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, ROWS / 100, false, false);
+    float at_once[ROWS / 100 * N], held[ROWS / 100 * N];
+    bool ok = true;
+    fake.no_recording = !recordable;
+    for (uint32_t i = 1; i < 5; i++) {
+        fill_and_multiply(&m, i);
+        device_get(d, at_once, m.c, sizeof(at_once));
+        device_zero(d, m.c, sizeof(at_once));
+        device_pass_begin(d, 1);
+        fill_and_multiply(&m, i);
+        device_pass_end(d);
+        device_get(d, held, m.c, sizeof(held));
+        ok &= memcmp(at_once, held, sizeof(held)) == 0;
+    }
+    check(ok, "passes with products are what is done at once");
+    check(device_pass_counts(d).repeated == (recordable ? 3 : 0),
+          recordable ? "all but the first by a graph" : "work that can't be recorded is issued");
+    drop(&m);
+    device_close(d);
+}
+
 static void without_services(void)
 {
     struct device *d = open_device((size_t)1 << 30);
@@ -283,6 +323,8 @@ int main(void)
     variant();
     many_shapes();
     many_rows();
+    passes(true);
+    passes(false);
     without_services();
     printf("1..%d\n", tests);
     return failures > 0;

@@ -273,6 +273,6 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan
                              .beta = *(const float *)beta,
                              .algorithm = number_of(algo)};
     fake.last_algorithm = (int)p.algorithm;
-    fake_enqueue_product(stream, &p);
-    return CUBLAS_STATUS_SUCCESS;
+    return fake_enqueue_product(stream, &p) ? CUBLAS_STATUS_SUCCESS
+                                            : CUBLAS_STATUS_EXECUTION_FAILED;
 }

@@ -139,10 +139,18 @@ static cudaError_t not_recording(void)
     return stream.recording ? cudaErrorStreamCaptureUnsupported : cudaSuccess;
 }
 
-void fake_enqueue_product(cudaStream_t s, const struct fake_product *p)
+static cudaError_t recordable(void)
+{
+    return fake.no_recording ? not_recording() : cudaSuccess;
+}
+
+bool fake_enqueue_product(cudaStream_t s, const struct fake_product *p)
 {
     SP_ASSERT(s == &stream);
+    if (recordable() != cudaSuccess)
+        return false;
     enqueue((struct work){.kind = WORK_PRODUCT, .product = *p});
+    return true;
 }
 
 cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **args,
@@ -150,6 +158,8 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
 {
     const struct emu_kernel *k = kernel;
     SP_ASSERT(s == &stream && grid.z == 1 && block.z == 1);
+    if (recordable() != cudaSuccess)
+        return cudaErrorStreamCaptureUnsupported;
     enqueue((struct work){.kind = WORK_LAUNCH,
                           .blocks = {grid.x, grid.y},
                           .threads = {block.x, block.y},
@@ -273,7 +283,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     SP_ASSERT(is_on_device(to) == (kind != cudaMemcpyDeviceToHost) &&
               is_on_device(from) == (kind != cudaMemcpyHostToDevice));
     bool pageable = kind != cudaMemcpyDeviceToDevice && !find_piece(host);
-    if (pageable && not_recording() != cudaSuccess)
+    if (recordable() != cudaSuccess || (pageable && not_recording() != cudaSuccess))
         return cudaErrorStreamCaptureUnsupported;
     enqueue(w);
     if (pageable) /* what isn't pinned is copied before the call returns */
@@ -284,6 +294,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 {
     SP_ASSERT(s == &stream && value == 0 && (bytes == 0 || is_on_device(to)));
+    if (recordable() != cudaSuccess)
+        return cudaErrorStreamCaptureUnsupported;
     enqueue((struct work){.kind = WORK_SET, .to = to, .bytes = bytes});
     return cudaSuccess;
 }
@@ -348,7 +360,7 @@ cudaError_t cudaEventElapsedTime(float *ret, cudaEvent_t start, cudaEvent_t stop
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mode)
 {
-    SP_ASSERT(s == &stream && mode == cudaStreamCaptureModeThreadLocal && !stream.recording);
+    SP_ASSERT(s == &stream && mode == cudaStreamCaptureModeRelaxed && !stream.recording);
     if (fake.no_graphs)
         return cudaErrorStreamCaptureUnsupported;
     stream.graph = sp_xalloc(sizeof(*stream.graph));

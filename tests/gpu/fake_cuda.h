@@ -37,12 +37,13 @@ struct fake_product { /* one call of cublasLtMatmul, sizes and types as cublasLt
 };
 void fake_multiply(const struct fake_product *p);
 double fake_cost(const struct fake_product *p);
-/* Puts it behind the stream's other work, or into what is recorded. */
-void fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
+/* Puts it behind the stream's other work, or into what is recorded; false: it can't. */
+bool fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
 
 struct fake {
     size_t memory_bytes; /* that can be had */
     bool no_algorithms, no_pinned, no_graphs;
+    bool no_recording;  /* it begins, but no work can be recorded */
     int last_algorithm; /* of the newest call */
     int heuristics;     /* calls */
 };

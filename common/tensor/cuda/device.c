@@ -18,6 +18,14 @@ void device_check(cudaError_t rc, const char *what)
     abort();
 }
 
+void device_check_work(struct device *d, cudaError_t rc, const char *what)
+{
+    if (rc == cudaSuccess || !d->graphs.recording)
+        device_check(rc, what);
+    else
+        d->graphs.spoiled = true;
+}
+
 /* --- opening --- */
 
 static enum sp_err failed(cudaError_t rc, const char *device, struct sp_error *err)
@@ -114,9 +122,11 @@ void device_do_launch(struct device *d, const void *kernel, struct device_grid b
     SP_ASSERT(shared_bytes <= DEVICE_SHARED_BYTES);
     /* Always the most: a graph holds launches of the same kernel with less and with more. */
     if (shared_bytes > 0)
-        device_check(cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                          DEVICE_SHARED_BYTES),
-                     "shared memory");
-    device_check(cudaLaunchKernel(function, grid, block, params, shared_bytes, d->stream),
-                 "kernel");
+        device_check_work(d,
+                          cudaFuncSetAttribute(function,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               DEVICE_SHARED_BYTES),
+                          "shared memory");
+    device_check_work(d, cudaLaunchKernel(function, grid, block, params, shared_bytes, d->stream),
+                      "kernel");
 }

@@ -1,6 +1,8 @@
 /* Recorded work: what a stream is asked for is captured into a CUDA graph, and one launch of it
- * costs the host what a kernel does. Other threads may go on with what they do (usage.c): only this
- * thread is held to what may be captured. */
+ * costs the host what a kernel does. The capture is relaxed: what a library does on its own (a
+ * kernel that is loaded when it is first used, memory that it takes) is done and does no harm, as
+ * what other threads do (usage.c). What can't be captured all the same spoils the recording, and
+ * work is done as without it. */
 #include "common/base/mem.h"
 #include "common/tensor/cuda/device_state.h"
 
@@ -37,11 +39,12 @@ bool device_record(struct device *d, uint64_t key)
 {
     struct device_graphs *g = &d->graphs;
     SP_ASSERT(!g->recording);
-    if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeThreadLocal) != cudaSuccess) {
+    if (cudaStreamBeginCapture(d->stream, cudaStreamCaptureModeRelaxed) != cudaSuccess) {
         (void)cudaGetLastError();
         return false;
     }
     g->recording = true;
+    g->spoiled = false;
     g->key = key;
     return true;
 }
@@ -67,7 +70,7 @@ bool device_recorded(struct device *d)
     cudaGraphExec_t work = NULL;
     SP_ASSERT(g->recording);
     g->recording = false;
-    bool ok = cudaStreamEndCapture(d->stream, &graph) == cudaSuccess && graph &&
+    bool ok = cudaStreamEndCapture(d->stream, &graph) == cudaSuccess && graph && !g->spoiled &&
               cudaGraphInstantiate(&work, graph, 0) == cudaSuccess;
     if (graph)
         (void)cudaGraphDestroy(graph);

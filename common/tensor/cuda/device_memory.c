@@ -222,7 +222,7 @@ void device_do_copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     bool hosts = device_is_host(d, to) || device_is_host(d, from);
     enum cudaMemcpyKind kind = hosts ? cudaMemcpyDefault : cudaMemcpyDeviceToDevice;
-    device_check(cudaMemcpyAsync(to, from, bytes, kind, d->stream), "copy");
+    device_check_work(d, cudaMemcpyAsync(to, from, bytes, kind, d->stream), "copy");
 }
 
 void device_do_zero(struct device *d, void *memory, size_t bytes)
@@ -232,7 +232,7 @@ void device_do_zero(struct device *d, void *memory, size_t bytes)
         memset(memory, 0, bytes);
         return;
     }
-    device_check(cudaMemsetAsync(memory, 0, bytes, d->stream), "zero");
+    device_check_work(d, cudaMemsetAsync(memory, 0, bytes, d->stream), "zero");
 }
 
 void *device_pinned_alloc(struct device *d, size_t bytes)
@@ -254,8 +254,8 @@ void device_pinned_free(struct device *d, void *memory)
 
 void device_do_put_pinned(struct device *d, void *to, const void *from_pinned, size_t bytes)
 {
-    device_check(cudaMemcpyAsync(to, from_pinned, bytes, cudaMemcpyHostToDevice, d->stream),
-                 "upload");
+    device_check_work(d, cudaMemcpyAsync(to, from_pinned, bytes, cudaMemcpyHostToDevice, d->stream),
+                      "upload");
 }
 
 void device_do_wait(struct device *d)

@@ -338,10 +338,14 @@ static bool product(struct device *d, const struct device_product *p)
         return false;
     if (device_multiply(d, c, &c->by_rows[bucket], p))
         return true;
+    if (c->reference.found && device_multiply(d, c, &c->reference, p))
+        return true;
+    if (d->graphs.recording) { /* it could before */
+        d->graphs.spoiled = true;
+        return true;
+    }
     if (!c->reference.found)
         return false;
-    if (device_multiply(d, c, &c->reference, p))
-        return true;
     /* Another way would give other bits, for these rows alone. */
     fprintf(stderr, "cuda: cublasLt can't do a product of %d rows with weights of %d x %d\n", p->M,
             p->N, p->K);

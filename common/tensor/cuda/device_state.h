@@ -47,8 +47,8 @@ struct device_graph {
 struct device_graphs {
     struct device_graph kept[DEVICE_GRAPHS];
     int n;
-    uint64_t clock, key; /* key: of what is recorded now */
-    bool recording;
+    uint64_t clock, key;     /* key: of what is recorded now */
+    bool recording, spoiled; /* spoiled: something could not be recorded */
 };
 
 struct device_products; /* device_products.h */
@@ -64,6 +64,9 @@ struct device {
 
 /* Aborts with what CUDA says, unless it says success. */
 void device_check(cudaError_t rc, const char *what);
+/* The same for work that may be recorded: what can't be spoils the recording instead, so that the
+ * work is done without it. */
+void device_check_work(struct device *d, cudaError_t rc, const char *what);
 
 void device_memory_close(struct device *d);
 /* Memory that is not zeroed and not counted; NULL: none. Freed by device_give. */
