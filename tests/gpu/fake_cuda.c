@@ -285,9 +285,7 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     bool pageable = kind != cudaMemcpyDeviceToDevice && !find_piece(host);
     if (recordable() != cudaSuccess || (pageable && not_recording() != cudaSuccess))
         return cudaErrorStreamCaptureUnsupported;
-    enqueue(w);
-    if (pageable) /* what isn't pinned is copied before the call returns */
-        work_until(NULL);
+    enqueue(w); /* whether what isn't pinned has been read now is promised nowhere */
     return cudaSuccess;
 }
 

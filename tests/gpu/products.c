@@ -404,6 +404,27 @@ static void copies(void)
     }
 }
 
+/* More small ones, one behind the other, than the device has read when the last are put. */
+static void many_copies(void)
+{
+    enum { COPIES = 700, BYTES = 60001 };
+    struct device *d = tn_cuda_of(b)->device;
+    uint8_t *host = sp_xalloc(BYTES), *back = sp_xalloc((size_t)COPIES * BYTES);
+    uint8_t *memory = device_alloc(d, (size_t)COPIES * BYTES);
+    bool ok = true;
+    for (size_t i = 0; i < COPIES; i++) {
+        memset(host, (int)(i % 251), BYTES);
+        device_put(d, memory + i * BYTES, host, BYTES);
+    }
+    device_get(d, back, memory, (size_t)COPIES * BYTES);
+    for (size_t i = 0; i < (size_t)COPIES * BYTES; i++)
+        ok &= back[i] == i / BYTES % 251;
+    check(ok, "many small copies");
+    device_free(d, memory);
+    free(host);
+    free(back);
+}
+
 static void usage(void)
 {
     struct device *d = tn_cuda_of(b)->device;
@@ -445,6 +466,7 @@ int main(void)
     operations();
     recorded_work();
     copies();
+    many_copies();
     usage();
     limits();
     tn_close(b);

@@ -1,11 +1,16 @@
-/* Memory of the device and copies. Copies of much memory go through two pieces of pinned memory,
- * which the device reads by itself: while it copies one, the host fills (or empties) the other. */
+/* Memory of the device and copies. Uploads, and downloads of much memory, go through two pieces of
+ * pinned memory, which the device reads by itself: while it copies one, the host fills (or empties)
+ * the other. Small uploads as well: when memory that isn't pinned has been read is promised
+ * nowhere, and where the device can read all of the host's memory it need not be when the call
+ * returns. */
 #include "common/tensor/cuda/device_state.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #include "common/base/mem.h"
+
+#define STAGED_ALIGN 256 /* bytes; divides a stage's */
 
 void *device_take(struct device *d, size_t bytes)
 {
@@ -123,12 +128,10 @@ void device_memory_close(struct device *d)
 
 /* --- copies --- */
 
-/* Whether copies of so much go through stages, which are made when they are first needed. */
-static bool staged(struct device *d, size_t bytes)
+/* Whether there are stages, which are made when they are first needed. */
+static bool staged(struct device *d)
 {
     struct device_memory *m = &d->memory;
-    if (bytes <= DEVICE_STAGED_FROM || m->unstaged)
-        return false;
     for (int i = 0; i < 2 && !m->staged && !m->unstaged; i++) {
         struct device_stage *s = &m->stages[i];
         m->unstaged =
@@ -163,6 +166,22 @@ static bool waits(struct device *d, const void *to, const void *from)
     return is_host;
 }
 
+/* Pinned memory for as much as there is room for of what is to be put: *ret_bytes. */
+static uint8_t *stage_room(struct device *d, size_t bytes, size_t *ret_bytes)
+{
+    struct device_memory *m = &d->memory;
+    if (m->filled == DEVICE_STAGE_BYTES) {
+        device_check(cudaEventRecord(m->stages[m->filling].idle, d->stream), "staged copy");
+        m->filling ^= 1;
+        m->filled = 0;
+        await(&m->stages[m->filling]);
+    }
+    uint8_t *at = (uint8_t *)m->stages[m->filling].at + m->filled;
+    *ret_bytes = SP_MIN(bytes, DEVICE_STAGE_BYTES - m->filled);
+    m->filled += (*ret_bytes + STAGED_ALIGN - 1) / STAGED_ALIGN * STAGED_ALIGN;
+    return at;
+}
+
 void device_do_put(struct device *d, void *to, const void *from_host, size_t bytes)
 {
     SP_ASSERT(!d->graphs.recording);
@@ -170,22 +189,18 @@ void device_do_put(struct device *d, void *to, const void *from_host, size_t byt
         memcpy(to, from_host, bytes);
         return;
     }
-    if (!staged(d, bytes)) {
-        /* From memory that is not pinned: CUDA has read it when the call returns. */
+    if (!staged(d)) {
         device_check(cudaMemcpyAsync(to, from_host, bytes, cudaMemcpyHostToDevice, d->stream),
                      "upload");
-        if (device_is_host(d, from_host))
-            device_do_wait(d);
+        device_do_wait(d);
         return;
     }
-    size_t done = 0;
-    for (int i = 0; done < bytes; i ^= 1) {
-        struct device_stage *s = &d->memory.stages[i];
-        size_t part = SP_MIN(bytes - done, DEVICE_STAGE_BYTES);
-        await(s);
-        memcpy(s->at, (const uint8_t *)from_host + done, part);
-        start(d, s, (uint8_t *)to + done, s->at, part, cudaMemcpyHostToDevice);
-        done += part;
+    for (size_t done = 0, part; done < bytes; done += part) {
+        uint8_t *stage = stage_room(d, bytes - done, &part);
+        memcpy(stage, (const uint8_t *)from_host + done, part);
+        device_check(
+            cudaMemcpyAsync((uint8_t *)to + done, stage, part, cudaMemcpyHostToDevice, d->stream),
+            "upload");
     }
 }
 
@@ -196,7 +211,7 @@ void device_do_get(struct device *d, void *to_host, const void *from, size_t byt
         memcpy(to_host, from, bytes);
         return;
     }
-    if (!staged(d, bytes)) {
+    if (bytes <= DEVICE_STAGED_FROM || !staged(d)) {
         device_check(cudaMemcpyAsync(to_host, from, bytes, cudaMemcpyDeviceToHost, d->stream),
                      "download");
         device_do_wait(d);

@@ -12,7 +12,7 @@
  * that is left. */
 #define DEVICE_WORKSPACE_BYTES ((size_t)32 << 20)
 #define DEVICE_STAGE_BYTES ((size_t)16 << 20)
-#define DEVICE_STAGED_FROM ((size_t)1 << 20) /* smaller copies go without */
+#define DEVICE_STAGED_FROM ((size_t)1 << 20) /* smaller downloads go without */
 
 struct device_block { /* an allocation */
     void *at;
@@ -36,6 +36,8 @@ struct device_memory {
     struct device_host *hosts;
     atomic_uint_least64_t own, own_peak; /* read by any thread */
     struct device_stage stages[2];
+    int filling;           /* the stage that uploads are put into */
+    size_t filled;         /* bytes of it */
     bool staged, unstaged; /* stages are there; can't be had */
 };
 
