@@ -310,9 +310,19 @@ static void no_memory(void)
     check(device_open(&d, &err) == SP_ENOMEM, "a device that is full");
 }
 
+static void no_kernels(void)
+{
+    struct device *d;
+    struct sp_error err = {0};
+    fake = (struct fake){.memory_bytes = (size_t)1 << 30, .no_kernels = true};
+    check(device_open(&d, &err) == SP_EUNSUPPORTED && strstr(err.text, "no kernels for made up"),
+          "a device that no kernel was built for");
+}
+
 int main(void)
 {
     no_memory();
+    no_kernels();
     for (int i = 0; i < 4; i++)
         alike(i % 2, i / 2);
     sums_over_rows();

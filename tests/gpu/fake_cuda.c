@@ -176,6 +176,13 @@ cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute what
     return cudaSuccess;
 }
 
+cudaError_t cudaFuncGetAttributes(struct cudaFuncAttributes *ret, const void *kernel)
+{
+    *ret = (struct cudaFuncAttributes){.maxThreadsPerBlock = 256};
+    SP_ASSERT(((const struct emu_kernel *)kernel)->run != NULL);
+    return fake.no_kernels ? cudaErrorNoKernelImageForDevice : cudaSuccess;
+}
+
 /* --- memory --- */
 
 enum where { DEVICE, PINNED };

@@ -9,6 +9,7 @@
 
 #include "common/base/mem.h"
 #include "common/tensor/cuda/explain.h"
+#include "common/tensor/cuda/products_typed.h"
 
 void device_check(cudaError_t rc, const char *what)
 {
@@ -36,11 +37,13 @@ static enum sp_err failed(cudaError_t rc, const char *device, struct sp_error *e
     struct cuda_trouble trouble = {.driver = driver,
                                    .runtime = runtime,
                                    .device = device,
-                                   .code = rc == cudaErrorMemoryAllocation         ? CUDA_NO_MEMORY
-                                           : rc == cudaErrorNoDevice               ? CUDA_NO_DEVICE
-                                           : rc == cudaErrorInsufficientDriver     ? CUDA_OLD_DRIVER
-                                           : rc == cudaErrorNoKernelImageForDevice ? CUDA_NO_KERNELS
-                                                                                   : CUDA_OTHER,
+                                   .code = rc == cudaErrorMemoryAllocation     ? CUDA_NO_MEMORY
+                                           : rc == cudaErrorNoDevice           ? CUDA_NO_DEVICE
+                                           : rc == cudaErrorInsufficientDriver ? CUDA_OLD_DRIVER
+                                           : rc == cudaErrorNoKernelImageForDevice ||
+                                                   rc == cudaErrorInvalidDeviceFunction
+                                               ? CUDA_NO_KERNELS
+                                               : CUDA_OTHER,
                                    .text = cudaGetErrorString(rc)};
     return cuda_explain(&trouble, err);
 }
@@ -65,6 +68,14 @@ enum sp_err device_describe(struct device_info *ret, struct sp_error *err)
     return SP_OK;
 }
 
+/* CUDA looks for a kernel when it is first used, which would be too late to say that there is none:
+ * all are built for the same devices, so one is looked for now. */
+static cudaError_t find_kernels(void)
+{
+    struct cudaFuncAttributes ignored;
+    return cudaFuncGetAttributes(&ignored, ((const struct gpu_handle *)gpu_noise_kernel)->function);
+}
+
 enum sp_err device_open(struct device **ret, struct sp_error *err)
 {
     struct device_info info;
@@ -76,6 +87,8 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     cudaError_t cuda = cudaSetDevice(0);
     if (cuda == cudaSuccess)
         cuda = cudaFree(NULL); /* makes the context, which takes some hundred MiB */
+    if (cuda == cudaSuccess)
+        cuda = find_kernels();
     if (cuda == cudaSuccess)
         cuda = cudaStreamCreateWithFlags(&d->stream, cudaStreamNonBlocking);
     if (cuda == cudaSuccess)

@@ -1,5 +1,5 @@
 /* usage: NVIDIA's management library, which comes with the driver and is loaded when it is there.
- * Its header comes with a package of its own, so the five functions are declared here, as
+ * Its header comes with a package of its own, so the three functions are declared here, as
  * https://docs.nvidia.com/deploy/nvml-api has them. */
 #include <dlfcn.h>
 #include <math.h>
