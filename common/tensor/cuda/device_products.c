@@ -373,6 +373,8 @@ bool device_do_product(struct device *d, const struct device_product *p)
         return false;
     if (p->a_transposed || p->M <= DEVICE_MOST_ROWS)
         return product(d, p);
+    if (!device_can_product(d, p))
+        return false;
     struct device_product part = *p;
     size_t a_row = (size_t)p->K * 2, c_row = (size_t)p->N * (p->c_bf16 ? 2 : 4);
     for (int32_t row = 0; row < p->M; row += part.M) { /* all parts or none */
