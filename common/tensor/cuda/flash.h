@@ -48,6 +48,7 @@ struct gpu_flash {
     /* A score's exponent of 2 is score·factor; with cap > 0 it is cap·tanh(x / 2) of the x that has
      * e^x = 2^(score·factor). */
     float factor, cap;
+    int32_t unused; /* see gpu_handle */
 };
 GPU_HANDLE(gpu_flash_64); /* C = 64, C = 128, C = 256, up to 128, up to 512 */
 GPU_HANDLE(gpu_flash_128);
@@ -62,7 +63,7 @@ struct gpu_flash_put {
     const uint16_t *qkv;
     const int32_t *to;
     size_t page;
-    int32_t T, H, G, C, wide;
+    int32_t T, H, G, C, wide, unused;
 };
 GPU_HANDLE(gpu_flash_put);
 

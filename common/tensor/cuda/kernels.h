@@ -15,6 +15,9 @@
 #define GPU_CHUNK 65536  /* elements of one partial sum of squares, as in cpu/pointwise.c */
 #define GPU_SAMPLE 512   /* ids of a partial sum of probabilities, as in cpu/sample.c */
 
+/* Work that is held back is compared byte by byte with that of the last time (device_pass.c). So
+ * structs of arguments that it has say of all their bytes what they are: where a compiler would
+ * leave some behind the members, which may be anything, there is one more of them. */
 struct gpu_handle { /* what a kernel's handle points to */
     const void *function;
     size_t args_bytes;
@@ -135,7 +138,7 @@ struct gpu_cache_put {
     void *k, *v;
     const float *qkv;
     const struct gpu_cache_row *rows;
-    int32_t T, H, G, C, bf16;
+    int32_t T, H, G, C, bf16, unused;
 };
 GPU_HANDLE(gpu_cache_put);
 

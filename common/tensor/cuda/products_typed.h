@@ -12,7 +12,7 @@ struct gpu_typed_product {
     const uint16_t *a, *b;
     size_t a_row, a_col, b_row, b_col;
     int32_t M, N, K;
-    int32_t accumulate, c_bf16;
+    int32_t accumulate, c_bf16, unused;
 };
 GPU_HANDLE(gpu_typed_product);
 
