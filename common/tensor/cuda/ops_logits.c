@@ -120,17 +120,28 @@ static bool draws(struct gpu_draw *ret, int32_t R, int32_t V, const struct tn_sa
     return sorted;
 }
 
+/* Blocks that draw at a time, each with a list of so many bytes: fewer where there is no memory for
+ * so many. Which block draws a row changes nothing. */
+static size_t sample_blocks(struct tn_cuda *cuda, size_t rows, size_t list)
+{
+    size_t blocks = SP_MIN(rows, (size_t)SAMPLE_BLOCKS);
+    while (blocks > 1 && !cuda_grow(cuda, CUDA_SCORES, blocks * list + 8))
+        blocks /= 2;
+    return blocks;
+}
+
 /* k: logits, R, V and where ids go, on the device. */
 static void launch_sample(struct tn_cuda *cuda, struct gpu_sample *k,
                           const struct tn_sample_params *params, const struct tn_sample_key *keys)
 {
-    size_t n = (size_t)k->R, blocks = SP_MIN(n, (size_t)SAMPLE_BLOCKS);
+    size_t n = (size_t)k->R;
     SP_ASSERT(k->V > 0 && k->V <= 1 << 20);
     struct gpu_draw *host = sp_xarray(n, sizeof(*host));
     bool sorted = draws(host, k->R, k->V, params, keys);
     for (k->width = 2; k->width < (size_t)k->V;)
         k->width *= 2;
     size_t list = sorted ? k->width * (sizeof(uint64_t) + sizeof(float)) : 0;
+    size_t blocks = sample_blocks(cuda, n, list);
     k->draws = cuda_table(cuda, CUDA_TABLE, host, n * sizeof(*host));
     k->sums = cuda_scratch(cuda, CUDA_SUMS, blocks * cuda_parts((size_t)k->V, GPU_SAMPLE) * 8);
     k->lists = cuda_scratch(cuda, CUDA_SCORES, blocks * list + 8);

@@ -91,6 +91,32 @@ START_TEST(file_that_cannot_be_loaded)
 }
 END_TEST
 
+/* Sorted lists of all rows do not fit: rows are drawn one after the other, and as they would be. */
+static void draw_with_little_memory(struct tn_backend *backend)
+{
+    enum { ROWS = 24, VOCABULARY = 3000 };
+    static float logits[ROWS * VOCABULARY];
+    struct tn_sample_params params[ROWS];
+    struct tn_sample_key keys[ROWS];
+    int32_t ids[ROWS], single;
+    float *there = backend->ops->alloc(backend, SP_COUNT(logits), sizeof(*logits));
+    ck_assert_ptr_nonnull(there);
+    for (int32_t i = 0; i < ROWS * VOCABULARY; i++)
+        logits[i] = (float)((uint32_t)i * 2654435761u >> 20) / 512.0f;
+    backend->ops->upload(backend, there, logits, sizeof(logits));
+    for (uint32_t i = 0; i < ROWS; i++) {
+        params[i] = (struct tn_sample_params){.temperature = 1, .top_k = 100, .top_p = 0.9f};
+        keys[i] = (struct tn_sample_key){.seed = 3, .prompt = i};
+    }
+    backend->ops->sample(backend, ids, there, ROWS, VOCABULARY, params, keys);
+    for (int32_t i = 0; i < ROWS; i++) {
+        backend->ops->sample(backend, &single, there + i * VOCABULARY, 1, VOCABULARY, &params[i],
+                             &keys[i]);
+        ck_assert_int_eq(ids[i], single);
+    }
+    backend->ops->free(backend, there);
+}
+
 /* The module of this build, whose kernels the host runs. */
 START_TEST(module_of_this_version)
 {
@@ -123,6 +149,7 @@ START_TEST(module_of_this_version)
         ck_assert_uint_gt(usage.memory_used, 0);
         ck_assert_uint_eq(usage.own_peak, 1 << 20);
         ck_assert_double_eq(usage.busy, 0.5);
+        draw_with_little_memory(backend);
         tn_close(backend);
     }
     unsetenv("SPIN_EMULATE_MIB");
