@@ -97,6 +97,21 @@ static size_t scratch_bytes(const struct model_config *c, const struct model_wor
     return numbers * tn_unit(s->activations) + floats * sizeof(float) + ROUNDING * 16;
 }
 
+/* What is rounded to bf16 for products where activations are, one matrix at a time: parameters in
+ * fp32, and the gradients of a block's logits. The backend takes it when it first needs it. */
+static size_t rounded_bytes(const struct model_config *c, const struct model_workspace_size *s)
+{
+    struct widths w = widths_of(c);
+    size_t widest = SP_MAX(SP_MAX(w.wide, w.half), (size_t)c->vocab), numbers = 0;
+    if (s->activations != TN_BF16)
+        return 0;
+    if (s->weights == TN_F32)
+        numbers += widest * w.d;
+    if (s->backward)
+        numbers += (size_t)head_rows(s) * (size_t)c->vocab;
+    return numbers * tn_unit(TN_BF16);
+}
+
 static enum sp_err check_size(const struct model_config *c, const struct model_workspace_size *s,
                               struct sp_error *err)
 {
@@ -137,7 +152,7 @@ enum sp_err model_memory_plan(const struct model_config *c, const struct model_w
                                   .logit_rows = head_rows(s)};
     p.weights = (size_t)c->n_params * tn_unit(s->weights);
     p.grads = s->backward ? p.weights : 0;
-    p.scratch = scratch_bytes(c, s) + (size_t)s->max_targets * 24;
+    p.scratch = scratch_bytes(c, s) + rounded_bytes(c, s) + (size_t)s->max_targets * 24;
     sum_plan(&p, c, s);
     if (!fits(&p))
         return sp_fail(

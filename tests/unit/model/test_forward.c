@@ -364,7 +364,7 @@ START_TEST(plan_is_what_it_says)
     struct model_config config = odd_config(false);
     struct model_workspace_size size = {
         .max_rows = 100, .longest = 50, .max_targets = 80, .backward = true, .extra_bytes = 12345};
-    struct model_memory_plan p, forward_only;
+    struct model_memory_plan p, forward_only, more;
     struct sp_buf text = SP_BUF_INIT;
     ck_ok(model_memory_plan(&config, &size, &p, err));
     ck_assert_uint_eq(p.total,
@@ -380,6 +380,14 @@ START_TEST(plan_is_what_it_says)
     ck_assert_ptr_nonnull(strstr(text.data, "activations of 3 of 3 layers"));
     ck_assert_ptr_nonnull(strstr(text.data, "total"));
     sp_buf_deinit(&text);
+    /* With activations in bf16 parameters and logits are rounded for products. */
+    size.backward = true;
+    size.activations = size.weights = TN_BF16;
+    ck_ok(model_memory_plan(&config, &size, &p, err));
+    size.weights = TN_F32;
+    ck_ok(model_memory_plan(&config, &size, &more, err));
+    ck_assert_uint_ge(p.scratch, 2 * 80 * 53);
+    ck_assert_uint_ge(more.scratch + 1024, p.scratch + 2 * (size_t)config.hidden * 53);
     size.longest = 101;
     ck_fails(SP_EINVAL, "segments of up to 101", model_memory_plan(&config, &size, &p, err));
     size.longest = size.max_rows = INT32_MAX;
