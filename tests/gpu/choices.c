@@ -282,6 +282,26 @@ static void passes(bool recordable)
     device_close(d);
 }
 
+/* What was launched with more shared memory still has it when others were launched with less. */
+static void shared_memory(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    static const size_t sizes[] = {70 << 10, 20 << 10, 90 << 10, 60 << 10};
+    uint16_t *at = device_alloc(d, 64 * sizeof(*at)), host[64];
+    uint32_t differ = 0;
+    for (size_t i = 0; i < SP_COUNT(sizes); i++) {
+        struct gpu_noise k = {.to = at + 16 * i, .n = 16, .seed = 1};
+        device_launch_shared(d, gpu_noise_kernel, (struct device_grid){1, 1},
+                             (struct device_grid){GPU_FLAT, 1}, sizes[i], &k);
+    }
+    device_get(d, host, at, sizeof(host));
+    for (size_t i = 0; i < SP_COUNT(host); i++)
+        differ |= host[i] ^ host[i % 16];
+    check(!differ && host[1] != 0, "kernels with more and less shared memory");
+    device_free(d, at);
+    device_close(d);
+}
+
 static void without_services(void)
 {
     struct device *d = open_device((size_t)1 << 30);
@@ -335,6 +355,7 @@ int main(void)
     many_rows();
     passes(true);
     passes(false);
+    shared_memory();
     without_services();
     printf("1..%d\n", tests);
     return failures > 0;

@@ -63,10 +63,26 @@ static void enqueue(struct work w)
     append(stream.recording ? &stream.graph->list : &stream.list, w);
 }
 
+/* Dynamic shared memory that a kernel may have now. */
+static size_t *allowed(const void *kernel)
+{
+    static struct {
+        const void *kernel;
+        size_t bytes;
+    } all[64];
+    int i = 0;
+    while (all[i].kernel && all[i].kernel != kernel)
+        i++;
+    SP_ASSERT(i < (int)SP_COUNT(all) - 1);
+    all[i].kernel = kernel;
+    return &all[i].bytes;
+}
+
 static void run_kernel(const struct work *w)
 {
     static _Alignas(128) uint8_t dynamic[99 * 1024];
     SP_ASSERT(w->threads.x * w->threads.y <= 256 && w->bytes <= sizeof(dynamic));
+    SP_ASSERT(w->bytes <= *allowed(w->kernel));
     emu.threads = w->threads;
     emu.blocks = w->blocks;
     emu.dynamic = dynamic;
@@ -171,8 +187,8 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute what, int value)
 {
-    (void)kernel;
     SP_ASSERT(what == cudaFuncAttributeMaxDynamicSharedMemorySize && value <= 99 * 1024);
+    *allowed(kernel) = (size_t)value;
     return cudaSuccess;
 }
 
