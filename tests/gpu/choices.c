@@ -103,13 +103,14 @@ static const struct {
              {64, FAKE_FEW},       {65, FAKE_MOODY},      {77, FAKE_PLAIN},  {128, FAKE_MOODY},
              {129, FAKE_BY_COUNT}, {1024, FAKE_BY_COUNT}, {1025, FAKE_MANY}, {2000, FAKE_MANY}};
 
-static void alike(bool c_bf16, bool accumulate)
+static void alike(bool c_bf16, bool accumulate, bool workspace)
 {
     struct device *d = open_device((size_t)1 << 30);
     struct matrices m = matrices(d, ROWS, c_bf16, accumulate);
     size_t bytes = (size_t)ROWS * N * (c_bf16 ? 2 : 4);
     uint8_t *whole = sp_xalloc(bytes);
-    char what[96];
+    char what[128];
+    fake.needs_workspace = workspace;
     if (accumulate)
         device_zero(d, m.c, bytes);
     SP_ASSERT(device_product(d, &m.product));
@@ -117,9 +118,9 @@ static void alike(bool c_bf16, bool accumulate)
     int asked = fake.heuristics;
     for (size_t i = 0; i < SP_COUNT(parts); i++) {
         bool ok = same_rows(&m, whole, (ROWS - parts[i].rows) / 2, parts[i].rows);
-        snprintf(what, sizeof(what), "%d rows%s%s: algorithm %d, the bits of the whole",
+        snprintf(what, sizeof(what), "%d rows%s%s%s: algorithm %d, the bits of the whole",
                  parts[i].rows, c_bf16 ? " in bf16" : "", accumulate ? ", added" : "",
-                 fake.last_algorithm);
+                 workspace ? ", with workspace" : "", fake.last_algorithm);
         check(ok && fake.last_algorithm == (int)parts[i].expected, what);
     }
     check(fake.heuristics == asked, "algorithms are chosen once");
@@ -344,7 +345,8 @@ int main(void)
     no_memory();
     no_kernels();
     for (int i = 0; i < 4; i++)
-        alike(i % 2, i / 2);
+        alike(i % 2, i / 2, false);
+    alike(true, false, true);
     sums_over_rows();
     borrowed_weights(false);
     borrowed_weights(true);

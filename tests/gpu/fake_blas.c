@@ -200,7 +200,8 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     SP_ASSERT(p->aligned[0] >= 2 && p->aligned[1] >= 2 && p->aligned[2] == p->aligned[3]);
     fake.heuristics++;
     *ret_count = 0;
-    for (int i = 0; !fake.no_algorithms && i < FAKE_ALGORITHMS && *ret_count < most; i++) {
+    bool none = fake.no_algorithms || (fake.needs_workspace && p->workspace == 0);
+    for (int i = 0; !none && i < FAKE_ALGORITHMS && *ret_count < most; i++) {
         if ((i == FAKE_REDUCES && p->reductions == CUBLASLT_REDUCTION_SCHEME_NONE) ||
             (i == FAKE_BACKWARDS && !many) || !can((enum fake_algorithm)i, result->columns))
             continue;
@@ -218,7 +219,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
 {
     const struct layout *result = (const struct layout *)(void *)c;
     (void)handle, (void)plan, (void)a, (void)b, (void)d;
-    *ret = (cublasLtMatmulHeuristicResult_t){.algo = *algo};
+    *ret = (cublasLtMatmulHeuristicResult_t){.algo = *algo,
+                                             .workspaceSize = fake.needs_workspace ? 1024 : 0};
     return can(number_of(algo), result->columns) ? CUBLAS_STATUS_SUCCESS
                                                  : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -256,7 +258,8 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan
     SP_ASSERT((transposed[0] ? la->columns : la->rows) == lc->rows);
     SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == lc->columns);
     SP_ASSERT((transposed[1] ? lb->columns : lb->rows) == k);
-    if (!can(number_of(algo), lc->columns) || (number_of(algo) == FAKE_MOODY && lc->columns == 77))
+    if ((fake.needs_workspace && workspace_bytes < 1024) || !can(number_of(algo), lc->columns) ||
+        (number_of(algo) == FAKE_MOODY && lc->columns == 77))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     struct fake_product p = {.c = d,
                              .a = a,

@@ -41,8 +41,9 @@ double fake_cost(const struct fake_product *p);
 bool fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
 
 struct fake {
-    size_t memory_bytes; /* that can be had */
-    bool no_kernels;     /* for this device */
+    size_t memory_bytes;  /* that can be had */
+    bool no_kernels;      /* for this device */
+    bool needs_workspace; /* every algorithm */
     bool no_algorithms, no_pinned, no_graphs;
     bool no_recording;  /* it begins, but no work can be recorded */
     int last_algorithm; /* of the newest call */

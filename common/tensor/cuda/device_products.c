@@ -238,26 +238,36 @@ static void choose_for_rows(struct device *d, struct device_choice *c, int bucke
         c->by_rows[bucket] = all[0];
 }
 
+/* Said once for each shape. */
+static void complain(const struct device_choice *c, const char *what)
+{
+    fprintf(stderr, "cuda: weights of %d x %d: %s\n", c->N, c->fixed, what);
+}
+
 static void choose(struct device *d, struct device_choice *c, int bucket, const void *weights)
 {
     SP_ASSERT(!d->graphs.recording); /* takes memory and waits */
     c->chosen[bucket] = true;
     if (c->a_transposed || d->products->row_variant) {
         choose_for_rows(d, c, bucket, c->a_transposed ? DEVICE_WORKSPACE : DEVICE_ANY);
+        if (!c->by_rows[bucket].found)
+            complain(c, "no algorithm of cublasLt, a plain and slow one is used");
         return;
     }
     bool alike = device_choose_alike(d, c, weights), any = false;
     for (int i = 0; i < DEVICE_BUCKETS; i++) {
         if (!alike)
             choose_for_rows(d, c, i, DEVICE_ONE_SUM);
+        if (!c->by_rows[i].found)
+            choose_for_rows(d, c, i, DEVICE_WORKSPACE);
         any |= c->by_rows[i].found;
         c->chosen[i] = true;
     }
-    if (!alike && any)
-        fprintf(stderr,
-                "cuda: weights of %d x %d: no algorithm of cublasLt does few rows and many; bits "
-                "may depend on the number of rows\n",
-                c->N, c->fixed);
+    if (!any)
+        complain(c, "no algorithm of cublasLt, a plain and slow one is used");
+    else if (!alike)
+        complain(c, "no algorithm of cublasLt does few rows and many; bits may depend on the "
+                    "number of rows");
 }
 
 /* A place for one more: behind the others, or that of the one that was not used for longest. */

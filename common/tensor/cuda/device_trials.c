@@ -179,14 +179,17 @@ static const int32_t any_rows[] = {1,   2,   7,   8,    16,   17,   33,   64,
 static const int32_t tried_rows[] = {1, 7, 16, 33, 64, 100, 128, 256, 777, 1024, 4096};
 
 /* Candidates to be the reference: for many rows, or, where none of those can do with few, for
- * fewer. */
+ * fewer; and with workspace only where none does without: whether their bits know the number of
+ * rows is tried all the same. */
 static int references(struct device *d, struct device_choice *c,
                       struct device_algorithm ret[DEVICE_CANDIDATES])
 {
+    static const enum device_freedom freedoms[] = {DEVICE_ONE_SUM, DEVICE_WORKSPACE};
     int n = 0;
-    for (int i = DEVICE_BUCKETS - 1; n == 0 && i >= 0; i--)
-        n = device_candidates(d, c, device_buckets[i].typical, DEVICE_ONE_SUM, any_rows,
-                              SP_COUNT(any_rows), ret);
+    for (size_t f = 0; n == 0 && f < SP_COUNT(freedoms); f++)
+        for (int i = DEVICE_BUCKETS - 1; n == 0 && i >= 0; i--)
+            n = device_candidates(d, c, device_buckets[i].typical, freedoms[f], any_rows,
+                                  SP_COUNT(any_rows), ret);
     return n;
 }
 
@@ -249,8 +252,8 @@ static bool choose_bucket(struct trial *t, int bucket)
                        b->typical};
     struct device_algorithm all[DEVICE_CANDIDATES + 1];
     bool alike[DEVICE_CANDIDATES];
-    int n =
-        device_candidates(t->d, t->c, b->typical, DEVICE_ONE_SUM, fitting, SP_COUNT(fitting), all);
+    enum device_freedom freedom = t->c->reference.workspace ? DEVICE_WORKSPACE : DEVICE_ONE_SUM;
+    int n = device_candidates(t->d, t->c, b->typical, freedom, fitting, SP_COUNT(fitting), all);
     find_alike(t, all, n, tried, SP_COUNT(tried), alike);
     n = keep_alike(all, n, alike, true);
     all[n] = t->c->reference;
