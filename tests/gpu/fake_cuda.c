@@ -385,6 +385,7 @@ cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode mo
     if (fake.no_graphs)
         return cudaErrorStreamCaptureUnsupported;
     stream.graph = sp_xalloc(sizeof(*stream.graph));
+    fake.recordings++;
     stream.recording = true;
     stream.spoiled = false;
     return cudaSuccess;
@@ -416,6 +417,8 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s)
 {
     SP_ASSERT(s == &stream && !stream.recording);
+    if (fake.no_graph_memory)
+        return cudaErrorMemoryAllocation;
     copy_list(&stream.list, &graph->list);
     return cudaSuccess;
 }

@@ -45,7 +45,9 @@ struct fake {
     bool no_kernels;      /* for this device */
     bool needs_workspace; /* every algorithm */
     bool no_algorithms, no_pinned, no_graphs;
-    bool no_recording;  /* it begins, but no work can be recorded */
+    bool no_recording; /* it begins, but no work can be recorded */
+    bool no_graph_memory;
+    int recordings;     /* that began */
     int last_algorithm; /* of the newest call */
     int heuristics;     /* calls */
 };

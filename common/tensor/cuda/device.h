@@ -99,7 +99,8 @@ void device_row_variant(struct device *device, bool allowed);
 #define DEVICE_GRAPHS 64
 bool device_record(struct device *device, uint64_t key); /* false: do the work without it */
 bool device_recorded(struct device *device);             /* false: nothing was kept */
-bool device_replay(struct device *device, uint64_t key); /* false: there is none of this key */
+/* false: there is none of this key, or no memory for it, and then it is forgotten */
+bool device_replay(struct device *device, uint64_t key);
 void device_forget_graph(struct device *device, uint64_t key);
 void device_forget_graphs(struct device *device);
 

@@ -88,7 +88,13 @@ bool device_replay(struct device *d, uint64_t key)
     int i = find_graph(g, key);
     if (i < 0)
         return false;
+    cudaError_t rc = cudaGraphLaunch(g->kept[i].work, d->stream);
+    if (rc == cudaErrorMemoryAllocation) { /* a graph takes memory of the device when it begins */
+        (void)cudaGetLastError();
+        remove_graph(g, i);
+        return false;
+    }
+    device_check(rc, "graph");
     g->kept[i].used = ++g->clock;
-    device_check(cudaGraphLaunch(g->kept[i].work, d->stream), "graph");
     return true;
 }

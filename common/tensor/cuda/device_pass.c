@@ -29,7 +29,7 @@ struct log {
 struct pass { /* as it was the last time */
     uint64_t key, used;
     struct log log;
-    bool no_graph; /* it could not be recorded */
+    bool no_graph; /* it could not be recorded, or there was no memory for it */
 };
 
 struct device_passes {
@@ -183,8 +183,8 @@ static bool repeat(struct device *d, struct device_passes *p, struct pass *befor
     if (before->no_graph || !device_record(d, p->key))
         return false;
     issue(d, p, &p->log);
-    before->no_graph = !device_recorded(d);
-    return !before->no_graph && device_replay(d, p->key);
+    before->no_graph = !device_recorded(d) || !device_replay(d, p->key);
+    return !before->no_graph;
 }
 
 void device_pass_end(struct device *d)
@@ -194,7 +194,8 @@ void device_pass_end(struct device *d)
         return;
     p->on = false;
     struct pass *before = find(p, p->key);
-    if (before && same(&before->log, &p->log) && repeat(d, p, before)) {
+    bool unchanged = before && same(&before->log, &p->log);
+    if (unchanged && repeat(d, p, before)) {
         before->used = ++p->clock;
         p->counts.repeated++;
         return;
@@ -208,7 +209,7 @@ void device_pass_end(struct device *d)
     /* The next time may be the same as this one. */
     struct log log = before->log;
     before->log = p->log;
-    before->no_graph = false;
+    before->no_graph = unchanged && before->no_graph;
     before->used = ++p->clock;
     p->log = log;
     device_forget_graph(d, p->key);
