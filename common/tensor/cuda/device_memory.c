@@ -92,13 +92,13 @@ void device_host_free(struct device *d, void *memory)
     struct device_host **at = &d->memory.hosts;
     if (!memory)
         return;
+    device_wait(d); /* for the kernels that use it, while it is still known for what it is */
     while (*at && (*at)->at != memory)
         at = &(*at)->next;
     SP_ASSERT(*at != NULL); /* it is this device's, and was not freed before */
     struct device_host *h = *at;
     *at = h->next;
     free(h);
-    device_wait(d); /* for the kernels that use it */
     device_forget_graphs(d);
     device_check(cudaFreeHost(memory), "free of the host's memory");
 }
