@@ -180,6 +180,12 @@ void bench_report(struct bench *bench, struct bench_figure *f)
     json_array_append_new(json_object_get(bench->document, f->list), o);
 }
 
+void bench_wait(struct tn_backend *backend, const void *memory)
+{
+    float ignored;
+    backend->ops->download(backend, &ignored, memory, sizeof(ignored));
+}
+
 int32_t bench_random_id(const struct bench *bench, uint32_t i)
 {
     return (int32_t)sp_rng_below((uint64_t)bench->tool->seed, SP_STREAM_TEST, 0, i, 0, 0,

@@ -74,6 +74,10 @@ enum sp_err bench_products_new(struct bench *bench, const struct bench_shape *sh
 double bench_products_run(struct bench_products *products);
 void bench_products_free(struct bench_products *products); /* NULL is fine */
 
+/* Until the backend has done all that it was asked for, which a device does later; `memory`: four
+ * bytes or more of the backend's. */
+void bench_wait(struct tn_backend *backend, const void *memory);
+
 int32_t bench_random_id(const struct bench *bench, uint32_t i);
 /* `n` numbers above 0, separated by commas; `option` is what gave them. */
 enum sp_err bench_parse(const char *option, const char *text, int32_t *ret, size_t n,

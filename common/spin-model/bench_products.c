@@ -117,13 +117,16 @@ static double run_matrix(struct bench_products *p, const struct matrix *m, int32
 double bench_products_run(struct bench_products *p)
 {
     double flops = 0, head_flops = 0;
+    bench_wait(p->backend, p->y);
     int64_t start = sp_now_ns();
     for (int32_t l = 0; l < p->layers; l++)
         for (size_t i = 0; i < MATRICES; i++)
             flops += run_matrix(p, &p->layer[l][i], p->shape.rows);
+    bench_wait(p->backend, p->y);
     int64_t middle = sp_now_ns();
     if (p->head_rows > 0)
         head_flops = run_matrix(p, &p->head, p->head_rows);
+    bench_wait(p->backend, p->y);
     int64_t end = sp_now_ns();
     double layers = (double)p->layers_of_model / p->layers;
     double heads = p->head_rows > 0 ? (double)p->shape.head_rows / p->head_rows : 0;

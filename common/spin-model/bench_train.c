@@ -129,6 +129,7 @@ struct step_shape {
 };
 
 struct steps {
+    struct model *model;
     struct spin_step *step;
     struct spin_pair *pairs;
     int32_t n_pairs;
@@ -141,6 +142,7 @@ static enum sp_err run_step(void *context, int64_t *ret_ns, struct sp_error *err
     struct spin_metrics metrics;
     int64_t start = sp_now_ns();
     enum sp_err rc = spin_step_run(s->step, s->index++, s->pairs, s->n_pairs, &metrics, err);
+    bench_wait(model_backend(s->model), model_params(s->model, NULL)); /* for the update */
     *ret_ns = sp_now_ns() - start;
     return rc;
 }
@@ -197,7 +199,7 @@ static struct spin_step_config step_config(const struct bench *bench, const stru
 
 static enum sp_err bench_step(struct bench *bench, const struct step_shape *h, struct sp_error *err)
 {
-    struct steps s = {.n_pairs = h->pairs};
+    struct steps s = {.model = bench->model, .n_pairs = h->pairs};
     s.pairs = sp_xarray((size_t)h->pairs, sizeof(*s.pairs));
     int32_t *ids = fill_pairs(bench, &s, h), rows = rows_of(h), head = h->real + h->generated - 1;
     struct tn_segment segment = {.prompt = h->prompt, .a = h->real - 1, .b = h->generated - 1};
