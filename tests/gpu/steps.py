@@ -82,9 +82,13 @@ class Context:
 
 def cublas_folders():
     """Where libcublasLt is, when the loader doesn't know by itself: what torch brings, or CUDA."""
-    cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True, check=False)
+    try:
+        known = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True,
+                               check=False).stdout
+    except OSError:  # not there
+        known = ""
     paths = os.environ.get("LD_LIBRARY_PATH", "").split(":")
-    if CUBLAS in cache.stdout or any(p and pathlib.Path(p, CUBLAS).exists() for p in paths):
+    if CUBLAS in known or any(p and pathlib.Path(p, CUBLAS).exists() for p in paths):
         return []
     spec = importlib.util.find_spec("nvidia")
     folders = []
