@@ -24,7 +24,14 @@ bool cuda_grow(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
 
 void *cuda_scratch(struct tn_cuda *cuda, enum cuda_block block, size_t bytes)
 {
-    SP_ASSERT(cuda_grow(cuda, block, bytes));
+    if (!cuda_grow(cuda, block, bytes)) {
+        fprintf(stderr,
+                "cuda: the device has no memory left for %zu MiB that an operation works in: lower "
+                "micro_batch_tokens or memory_budget of a run, slots of a generator, or give the "
+                "device fewer processes\n",
+                (bytes >> 20) + 1);
+        abort(); /* an operation can't fail: the daemon starts again */
+    }
     return cuda->blocks[block].at;
 }
 
