@@ -53,13 +53,14 @@ struct gpu_columns {
     uint32_t n, heads, chunk_rows;
     int32_t D, width, wide;
     int32_t kind; /* enum gpu_columns_kind */
+    int32_t unused;
 };
 GPU_HANDLE(gpu_fast_columns);
 
 struct gpu_fold { /* y(D) += the chunks of parts, in order */
     void *y;
     const float *parts;
-    int32_t chunks, D, w_bf16;
+    int32_t chunks, D, w_bf16, unused;
 };
 GPU_HANDLE(gpu_fast_fold);
 
@@ -101,7 +102,7 @@ struct gpu_runs { /* rows ids of y(·, D) += the listed rows of dy, in the list'
     const uint16_t *dy;
     const int32_t *rows;
     const struct gpu_run *runs;
-    int32_t D, w_bf16, wide;
+    int32_t D, w_bf16, wide, unused;
 };
 GPU_HANDLE(gpu_fast_embed_bwd);
 

@@ -18,6 +18,7 @@
 /* Work that is held back is compared byte by byte with that of the last time (device_pass.c). So
  * structs of arguments that it has say of all their bytes what they are: where a compiler would
  * leave some behind the members, which may be anything, there is one more of them. */
+/* Every byte of a kernel's arguments belongs to a member (padding.c): passes compare them. */
 struct gpu_handle { /* what a kernel's handle points to */
     const void *function;
     size_t args_bytes;
@@ -184,6 +185,7 @@ struct gpu_logits_bwd {
     const struct gpu_logits_row *rows;
     int32_t R, V;
     float cap; /* 0: none */
+    int32_t unused;
 };
 GPU_HANDLE(gpu_logits_bwd);
 

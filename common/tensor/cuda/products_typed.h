@@ -20,7 +20,7 @@ GPU_HANDLE(gpu_typed_product);
 struct gpu_noise {
     uint16_t *to;
     size_t n;
-    uint32_t seed;
+    uint32_t seed, unused;
 };
 GPU_HANDLE(gpu_noise);
 
