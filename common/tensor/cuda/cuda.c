@@ -56,6 +56,28 @@ void *cuda_table(struct tn_cuda *cuda, enum cuda_block block, const void *host, 
     return to;
 }
 
+const int32_t *cuda_ids(struct tn_cuda *cuda, const int32_t *ids, int32_t n)
+{
+    return cuda_table(cuda, CUDA_TABLE, ids, (size_t)n * sizeof(*ids));
+}
+
+double cuda_sum(struct tn_cuda *cuda, const double *numbers, size_t n)
+{
+    double total = 0.0, *host = sp_xarray(n, sizeof(*host));
+    device_get(cuda->device, host, numbers, n * sizeof(*host));
+    for (size_t i = 0; i < n; i++)
+        total += host[i];
+    free(host);
+    return total;
+}
+
+double cuda_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
 void cuda_flat(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args)
 {
     device_launch(cuda->device, kernel, (struct device_grid){cuda_parts(n, GPU_FLAT), 1},
@@ -137,13 +159,6 @@ static void op_close(struct tn_backend *backend)
     free(backend);
 }
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Its own products, on a matrix that fills the device. */
 static double op_probe(struct tn_backend *backend)
 {
@@ -155,11 +170,11 @@ static double op_probe(struct tn_backend *backend)
         return 0.0;
     for (int i = 0; i < RUNS; i++) {
         device_wait(cuda->device);
-        double start = now();
+        double start = cuda_now();
         backend->ops->linear(backend, m, m + (size_t)SIDE * SIDE, m + (size_t)2 * SIDE * SIDE, SIDE,
                              SIDE, SIDE, false);
         device_wait(cuda->device);
-        best = SP_MAX(best, 2.0 * SIDE * SIDE * SIDE / (now() - start));
+        best = SP_MAX(best, 2.0 * SIDE * SIDE * SIDE / (cuda_now() - start));
     }
     op_free(backend, m);
     return best;

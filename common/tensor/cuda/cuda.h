@@ -64,6 +64,12 @@ void *cuda_scratch(struct tn_cuda *cuda, enum cuda_block block, size_t bytes);
 /* A host table's copy on the device. */
 void *cuda_table(struct tn_cuda *cuda, enum cuda_block block, const void *host, size_t bytes);
 
+/* A table of n ids, positions or rows, in CUDA_TABLE. */
+const int32_t *cuda_ids(struct tn_cuda *cuda, const int32_t *ids, int32_t n);
+/* The sum of n numbers of the device, in order. */
+double cuda_sum(struct tn_cuda *cuda, const double *numbers, size_t n);
+double cuda_now(void); /* seconds of a clock */
+
 /* Launches over n elements, and over n rows of GPU_LANES threads each. */
 void cuda_flat(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args);
 void cuda_rows(struct tn_cuda *cuda, const void *kernel, size_t n, const void *args);

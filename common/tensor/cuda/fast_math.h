@@ -10,20 +10,6 @@
 
 #define GPU_WARPS (GPU_THREADS / GPU_WARP_THREADS)
 
-GPU_FN float gpu_float_of(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-GPU_FN uint32_t gpu_word_of(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return bits;
-}
-
 GPU_FN gpu_quad gpu_no_quad(void)
 {
     gpu_quad q;

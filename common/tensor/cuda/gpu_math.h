@@ -116,19 +116,30 @@ GPU_FN float gpu_tree(const float *lanes)
     return l[0];
 }
 
-GPU_FN float gpu_widen(uint16_t h)
+/* The same 32 bits. */
+GPU_FN float gpu_float_of(uint32_t bits)
 {
-    uint32_t bits = (uint32_t)h << 16;
     float f;
     memcpy(&f, &bits, 4);
     return f;
 }
 
+GPU_FN uint32_t gpu_word_of(float f)
+{
+    uint32_t bits;
+    memcpy(&bits, &f, 4);
+    return bits;
+}
+
+GPU_FN float gpu_widen(uint16_t h)
+{
+    return gpu_float_of((uint32_t)h << 16);
+}
+
 /* Round to nearest even; NaN stays NaN: see base/half.h. */
 GPU_FN uint16_t gpu_narrow_of(float value)
 {
-    uint32_t bits;
-    memcpy(&bits, &value, 4);
+    uint32_t bits = gpu_word_of(value);
     if ((bits & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)((bits >> 16) | 0x40u);
     return (uint16_t)((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);

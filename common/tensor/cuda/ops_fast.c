@@ -48,11 +48,6 @@ static void launch_rows(struct tn_cuda *cuda, const void *kernel, size_t rows, s
     launch_eights(cuda, kernel, k->n, k);
 }
 
-static const int32_t *put_ids(struct tn_cuda *cuda, const int32_t *ids, int32_t n)
-{
-    return cuda_table(cuda, CUDA_TABLE, ids, (size_t)n * sizeof(*ids));
-}
-
 /* --- norms --- */
 
 /* Threads side by side that D columns are enough for, at most `most`. */
@@ -312,7 +307,7 @@ static void op_rope(struct tn_backend *b, void *x, int32_t T, int32_t heads, int
     if (T == 0)
         return;
     k.wide = WIDE(k.stride, x, cos, sin) && C % GPU_EIGHT == 0 && k.D % GPU_EIGHT == 0;
-    k.ids = put_ids(tn_cuda_of(b), positions, T);
+    k.ids = cuda_ids(tn_cuda_of(b), positions, T);
     launch_rows(tn_cuda_of(b), gpu_fast_rope_kernel, rows_of(T, heads), &k);
 }
 
@@ -325,7 +320,7 @@ static void gather(struct tn_backend *b, void *y, const void *table, bool bf16, 
         .y = y, .w = table, .D = D, .w_bf16 = bf16, .wide = WIDE((size_t)D, y, table)};
     if (n == 0)
         return;
-    k.ids = put_ids(tn_cuda_of(b), ids, n);
+    k.ids = cuda_ids(tn_cuda_of(b), ids, n);
     launch_rows(tn_cuda_of(b), gpu_fast_gather_kernel, (size_t)n, &k);
 }
 
@@ -348,7 +343,7 @@ static void op_scatter_rows(struct tn_backend *b, void *dx, const void *dy, cons
     (void)T;
     if (n == 0)
         return;
-    k.ids = put_ids(tn_cuda_of(b), rows, n);
+    k.ids = cuda_ids(tn_cuda_of(b), rows, n);
     launch_rows(tn_cuda_of(b), gpu_fast_scatter_kernel, (size_t)n, &k);
 }
 
@@ -429,18 +424,12 @@ static double op_sum_squares(struct tn_backend *b, const void *x, size_t n)
     struct tn_cuda *cuda = tn_cuda_of(b);
     size_t chunks = cuda_parts(n, GPU_CHUNK);
     struct gpu_fast_squares k = {.x = x, .n = n, .w_bf16 = stored_bf16(b), .wide = WIDE(0, x)};
-    double total = 0.0;
     if (n == 0)
         return 0.0;
     k.sums = cuda_scratch(cuda, CUDA_RESULT, chunks * sizeof(double));
     device_launch(cuda->device, gpu_fast_sum_squares_kernel, (struct device_grid){chunks, 1},
                   (struct device_grid){GPU_FLAT, 1}, &k);
-    double *sums = sp_xarray(chunks, sizeof(*sums));
-    device_get(cuda->device, sums, k.sums, chunks * sizeof(double));
-    for (size_t i = 0; i < chunks; i++)
-        total += sums[i];
-    free(sums);
-    return total;
+    return cuda_sum(cuda, k.sums, chunks);
 }
 
 void cuda_add_fast(struct tn_ops *ops)

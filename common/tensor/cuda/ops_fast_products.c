@@ -3,7 +3,6 @@
  * sums are fp32 (cublasLt's, or the plain kernel's where that has no algorithm). Also what the
  * device reaches at best in products and in copies, for benchmarks to compare with. */
 #include <stdlib.h>
-#include <time.h>
 
 #include "common/base/mem.h"
 #include "common/tensor/cuda/cuda.h"
@@ -69,8 +68,8 @@ static const void *rounded_logits(struct tn_backend *b, const float *logits, int
 
 /* --- layers --- */
 
-static void op_linear(struct tn_backend *b, void *y, const void *x, const void *w, int32_t T,
-                      int32_t N, int32_t K, bool accumulate)
+static void forward(struct tn_backend *b, void *y, bool y_bf16, const void *x, const void *w,
+                    int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct device_product p = {.c = y,
                                .a = x,
@@ -79,11 +78,17 @@ static void op_linear(struct tn_backend *b, void *y, const void *x, const void *
                                .K = K,
                                .b_transposed = true,
                                .accumulate = accumulate,
-                               .c_bf16 = true};
+                               .c_bf16 = y_bf16};
     if (T == 0)
         return;
     p.b = factors(b, w, N, K);
     multiply(tn_cuda_of(b), &p);
+}
+
+static void op_linear(struct tn_backend *b, void *y, const void *x, const void *w, int32_t T,
+                      int32_t N, int32_t K, bool accumulate)
+{
+    forward(b, y, true, x, w, T, N, K, accumulate);
 }
 
 static void op_linear_bwd_x(struct tn_backend *b, void *dx, const void *dy, const void *w,
@@ -118,11 +123,7 @@ static void op_linear_bwd_w(struct tn_backend *b, void *dw, const void *dy, cons
 static void op_head(struct tn_backend *b, float *logits, const void *x, const void *w, int32_t T,
                     int32_t N, int32_t K)
 {
-    struct device_product p = {.c = logits, .a = x, .M = T, .N = N, .K = K, .b_transposed = true};
-    if (T == 0)
-        return;
-    p.b = factors(b, w, N, K);
-    multiply(tn_cuda_of(b), &p);
+    forward(b, logits, false, x, w, T, N, K, false);
 }
 
 static void op_head_bwd_x(struct tn_backend *b, void *dx, const float *dlogits, const void *w,
@@ -208,13 +209,6 @@ static void op_head_packed(struct tn_backend *b, float *logits, const void *x,
 
 /* --- what the device reaches --- */
 
-static double now(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
-
 /* Random numbers: with zeros the device would draw less power and run faster. */
 static void fill(struct tn_cuda *cuda, uint16_t *to, size_t n, uint32_t seed)
 {
@@ -239,10 +233,10 @@ static double product_seconds(struct tn_cuda *cuda, uint16_t *m, int32_t side)
     fill(cuda, m, 2 * n, 3);
     for (int i = 0; i <= RUNS; i++) {
         device_wait(cuda->device);
-        double start = now();
+        double start = cuda_now();
         multiply(cuda, &p);
         device_wait(cuda->device);
-        double seconds = now() - start;
+        double seconds = cuda_now() - start;
         if (i == 1 || (i > 1 && seconds < least))
             least = seconds;
     }
@@ -279,11 +273,11 @@ static double op_bandwidth(struct tn_backend *b)
         bytes /= 2;
     for (int i = 0; memory && i <= RUNS; i++) {
         device_wait(cuda->device);
-        double start = now();
+        double start = cuda_now();
         device_copy(cuda->device, memory + bytes, memory, bytes);
         device_wait(cuda->device);
         if (i > 0)
-            best = SP_MAX(best, 2.0 * (double)bytes / (now() - start));
+            best = SP_MAX(best, 2.0 * (double)bytes / (cuda_now() - start));
     }
     device_free(cuda->device, memory);
     return best;

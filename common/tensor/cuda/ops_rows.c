@@ -1,13 +1,5 @@
 /* ops_rows: norms, what goes element by element. Kernels: norms.cu, pointwise.cu. */
-#include <stdlib.h>
-
-#include "common/base/mem.h"
 #include "common/tensor/cuda/cuda.h"
-
-static const int32_t *put_ids(struct tn_cuda *cuda, const int32_t *ids, int32_t n)
-{
-    return cuda_table(cuda, CUDA_TABLE, ids, (size_t)n * sizeof(*ids));
-}
 
 static void op_embed(struct tn_backend *b, void *y, const void *table, const int32_t *ids,
                      int32_t T, int32_t D)
@@ -15,7 +7,7 @@ static void op_embed(struct tn_backend *b, void *y, const void *table, const int
     struct gpu_work w = {.y = y, .a = table, .D = D, .n = (size_t)T * (size_t)D};
     if (T == 0)
         return;
-    w.ids = put_ids(tn_cuda_of(b), ids, T);
+    w.ids = cuda_ids(tn_cuda_of(b), ids, T);
     cuda_flat(tn_cuda_of(b), gpu_embed_kernel, w.n, &w);
 }
 
@@ -26,7 +18,7 @@ static void op_embed_bwd(struct tn_backend *b, void *dtable, const void *dy, con
     (void)V;
     if (T == 0)
         return;
-    w.ids = put_ids(tn_cuda_of(b), ids, T);
+    w.ids = cuda_ids(tn_cuda_of(b), ids, T);
     cuda_flat(tn_cuda_of(b), gpu_embed_bwd_kernel, (size_t)D, &w);
 }
 
@@ -127,7 +119,7 @@ static void op_rope(struct tn_backend *b, void *x, int32_t T, int32_t heads, int
     if (T == 0)
         return;
     w.n = (size_t)T * (size_t)heads * (size_t)(w.rotary / 2);
-    w.ids = put_ids(tn_cuda_of(b), positions, T);
+    w.ids = cuda_ids(tn_cuda_of(b), positions, T);
     cuda_flat(tn_cuda_of(b), gpu_rope_kernel, w.n, &w);
 }
 
@@ -200,18 +192,12 @@ static double op_sum_squares(struct tn_backend *b, const void *x, size_t n)
     struct tn_cuda *cuda = tn_cuda_of(b);
     size_t chunks = cuda_parts(n, GPU_CHUNK);
     struct gpu_squares s = {.x = x, .n = n};
-    double total = 0.0;
     if (n == 0)
         return 0.0;
     s.sums = cuda_scratch(cuda, CUDA_RESULT, chunks * sizeof(double));
     device_launch(cuda->device, gpu_sum_squares_kernel, (struct device_grid){chunks, 1},
                   (struct device_grid){GPU_LANES, 1}, &s);
-    double *sums = sp_xarray(chunks, sizeof(*sums));
-    device_get(cuda->device, sums, s.sums, chunks * sizeof(double));
-    for (size_t i = 0; i < chunks; i++)
-        total += sums[i];
-    free(sums);
-    return total;
+    return cuda_sum(cuda, s.sums, chunks);
 }
 
 void cuda_add_rows(struct tn_ops *ops)

@@ -57,20 +57,6 @@ GPU_FN void gpu_put8(void *to, const uint32_t *from)
 }
 #endif
 
-GPU_FN float gpu_of_bits(uint32_t bits)
-{
-    float f;
-    memcpy(&f, &bits, 4);
-    return f;
-}
-
-GPU_FN uint32_t gpu_bits_of(float f)
-{
-    uint32_t bits;
-    memcpy(&bits, &f, 4);
-    return bits;
-}
-
 /* A thread's elements: [at, at + count), count <= EACH. */
 struct gpu_span {
     size_t at;
@@ -95,7 +81,7 @@ GPU_FN void gpu_get_floats(float *to, const void *from, struct gpu_span s)
         gpu_get16(bits, f);
         gpu_get16(bits + 4, f + 4);
         for (int j = 0; j < EACH; j++)
-            to[j] = gpu_of_bits(bits[j]);
+            to[j] = gpu_float_of(bits[j]);
         return;
     }
     for (int j = 0; j < EACH; j++)
@@ -108,7 +94,7 @@ GPU_FN void gpu_put_floats(void *to, const float *from, struct gpu_span s)
     uint32_t bits[EACH];
     if (s.wide) {
         for (int j = 0; j < EACH; j++)
-            bits[j] = gpu_bits_of(from[j]);
+            bits[j] = gpu_word_of(from[j]);
         gpu_put16(f, bits);
         gpu_put16(f + 4, bits + 4);
         return;
@@ -127,8 +113,8 @@ GPU_FN void gpu_get_weights(float *to, const void *from, struct gpu_span s, int 
     } else if (s.wide) {
         gpu_get16(bits, h);
         for (int j = 0; j < EACH; j += 2) {
-            to[j] = gpu_of_bits(bits[j / 2] << 16);
-            to[j + 1] = gpu_of_bits(bits[j / 2] & 0xffff0000u);
+            to[j] = gpu_float_of(bits[j / 2] << 16);
+            to[j + 1] = gpu_float_of(bits[j / 2] & 0xffff0000u);
         }
     } else {
         for (int j = 0; j < EACH; j++)
@@ -162,7 +148,7 @@ GPU_FN void gpu_draw(uint32_t *ret, uint64_t seed, uint64_t step, size_t at)
  * stay finite, NaN stays NaN. */
 GPU_FN uint32_t gpu_round(float x, uint32_t random)
 {
-    uint32_t bits = gpu_bits_of(x), size = bits & 0x7fffffffu;
+    uint32_t bits = gpu_word_of(x), size = bits & 0x7fffffffu;
     if (size >= 0x7f800000u)
         return bits >> 16 | (size > 0x7f800000u ? 0x40u : 0u);
     uint32_t up = (size + (random & 0xffffu)) >> 16;
@@ -252,7 +238,7 @@ GPU_KERNEL(gpu_adamw_wide, gpu_update)
 /* Sorts by size, then the positive one first; a NaN is above all. */
 GPU_FN uint32_t gpu_key(float x)
 {
-    uint32_t bits = gpu_bits_of(x);
+    uint32_t bits = gpu_word_of(x);
     return bits << 1 | (bits >> 31 ^ 1u);
 }
 
@@ -260,12 +246,12 @@ GPU_FN float gpu_scale(uint32_t key)
 {
     uint32_t bits = key >> 1;
     if (bits > 0x7f800000u)
-        return gpu_of_bits(0x7fc00000u);
+        return gpu_float_of(0x7fc00000u);
     if (bits == 0x7f800000u)
         bits--;
     if (bits != 0 && (key & 1) == 0)
         bits |= 0x80000000u;
-    return gpu_of_bits(bits);
+    return gpu_float_of(bits);
 }
 
 /* The first code whose limit is not below x. */
