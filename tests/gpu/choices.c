@@ -46,24 +46,28 @@ static uint16_t *noise(struct device *d, size_t n, uint32_t seed)
 
 struct matrices {
     struct device *d;
-    uint16_t *a, *b, *c;
+    uint16_t *a, *b, *c, *residual; /* these two of 32-bit numbers at most */
     struct device_product product;
 };
 
-static struct matrices matrices(struct device *d, int32_t rows, bool c_bf16, bool accumulate)
+enum added { NOTHING, ITSELF, RESIDUAL };
+
+static struct matrices matrices(struct device *d, int32_t rows, bool c_bf16, enum added added)
 {
     struct matrices m = {.d = d,
                          .a = noise(d, (size_t)rows * K, 1),
                          .b = noise(d, (size_t)N * K, 2),
-                         .c = noise(d, (size_t)rows * N * 2, 3)};
+                         .c = noise(d, (size_t)rows * N * 2, 3),
+                         .residual = noise(d, (size_t)rows * N * 2, 4)};
+    const void *const all[] = {NULL, m.c, m.residual};
     m.product = (struct device_product){.c = m.c,
                                         .a = m.a,
                                         .b = m.b,
+                                        .added = all[added],
                                         .M = rows,
                                         .N = N,
                                         .K = K,
                                         .b_transposed = true,
-                                        .accumulate = accumulate,
                                         .c_bf16 = c_bf16};
     return m;
 }
@@ -73,6 +77,7 @@ static void drop(struct matrices *m)
     device_free(m->d, m->a);
     device_free(m->d, m->b);
     device_free(m->d, m->c);
+    device_free(m->d, m->residual);
 }
 
 /* Rows [first, first + rows) by themselves have the bits that they have in `whole`, which has the
@@ -85,9 +90,13 @@ static bool same_rows(struct matrices *m, const uint8_t *whole, int32_t first, i
     uint8_t *part = sp_xalloc(bytes);
     p.M = rows;
     p.a = m->a + (size_t)first * K;
-    p.c = (uint8_t *)p.c + at;
-    if (p.accumulate)
+    p.c = m->c + at / 2;
+    if (p.added == m->residual)
+        p.added = m->residual + at / 2;
+    if (p.added == m->c) {
+        p.added = p.c;
         device_zero(m->d, p.c, bytes);
+    }
     bool ok = device_product(m->d, &p);
     device_get(m->d, part, p.c, bytes);
     ok &= memcmp(part, whole + at, bytes) == 0;
@@ -95,33 +104,37 @@ static bool same_rows(struct matrices *m, const uint8_t *whole, int32_t first, i
     return ok;
 }
 
-/* FAKE_BY_COUNT sums like the others from 100 rows on. */
+/* FAKE_BY_COUNT sums like the others from 100 rows on, and FAKE_FORGETS does no residual. */
 static const struct {
     int32_t rows;
     enum fake_algorithm expected;
-} parts[] = {{1, FAKE_FEW},        {7, FAKE_FEW},         {16, FAKE_FEW},    {17, FAKE_FEW},
-             {64, FAKE_FEW},       {65, FAKE_MOODY},      {77, FAKE_PLAIN},  {128, FAKE_MOODY},
-             {129, FAKE_BY_COUNT}, {1024, FAKE_BY_COUNT}, {1025, FAKE_MANY}, {2000, FAKE_MANY}};
+} parts[] = {{1, FAKE_FEW},       {7, FAKE_FEW},        {16, FAKE_FEW},    {17, FAKE_FEW},
+             {64, FAKE_FEW},      {65, FAKE_MOODY},     {77, FAKE_PLAIN},  {128, FAKE_MOODY},
+             {129, FAKE_FORGETS}, {1024, FAKE_FORGETS}, {1025, FAKE_MANY}, {2000, FAKE_MANY}};
 
-static void alike(bool c_bf16, bool accumulate, bool workspace)
+static void alike(bool c_bf16, enum added added, bool workspace)
 {
+    static const char *const names[] = {"", ", added", ", with a residual"};
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, ROWS, c_bf16, accumulate);
+    struct matrices m = matrices(d, ROWS, c_bf16, added);
     size_t bytes = (size_t)ROWS * N * (c_bf16 ? 2 : 4);
     uint8_t *whole = sp_xalloc(bytes);
     char what[128];
     fake.needs_workspace = workspace;
-    if (accumulate)
+    if (added == ITSELF)
         device_zero(d, m.c, bytes);
     SP_ASSERT(device_product(d, &m.product));
     device_get(d, whole, m.c, bytes);
     int asked = fake.heuristics;
     for (size_t i = 0; i < SP_COUNT(parts); i++) {
         bool ok = same_rows(&m, whole, (ROWS - parts[i].rows) / 2, parts[i].rows);
+        enum fake_algorithm expected = parts[i].expected;
+        if (added == RESIDUAL && expected == FAKE_FORGETS)
+            expected = FAKE_BY_COUNT;
         snprintf(what, sizeof(what), "%d rows%s%s%s: algorithm %d, the bits of the whole",
-                 parts[i].rows, c_bf16 ? " in bf16" : "", accumulate ? ", added" : "",
+                 parts[i].rows, c_bf16 ? " in bf16" : "", names[added],
                  workspace ? ", with workspace" : "", fake.last_algorithm);
-        check(ok && fake.last_algorithm == (int)parts[i].expected, what);
+        check(ok && fake.last_algorithm == (int)expected, what);
     }
     check(fake.heuristics == asked, "algorithms are chosen once");
     free(whole);
@@ -132,15 +145,9 @@ static void alike(bool c_bf16, bool accumulate, bool workspace)
 static void sums_over_rows(void)
 {
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, ROWS, false, true);
-    struct device_product p = {.c = m.c,
-                               .a = m.a,
-                               .b = m.b,
-                               .M = K,
-                               .N = N,
-                               .K = K,
-                               .a_transposed = true,
-                               .accumulate = true};
+    struct matrices m = matrices(d, ROWS, false, ITSELF);
+    struct device_product p = {
+        .c = m.c, .a = m.a, .b = m.b, .added = m.c, .M = K, .N = N, .K = K, .a_transposed = true};
     check(device_product(d, &p) && fake.last_algorithm != FAKE_SPLIT &&
               fake.last_algorithm != FAKE_REDUCES,
           "a sum over rows is not split");
@@ -173,8 +180,8 @@ static void borrowed_weights(bool zero)
 /* Less than a trial takes: one algorithm for all. */
 static void little_memory(void)
 {
-    struct device *d = open_device((size_t)80 << 10);
-    struct matrices m = matrices(d, 300, false, false);
+    struct device *d = open_device((size_t)108 << 10);
+    struct matrices m = matrices(d, 300, false, NOTHING);
     bool ok = true;
     for (int32_t rows = 1; rows <= 300; rows += 23) {
         m.product.M = rows;
@@ -188,10 +195,13 @@ static void little_memory(void)
 static void no_algorithm(void)
 {
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, 20, false, false);
+    struct matrices m = matrices(d, 20, false, NOTHING);
     struct device_product p = m.product;
     p.a = m.a + 1;
     check(!device_product(d, &p), "an address that rows don't have");
+    p = m.product;
+    p.added = m.residual + 1;
+    check(!device_product(d, &p), "nor what is added to them");
     p = m.product;
     p.N = 8;
     fake.no_algorithms = true;
@@ -203,7 +213,7 @@ static void no_algorithm(void)
 static void variant(void)
 {
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, 20, true, false);
+    struct matrices m = matrices(d, 20, true, NOTHING);
     device_row_variant(d, true);
     check(device_product(d, &m.product) && fake.last_algorithm == FAKE_SPLIT,
           "where rows may differ, k is split");
@@ -213,13 +223,13 @@ static void variant(void)
 
 static void many_shapes(void)
 {
-    struct device *d = open_device((size_t)16 << 10);
-    struct matrices m = matrices(d, 64, false, false);
+    struct device *d = open_device((size_t)22 << 10);
+    struct matrices m = matrices(d, 64, false, NOTHING);
     bool ok = true;
     for (int32_t i = 0; i < 1300; i++) {
         m.product.N = 1 + i % 24;
         m.product.K = 1 + i / 24 % 40;
-        m.product.accumulate = i >= 24 * 40;
+        m.product.added = i >= 24 * 40 ? m.c : NULL;
         m.product.M = 2;
         ok &= device_product(d, &m.product);
     }
@@ -233,8 +243,8 @@ static void many_rows(void)
 {
     enum { MANY = 16384 + 77 };
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, MANY, false, false);
-    size_t bytes = (size_t)MANY * N * 4;
+    struct matrices m = matrices(d, MANY, true, RESIDUAL);
+    size_t bytes = (size_t)MANY * N * 2;
     uint8_t *whole = sp_xalloc(bytes);
     bool ok = device_product(d, &m.product);
     device_get(d, whole, m.c, bytes);
@@ -262,7 +272,7 @@ static void fill_and_multiply(struct matrices *m, uint32_t step)
 static void passes(bool recordable, bool memory)
 {
     struct device *d = open_device((size_t)1 << 30);
-    struct matrices m = matrices(d, ROWS / 100, false, false);
+    struct matrices m = matrices(d, ROWS / 100, false, RESIDUAL);
     float at_once[ROWS / 100 * N], held[ROWS / 100 * N];
     bool ok = true;
     fake.no_recording = !recordable;
@@ -348,8 +358,10 @@ int main(void)
     no_memory();
     no_kernels();
     for (int i = 0; i < 4; i++)
-        alike(i % 2, i / 2, false);
-    alike(true, false, true);
+        alike(i % 2, i / 2 ? ITSELF : NOTHING, false);
+    alike(true, RESIDUAL, false);
+    alike(true, RESIDUAL, true);
+    alike(true, NOTHING, true);
     sums_over_rows();
     borrowed_weights(false);
     borrowed_weights(true);

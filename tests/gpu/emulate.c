@@ -404,7 +404,7 @@ static float factor(const void *at, size_t i)
     return sp_bf16_to_f32(((const uint16_t *)at)[i]);
 }
 
-/* The reference of cublasLt's products: one chain over k, and what was there added at the end. */
+/* The reference of cublasLt's products: one chain over k, and what is added at the end. */
 static float product_at(const struct device_product *p, int32_t m, int32_t n)
 {
     size_t row = (size_t)m, column = (size_t)n, at = row * (size_t)p->N + column;
@@ -414,8 +414,8 @@ static float product_at(const struct device_product *p, int32_t m, int32_t n)
         size_t b = p->b_transposed ? column * (size_t)p->K + k : k * (size_t)p->N + column;
         sum += factor(p->a, a) * factor(p->b, b); /* the product of bf16 numbers is exact */
     }
-    if (p->accumulate)
-        sum += p->c_bf16 ? factor(p->c, at) : ((const float *)p->c)[at];
+    if (p->added)
+        sum += p->c_bf16 ? factor(p->added, at) : ((const float *)p->added)[at];
     return sum;
 }
 
@@ -449,7 +449,8 @@ bool device_can_product(struct device *d, const struct device_product *p)
     return !getenv("SPIN_EMULATE_NO_CUBLASLT") && p->M > 0 && p->N > 0 && p->K > 0 &&
            is_aligned(p->a, p->a_transposed ? p->M : p->K, 2) &&
            is_aligned(p->b, p->b_transposed ? p->K : p->N, 2) &&
-           is_aligned(p->c, p->N, p->c_bf16 ? 2 : 4);
+           is_aligned(p->c, p->N, p->c_bf16 ? 2 : 4) &&
+           is_aligned(p->added, p->N, p->c_bf16 ? 2 : 4);
 }
 
 bool device_do_product(struct device *d, const struct device_product *p)

@@ -25,7 +25,7 @@ static float element(const void *at, size_t row, size_t column, size_t stride)
     return sp_bf16_to_f32(((const uint16_t *)at)[column * stride + row]);
 }
 
-/* Column j of the result, without what was there; x: the first factor, [k][m]. The product of bf16
+/* Column j of the result, without what is added; x: the first factor, [k][m]. The product of bf16
  * numbers is exact, so that nothing need be fused. */
 static void sum_column(const struct fake_product *p, const float *x, size_t j, float *sums)
 {
@@ -44,6 +44,7 @@ static void sum_column(const struct fake_product *p, const float *x, size_t j, f
 void fake_multiply(const struct fake_product *p)
 {
     float *x = sp_xarray(p->m * p->k, sizeof(*x)), *sums = sp_xarray(p->m, sizeof(*sums));
+    bool adds = p->beta != 0.0f && !(p->algorithm == FAKE_FORGETS && p->c != p->d);
     for (size_t k = 0; k < p->k; k++)
         for (size_t i = 0; i < p->m; i++)
             x[k * p->m + i] =
@@ -51,14 +52,14 @@ void fake_multiply(const struct fake_product *p)
     for (size_t j = 0; j < p->n; j++) {
         sum_column(p, x, j, sums);
         for (size_t i = 0; i < p->m; i++) {
-            size_t at = j * p->ldc + i;
+            size_t at = j * p->ldd + i;
             float sum = sums[i];
-            if (p->beta != 0.0f)
-                sum += p->c_bf16 ? sp_bf16_to_f32(((uint16_t *)p->c)[at]) : ((float *)p->c)[at];
-            if (p->c_bf16)
-                ((uint16_t *)p->c)[at] = sp_f32_to_bf16(sum);
+            if (adds)
+                sum += p->d_bf16 ? element(p->c, i, j, p->ldd) : ((const float *)p->c)[at];
+            if (p->d_bf16)
+                ((uint16_t *)p->d)[at] = sp_f32_to_bf16(sum);
             else
-                ((float *)p->c)[at] = sum;
+                ((float *)p->d)[at] = sum;
         }
     }
     free(x);
@@ -68,9 +69,9 @@ void fake_multiply(const struct fake_product *p)
 double fake_cost(const struct fake_product *p)
 {
     static const double costs[FAKE_ALGORITHMS] = {
-        [FAKE_SPLIT] = 1,    [FAKE_REDUCES] = 1, [FAKE_BY_COUNT] = 1,
-        [FAKE_BY_PLACE] = 1, [FAKE_PLAIN] = 10,  [FAKE_BACKWARDS] = 1,
-        [FAKE_FEW] = 5,      [FAKE_MANY] = 0.5,  [FAKE_MOODY] = 5,
+        [FAKE_SPLIT] = 1,  [FAKE_REDUCES] = 1,   [FAKE_BY_COUNT] = 1, [FAKE_BY_PLACE] = 1,
+        [FAKE_PLAIN] = 10, [FAKE_BACKWARDS] = 1, [FAKE_FEW] = 5,      [FAKE_MANY] = 0.5,
+        [FAKE_MOODY] = 5,  [FAKE_FORGETS] = 0.5,
     };
     return costs[p->algorithm];
 }
@@ -181,10 +182,11 @@ static enum fake_algorithm number_of(const cublasLtMatmulAlgo_t *algo)
 
 static bool can(enum fake_algorithm a, uint64_t rows)
 {
-    return a == FAKE_FEW     ? rows <= 64
-           : a == FAKE_MANY  ? rows > 1024
-           : a == FAKE_MOODY ? rows > 64 && rows <= 128
-                             : true;
+    return a == FAKE_FEW       ? rows <= 64
+           : a == FAKE_MANY    ? rows > 1024
+           : a == FAKE_MOODY   ? rows > 64 && rows <= 128
+           : a == FAKE_FORGETS ? rows > 128 && rows <= 1024
+                               : true;
 }
 
 cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan,
@@ -248,31 +250,32 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan
 {
     const struct layout *la = (const struct layout *)(void *)a_layout;
     const struct layout *lb = (const struct layout *)(void *)b_layout;
-    const struct layout *lc = (const struct layout *)(void *)c_layout;
+    const struct layout *ld = (const struct layout *)(void *)d_layout;
     const bool *transposed = ((struct plan *)(void *)plan)->transposed;
     uint64_t k = transposed[0] ? la->rows : la->columns;
     (void)handle;
-    SP_ASSERT(c == d && c_layout == d_layout && *(const float *)alpha == 1.0f);
+    SP_ASSERT(c_layout == d_layout && *(const float *)alpha == 1.0f);
     SP_ASSERT((workspace == NULL) == (workspace_bytes == 0));
     SP_ASSERT(la->type == CUDA_R_16BF && lb->type == CUDA_R_16BF);
-    SP_ASSERT((transposed[0] ? la->columns : la->rows) == lc->rows);
-    SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == lc->columns);
+    SP_ASSERT((transposed[0] ? la->columns : la->rows) == ld->rows);
+    SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == ld->columns);
     SP_ASSERT((transposed[1] ? lb->columns : lb->rows) == k);
-    if ((fake.needs_workspace && workspace_bytes < 1024) || !can(number_of(algo), lc->columns) ||
-        (number_of(algo) == FAKE_MOODY && lc->columns == 77))
+    if ((fake.needs_workspace && workspace_bytes < 1024) || !can(number_of(algo), ld->columns) ||
+        (number_of(algo) == FAKE_MOODY && ld->columns == 77))
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    struct fake_product p = {.c = d,
+    struct fake_product p = {.d = d,
                              .a = a,
                              .b = b,
-                             .m = lc->rows,
-                             .n = lc->columns,
+                             .c = c,
+                             .m = ld->rows,
+                             .n = ld->columns,
                              .k = k,
                              .lda = (size_t)la->stride,
                              .ldb = (size_t)lb->stride,
-                             .ldc = (size_t)lc->stride,
+                             .ldd = (size_t)ld->stride,
                              .a_transposed = transposed[0],
                              .b_transposed = transposed[1],
-                             .c_bf16 = lc->type == CUDA_R_16BF,
+                             .d_bf16 = ld->type == CUDA_R_16BF,
                              .beta = *(const float *)beta,
                              .algorithm = number_of(algo)};
     fake.last_algorithm = (int)p.algorithm;

@@ -24,14 +24,15 @@ enum fake_algorithm {
     FAKE_FEW,       /* the same, quicker, for up to 64 rows */
     FAKE_MANY,      /* the same, quicker, for more than 1024 */
     FAKE_MOODY,     /* the same, quicker, for 65 to 128, but for 77 rows it fails */
+    FAKE_FORGETS,   /* the same, quicker, for 129 to 1024, but doesn't read C unless it is D */
     FAKE_ALGORITHMS,
 };
 
 struct fake_product { /* one call of cublasLtMatmul, sizes and types as cublasLt has them */
-    void *c;
-    const void *a, *b;
-    size_t m, n, k, lda, ldb, ldc;
-    bool a_transposed, b_transposed, c_bf16;
+    void *d;
+    const void *a, *b, *c; /* c: of d's form */
+    size_t m, n, k, lda, ldb, ldd;
+    bool a_transposed, b_transposed, d_bf16;
     float beta;
     enum fake_algorithm algorithm;
 };

@@ -90,20 +90,22 @@ static double error_of(const struct matrix *m)
     return sqrt(difference) / (sqrt(size) + 1e-30);
 }
 
-/* c = or += a·b on the host; as the product rounds it, fp32 factors rounded to bf16 */
+/* c = a·b, and what is added unless NULL, on the host; as the product rounds it, fp32 factors
+ * rounded to bf16 */
 static void multiply(struct matrix *c, const struct matrix *a, const struct matrix *w,
-                     const struct device_product *p)
+                     const struct matrix *added, const struct device_product *p)
 {
     for (size_t m = 0; m < (size_t)p->M; m++)
         for (size_t n = 0; n < (size_t)p->N; n++) {
-            double *to = &c->host[m * (size_t)p->N + n], sum = p->accumulate ? *to : 0.0;
+            size_t at = m * (size_t)p->N + n;
+            double sum = added ? added->host[at] : 0.0;
             for (size_t k = 0; k < (size_t)p->K; k++) {
                 size_t i = p->a_transposed ? k * (size_t)p->M + m : m * (size_t)p->K + k;
                 size_t j = p->b_transposed ? n * (size_t)p->K + k : k * (size_t)p->N + n;
                 sum += (double)sp_bf16_to_f32(sp_f32_to_bf16((float)a->host[i])) *
                        (double)sp_bf16_to_f32(sp_f32_to_bf16((float)w->host[j]));
             }
-            *to = sum;
+            c->host[at] = sum;
         }
 }
 
@@ -124,22 +126,25 @@ static bool product_is_right(int32_t M, int32_t N, int32_t K, int kind)
                                .K = K,
                                .a_transposed = kind % 3 == 1,
                                .b_transposed = kind % 3 == 2,
-                               .accumulate = kind / 3 % 2,
-                               .c_bf16 = kind / 6};
+                               .c_bf16 = kind / 9};
     struct matrix a = matrix(TN_BF16, (size_t)M, (size_t)K, 1, 1.0f);
     struct matrix w = matrix(TN_BF16, (size_t)K, (size_t)N, 2, 1.0f);
     struct matrix c = matrix(p.c_bf16 ? TN_BF16 : TN_F32, (size_t)M, (size_t)N, 3, 3.0f);
+    struct matrix r = matrix(c.dtype, (size_t)M, (size_t)N, 26, 3.0f);
+    const struct matrix *const all[] = {NULL, &c, &r}, *added = all[kind / 3 % 3];
     p.a = a.at;
     p.b = w.at;
     p.c = c.at;
+    p.added = added ? added->at : NULL;
     bool none = is_real() || getenv("SPIN_EMULATE_NO_CUBLASLT"), ok = none;
     if (device_product(tn_cuda_of(b)->device, &p)) {
-        multiply(&c, &a, &w, &p);
+        multiply(&c, &a, &w, added, &p);
         ok = is_near(&c);
     }
     drop(&a);
     drop(&w);
     drop(&c);
+    drop(&r);
     return ok;
 }
 
@@ -148,7 +153,7 @@ static void device_products(void)
     static const int32_t sizes[][3] = {{1, 24, 16}, {16, 8, 40}, {37, 50, 33}, {5, 1, 1}};
     char what[96];
     for (size_t i = 0; i < SP_COUNT(sizes); i++)
-        for (int kind = 0; kind < 12; kind++) {
+        for (int kind = 0; kind < 18; kind++) {
             snprintf(what, sizeof(what), "device_product %d x %d x %d, kind %d", sizes[i][0],
                      sizes[i][1], sizes[i][2], kind);
             check(product_is_right(sizes[i][0], sizes[i][1], sizes[i][2], kind), what);
@@ -165,17 +170,16 @@ static void layer(enum tn_dtype weights, int32_t T, int32_t N, int32_t K)
     struct matrix dx = matrix(TN_BF16, t, k, 8, 1.0f), dw = matrix(weights, n, k, 9, 1.0f);
     struct device_product f = {.M = T, .N = N, .K = K, .b_transposed = true};
     struct device_product bx = {.M = T, .N = K, .K = N};
-    struct device_product bw = {.M = N, .N = K, .K = T, .a_transposed = true, .accumulate = true};
+    struct device_product bw = {.M = N, .N = K, .K = T, .a_transposed = true};
     for (int accumulate = 0; accumulate < 2; accumulate++) {
-        f.accumulate = bx.accumulate = accumulate;
-        multiply(&y, &x, &w, &f);
+        multiply(&y, &x, &w, accumulate ? &y : NULL, &f);
         b->ops->linear(b, y.at, x.at, w.at, T, N, K, accumulate);
         check(is_near(&y), accumulate ? "linear, added" : "linear");
-        multiply(&dx, &dy, &w, &bx);
+        multiply(&dx, &dy, &w, accumulate ? &dx : NULL, &bx);
         b->ops->linear_bwd_x(b, dx.at, dy.at, w.at, T, N, K, accumulate);
         check(is_near(&dx), accumulate ? "linear_bwd_x, added" : "linear_bwd_x");
     }
-    multiply(&dw, &dy, &x, &bw);
+    multiply(&dw, &dy, &x, &dw, &bw);
     b->ops->linear_bwd_w(b, dw.at, dy.at, x.at, T, N, K);
     check(is_near(&dw), "linear_bwd_w");
     drop(&x);
@@ -194,14 +198,14 @@ static void head(enum tn_dtype weights, int32_t T, int32_t V, int32_t K)
     struct matrix dx = matrix(TN_BF16, t, k, 14, 1.0f), dw = matrix(weights, v, k, 15, 1.0f);
     struct device_product f = {.M = T, .N = V, .K = K, .b_transposed = true};
     struct device_product bx = {.M = T, .N = K, .K = V};
-    struct device_product bw = {.M = V, .N = K, .K = T, .a_transposed = true, .accumulate = true};
-    multiply(&y, &x, &w, &f);
+    struct device_product bw = {.M = V, .N = K, .K = T, .a_transposed = true};
+    multiply(&y, &x, &w, NULL, &f);
     b->ops->head(b, y.at, x.at, w.at, T, V, K);
     check(is_near(&y), "head");
-    multiply(&dx, &dy, &w, &bx);
+    multiply(&dx, &dy, &w, NULL, &bx);
     b->ops->head_bwd_x(b, dx.at, dy.at, w.at, T, V, K);
     check(is_near(&dx), "head_bwd_x");
-    multiply(&dw, &dy, &x, &bw);
+    multiply(&dw, &dy, &x, &dw, &bw);
     b->ops->head_bwd_w(b, dw.at, dy.at, x.at, T, V, K);
     check(is_near(&dw), "head_bwd_w");
     drop(&x);
@@ -297,12 +301,13 @@ static void do_work(const struct work *k)
     struct device_product p = {.c = k->y.at,
                                .a = k->x.at,
                                .b = k->w.at,
+                               .added = k->y.at,
                                .M = 3,
                                .N = 24,
                                .K = 16,
-                               .b_transposed = true,
-                               .accumulate = true};
+                               .b_transposed = true};
     struct gpu_typed_product g = {.c = k->y.at,
+                                  .added = k->y.at,
                                   .a = k->x.at,
                                   .b = k->w.at,
                                   .a_row = 16,
@@ -311,8 +316,7 @@ static void do_work(const struct work *k)
                                   .b_col = 16,
                                   .M = 3,
                                   .N = 24,
-                                  .K = 16,
-                                  .accumulate = true};
+                                  .K = 16};
     if (!device_product(d, &p))
         device_launch(d, gpu_typed_product_kernel, (struct device_grid){2, 1},
                       (struct device_grid){GPU_TILE, GPU_TILE}, &g);
@@ -344,26 +348,26 @@ static void recorded_work(void)
     struct device *d = tn_cuda_of(b)->device;
     struct work k = {matrix(TN_BF16, 3, 16, 22, 1.0f), matrix(TN_BF16, 24, 16, 23, 1.0f),
                      matrix(TN_F32, 3, 24, 24, 1.0f), matrix(TN_F32, 3, 24, 25, 1.0f)};
-    struct device_product p = {.M = 3, .N = 24, .K = 16, .b_transposed = true, .accumulate = true};
+    struct device_product p = {.M = 3, .N = 24, .K = 16, .b_transposed = true};
     void *other = device_alloc(d, 64);
     check(!device_replay(d, 7), "nothing was recorded under the key");
     do_work(&k); /* chooses algorithms */
-    multiply(&k.y, &k.x, &k.w, &p);
+    multiply(&k.y, &k.x, &k.w, &k.y, &p);
     check(is_done(&k), "work as it is asked for");
     check(keep(&k, 7) && is_done(&k), "recording does nothing");
     for (int i = 0; i < 3; i++) {
-        multiply(&k.y, &k.x, &k.w, &p);
+        multiply(&k.y, &k.x, &k.w, &k.y, &p);
         check(device_replay(d, 7) && is_done(&k), "recorded work is done again");
     }
     bool all = true;
     for (uint64_t key = 100; key < 100 + DEVICE_GRAPHS; key++) { /* one too many; 7 was used last */
         all &= keep(&k, key) && device_replay(d, 7);
-        multiply(&k.y, &k.x, &k.w, &p);
+        multiply(&k.y, &k.x, &k.w, &k.y, &p);
     }
     check(all && is_done(&k), "work of other keys is kept beside it");
     check(!device_replay(d, 100), "the one that was not used for longest went");
     check(keep(&k, 7) && device_replay(d, 7), "a key is recorded anew");
-    multiply(&k.y, &k.x, &k.w, &p);
+    multiply(&k.y, &k.x, &k.w, &k.y, &p);
     check(is_done(&k), "and done once");
     device_free(d, other);
     check(!device_replay(d, 7) && !device_replay(d, 101), "freed memory ends them all");

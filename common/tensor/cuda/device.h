@@ -66,22 +66,23 @@ void device_launch(struct device *device, const void *kernel, struct device_grid
 void device_launch_shared(struct device *device, const void *kernel, struct device_grid blocks,
                           struct device_grid threads, size_t shared_bytes, const void *args);
 
-/* C(M,N) = or += A·B by cublasLt; bf16 factors, fp32 sums, C in fp32 or bf16 (what is added to is
- * widened, and the sum rounded once). A is (M,K), or (K,M) when transposed; B is (K,N), or (N,K);
- * never both transposed. Row-major, without gaps between rows.
+/* C(M,N) = A·B, or what is `added` to it + A·B, by cublasLt; bf16 factors, fp32 sums, C and what is
+ * added in fp32 or bf16 (which is widened, and the sum rounded once). A is (M,K), or (K,M) when
+ * transposed; B is (K,N), or (N,K); never both transposed. Row-major, without gaps between rows.
  *
- * Unless A is transposed the bits of a row of C depend on that row, on B and on `accumulate`, not
- * on M: no algorithm splits k, and those for other numbers of rows were seen to give the same bits
- * on this device (device_trials.c). Products with A transposed (weights' gradients, sums over rows)
- * have the same bits for the same M, N and K. The first product of a shape of weights chooses
- * algorithms, in memory that it takes for a while, and waits for the device.
- * false: cublasLt has no algorithm for the shape, or an address lies at no multiple of what its
- * rows do (16 bytes at most). */
+ * Unless A is transposed the bits of a row of C depend on that row, on what is added to it, on B
+ * and on whether C itself is added to, not on M: no algorithm splits k, and those for other numbers
+ * of rows were seen to give the same bits on this device (device_trials.c). Products with A
+ * transposed (weights' gradients, sums over rows) have the same bits for the same M, N and K. The
+ * first product of a shape of weights chooses algorithms, in memory that it takes for a while, and
+ * waits for the device. false: cublasLt has no algorithm for the shape, or an address lies at no
+ * multiple of what its rows do (16 bytes at most). */
 struct device_product {
     void *c;
     const void *a, *b;
+    const void *added; /* NULL: nothing; C, to add to it; or as large as C, and nowhere in it */
     int32_t M, N, K;
-    bool a_transposed, b_transposed, accumulate, c_bf16;
+    bool a_transposed, b_transposed, c_bf16;
 };
 bool device_product(struct device *device, const struct device_product *product);
 /* Whether a row's bits may depend on the number of rows: splitting k is allowed then. For shapes

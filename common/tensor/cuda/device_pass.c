@@ -265,12 +265,12 @@ bool device_product(struct device *d, const struct device_product *product)
     call->product.c = product->c;
     call->product.a = product->a;
     call->product.b = product->b;
+    call->product.added = product->added;
     call->product.M = product->M;
     call->product.N = product->N;
     call->product.K = product->K;
     call->product.a_transposed = product->a_transposed;
     call->product.b_transposed = product->b_transposed;
-    call->product.accumulate = product->accumulate;
     call->product.c_bf16 = product->c_bf16;
     return true;
 }

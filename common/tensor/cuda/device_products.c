@@ -85,7 +85,6 @@ struct device_product device_product_of(const struct device_choice *c, int32_t r
                                    .K = c->a_transposed ? rows : c->fixed,
                                    .a_transposed = c->a_transposed,
                                    .b_transposed = c->b_transposed,
-                                   .accumulate = c->accumulate,
                                    .c_bf16 = c->c_bf16};
 }
 
@@ -289,6 +288,11 @@ static struct device_choice *free_place(struct device_products *products)
     return &products->choices[products->n_choices++];
 }
 
+static enum device_added added_to(const struct device_product *p)
+{
+    return !p->added ? DEVICE_NOTHING : p->added == p->c ? DEVICE_ITSELF : DEVICE_OTHER;
+}
+
 static struct device_choice *find_choice(struct device_products *products,
                                          const struct device_product *p)
 {
@@ -296,8 +300,7 @@ static struct device_choice *find_choice(struct device_products *products,
     for (int i = 0; i < products->n_choices; i++) {
         struct device_choice *c = &products->choices[i];
         if (c->N == p->N && c->fixed == fixed && c->a_transposed == p->a_transposed &&
-            c->b_transposed == p->b_transposed && c->accumulate == p->accumulate &&
-            c->c_bf16 == p->c_bf16)
+            c->b_transposed == p->b_transposed && c->added == added_to(p) && c->c_bf16 == p->c_bf16)
             return c;
     }
     struct device_choice *c = free_place(products);
@@ -305,7 +308,7 @@ static struct device_choice *find_choice(struct device_products *products,
                                 .fixed = fixed,
                                 .a_transposed = p->a_transposed,
                                 .b_transposed = p->b_transposed,
-                                .accumulate = p->accumulate,
+                                .added = added_to(p),
                                 .c_bf16 = p->c_bf16};
     make_layouts(c);
     return c;
@@ -317,16 +320,17 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
                      const struct device_product *p)
 {
     const struct device_products *products = d->products;
-    float one = 1.0f, before = p->accumulate ? 1.0f : 0.0f;
+    const void *before = p->added ? p->added : p->c;
+    float one = 1.0f, share = p->added ? 1.0f : 0.0f; /* of what is before */
     set_rows(c, p->a_transposed ? p->K : p->M);
     return ok(cublasLtMatmul(products->blas, products->plans[p->a_transposed][p->b_transposed],
-                             &one, p->b, c->first, p->a, c->second, &before, p->c, c->result, p->c,
+                             &one, p->b, c->first, p->a, c->second, &share, before, c->result, p->c,
                              c->result, &a->algo, a->workspace ? d->workspace : NULL,
                              a->workspace ? DEVICE_WORKSPACE_BYTES : 0, d->stream));
 }
 
 /* The shape, with an algorithm chosen for these rows; NULL: there is none, or not for where the
- * factors lie. */
+ * matrices lie. */
 static struct device_choice *chosen(struct device *d, const struct device_product *p)
 {
     int bucket = bucket_of(p->a_transposed ? p->K : p->M);
@@ -336,7 +340,8 @@ static struct device_choice *chosen(struct device *d, const struct device_produc
         choose(d, c, bucket, p->b);
     bool fine = c->by_rows[bucket].found && (uintptr_t)p->b % c->first_aligned == 0 &&
                 (uintptr_t)p->a % c->second_aligned == 0 &&
-                (uintptr_t)p->c % c->result_aligned == 0;
+                (uintptr_t)p->c % c->result_aligned == 0 &&
+                (uintptr_t)p->added % c->result_aligned == 0;
     return fine ? c : NULL;
 }
 
@@ -391,6 +396,8 @@ bool device_do_product(struct device *d, const struct device_product *p)
         part.M = SP_MIN(p->M - row, DEVICE_MOST_ROWS);
         part.a = (const uint8_t *)p->a + (size_t)row * a_row;
         part.c = (uint8_t *)p->c + (size_t)row * c_row;
+        if (p->added)
+            part.added = (const uint8_t *)p->added + (size_t)row * c_row;
         if (!product(d, &part)) {
             SP_ASSERT(row == 0);
             return false;

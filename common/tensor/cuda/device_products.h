@@ -18,9 +18,14 @@ struct device_algorithm {
     cublasLtMatmulAlgo_t algo;
 };
 
+/* What is added to a product. Each kind has algorithms of its own: cublasLt is asked about all of
+ * them in the same words, but nothing says that what does one well does the others. */
+enum device_added { DEVICE_NOTHING, DEVICE_ITSELF, DEVICE_OTHER };
+
 struct device_choice { /* a shape of weights and the algorithms for it */
     int32_t N, fixed;  /* fixed: K, or M when A is transposed; the other of the two is the rows */
-    bool a_transposed, b_transposed, accumulate, c_bf16;
+    bool a_transposed, b_transposed, c_bf16;
+    enum device_added added;
     cublasLtMatrixLayout_t first, second, result;
     uint32_t first_aligned, second_aligned, result_aligned; /* bytes, of every row */
     int32_t rows;                                           /* that the layouts are for */

@@ -28,6 +28,7 @@ struct trial {
     int32_t rows; /* of a and what is expected */
     int passes;
     uint16_t *a, *own_b, *expected[PASSES], *got;
+    uint16_t *other;     /* what is added, of DEVICE_OTHER */
     const void *b;       /* own_b, or weights that somebody uses */
     size_t result_units; /* of a row of results; a unit has two bytes */
     int32_t *differ;     /* one for each candidate */
@@ -51,7 +52,8 @@ static void fill(struct trial *t, uint16_t *to, size_t n, uint32_t seed)
 
 static void end(struct trial *t)
 {
-    void *memory[] = {t->a, t->own_b, t->expected[RESULTS], t->expected[RESTS], t->got, t->differ};
+    void *memory[] = {t->a,     t->own_b, t->expected[RESULTS], t->expected[RESTS], t->got,
+                      t->other, t->differ};
     for (size_t i = 0; i < SP_COUNT(memory); i++)
         if (memory[i])
             device_give(t->d, memory[i]);
@@ -76,6 +78,7 @@ static bool begin(struct trial *t, struct device *d, struct device_choice *c, si
     bool ok = (t->a = device_take(d, rows * K * 2)) != NULL &&
               (weights || (t->own_b = device_take(d, (size_t)c->N * K * 2)) != NULL) &&
               (t->got = device_take(d, rows * units * 2)) != NULL &&
+              (c->added != DEVICE_OTHER || (t->other = device_take(d, rows * units * 2)) != NULL) &&
               (t->differ = device_take(d, DEVICE_CANDIDATES * sizeof(*t->differ))) != NULL;
     for (int i = 0; ok && i < t->passes; i++)
         ok = (t->expected[i] = device_take(d, rows * units * 2)) != NULL;
@@ -94,22 +97,34 @@ static bool begin(struct trial *t, struct device *d, struct device_choice *c, si
 
 /* --- bits --- */
 
-/* `to` = rows [first, first + rows) of A times B, or of what is left of them. */
-static bool multiply(struct trial *t, const struct device_algorithm *a, enum pass pass,
-                     uint16_t *to, int32_t first, int32_t rows)
+/* `to` = rows [first, first + rows) of A times B, with what the shape adds. */
+static struct device_product product_of(const struct trial *t, uint16_t *to, int32_t first,
+                                        int32_t rows)
 {
     struct device_product p = device_product_of(t->c, rows);
-    size_t n = (size_t)rows * t->result_units;
-    struct gpu_negate k = {
-        .to = to, .from = t->expected[RESULTS] + (size_t)first * t->result_units, .n = n};
     p.c = to;
     p.a = t->a + (size_t)first * (size_t)p.K;
     p.b = t->b;
-    p.accumulate |= pass == RESTS;
-    if (pass == RESTS)
+    if (t->c->added != DEVICE_NOTHING)
+        p.added = t->other ? t->other : to;
+    return p;
+}
+
+/* The same added to zeros where the shape adds, or what is left of it. */
+static bool multiply(struct trial *t, const struct device_algorithm *a, enum pass pass,
+                     uint16_t *to, int32_t first, int32_t rows)
+{
+    struct device_product p = product_of(t, to, first, rows);
+    uint16_t *before = t->other ? t->other : to;
+    size_t n = (size_t)rows * t->result_units;
+    struct gpu_negate k = {
+        .to = before, .from = t->expected[RESULTS] + (size_t)first * t->result_units, .n = n};
+    if (pass == RESTS) {
+        p.added = before;
         launch(t, gpu_negate_kernel, n, GPU_FLAT, &k);
-    else if (p.accumulate)
-        device_zero(t->d, to, n * sizeof(*to));
+    } else if (p.added) {
+        device_zero(t->d, before, n * sizeof(*before));
+    }
     return device_multiply(t->d, t->c, a, &p);
 }
 
@@ -211,10 +226,7 @@ static float time_of(struct trial *t, const struct device_algorithm *a, int32_t 
     float ms = 0.0f;
     device_check(cudaEventRecord(t->start, t->d->stream), "trial");
     for (int i = 0; i < runs; i++) {
-        struct device_product p = device_product_of(t->c, rows);
-        p.c = t->got;
-        p.a = t->a;
-        p.b = t->b;
+        struct device_product p = product_of(t, t->got, 0, rows);
         SP_ASSERT(device_multiply(t->d, t->c, a, &p)); /* as it did before */
     }
     device_check(cudaEventRecord(t->stop, t->d->stream), "trial");

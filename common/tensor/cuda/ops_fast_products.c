@@ -19,6 +19,7 @@ static void plain(struct tn_cuda *cuda, const struct device_product *p)
 {
     size_t m = (size_t)p->M, n = (size_t)p->N, k = (size_t)p->K;
     struct gpu_typed_product g = {.c = p->c,
+                                  .added = p->added,
                                   .a = p->a,
                                   .b = p->b,
                                   .a_row = p->a_transposed ? 1 : k,
@@ -28,7 +29,6 @@ static void plain(struct tn_cuda *cuda, const struct device_product *p)
                                   .M = p->M,
                                   .N = p->N,
                                   .K = p->K,
-                                  .accumulate = p->accumulate,
                                   .c_bf16 = p->c_bf16};
     device_launch(cuda->device, gpu_typed_product_kernel,
                   (struct device_grid){cuda_parts(n, GPU_TILE), cuda_parts(m, GPU_TILE)},
@@ -68,16 +68,16 @@ static const void *rounded_logits(struct tn_backend *b, const float *logits, int
 
 /* --- layers --- */
 
-static void forward(struct tn_backend *b, void *y, bool y_bf16, const void *x, const void *w,
-                    int32_t T, int32_t N, int32_t K, bool accumulate)
+static void forward(struct tn_backend *b, void *y, bool y_bf16, const void *added, const void *x,
+                    const void *w, int32_t T, int32_t N, int32_t K)
 {
     struct device_product p = {.c = y,
                                .a = x,
+                               .added = added,
                                .M = T,
                                .N = N,
                                .K = K,
                                .b_transposed = true,
-                               .accumulate = accumulate,
                                .c_bf16 = y_bf16};
     if (T == 0)
         return;
@@ -88,14 +88,14 @@ static void forward(struct tn_backend *b, void *y, bool y_bf16, const void *x, c
 static void op_linear(struct tn_backend *b, void *y, const void *x, const void *w, int32_t T,
                       int32_t N, int32_t K, bool accumulate)
 {
-    forward(b, y, true, x, w, T, N, K, accumulate);
+    forward(b, y, true, accumulate ? y : NULL, x, w, T, N, K);
 }
 
 static void op_linear_bwd_x(struct tn_backend *b, void *dx, const void *dy, const void *w,
                             int32_t T, int32_t N, int32_t K, bool accumulate)
 {
     struct device_product p = {
-        .c = dx, .a = dy, .M = T, .N = K, .K = N, .accumulate = accumulate, .c_bf16 = true};
+        .c = dx, .a = dy, .added = accumulate ? dx : NULL, .M = T, .N = K, .K = N, .c_bf16 = true};
     if (T == 0)
         return;
     p.b = factors(b, w, N, K);
@@ -108,11 +108,11 @@ static void op_linear_bwd_w(struct tn_backend *b, void *dw, const void *dy, cons
     struct device_product p = {.c = dw,
                                .a = dy,
                                .b = x,
+                               .added = dw,
                                .M = N,
                                .N = K,
                                .K = T,
                                .a_transposed = true,
-                               .accumulate = true,
                                .c_bf16 = b->weights == TN_BF16};
     if (T > 0)
         multiply(tn_cuda_of(b), &p);
@@ -123,7 +123,7 @@ static void op_linear_bwd_w(struct tn_backend *b, void *dw, const void *dy, cons
 static void op_head(struct tn_backend *b, float *logits, const void *x, const void *w, int32_t T,
                     int32_t N, int32_t K)
 {
-    forward(b, logits, false, x, w, T, N, K, false);
+    forward(b, logits, false, NULL, x, w, T, N, K);
 }
 
 static void op_head_bwd_x(struct tn_backend *b, void *dx, const float *dlogits, const void *w,

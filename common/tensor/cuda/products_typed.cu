@@ -48,8 +48,8 @@ GPU_KERNEL(gpu_typed_product, gpu_typed_product)
         float s = sum[GPU_SELF][0];
         if (m >= p.M || n >= p.N)
             continue;
-        if (p.accumulate)
-            s = gpu_stored(p.c, at, p.c_bf16) + s;
+        if (p.added)
+            s = gpu_stored(p.added, at, p.c_bf16) + s;
         if (p.c_bf16)
             ((uint16_t *)p.c)[at] = gpu_narrow_of(s);
         else

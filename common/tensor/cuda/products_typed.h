@@ -4,15 +4,15 @@
 
 #include "common/tensor/cuda/kernels.h"
 
-/* C(M,N) = or += A·B with sums in fp32, each output one chain over k; A and B are bf16, C is fp32
- * or bf16 (the old value is widened and added at the end, and the sum rounded once). A[m][k] is
- * a[m·a_row + k·a_col], B[k][n] is b[k·b_row + n·b_col]. */
+/* C(M,N) = A·B with sums in fp32, each output one chain over k; A and B are bf16, C is fp32 or
+ * bf16. What is `added`, unless NULL, is of C's form, may be C, and is widened and added at the
+ * end, the sum rounded once. A[m][k] is a[m·a_row + k·a_col], B[k][n] is b[k·b_row + n·b_col]. */
 struct gpu_typed_product {
     void *c;
+    const void *added;
     const uint16_t *a, *b;
     size_t a_row, a_col, b_row, b_col;
-    int32_t M, N, K;
-    int32_t accumulate, c_bf16, unused;
+    int32_t M, N, K, c_bf16;
 };
 GPU_HANDLE(gpu_typed_product);
 
