@@ -158,6 +158,10 @@ struct tn_ops {
     /* y(T,N) = x(T,K)·wᵀ, or += when accumulate */
     void (*linear)(struct tn_backend *, void *y, const void *x, const void *w, int32_t T, int32_t N,
                    int32_t K, bool accumulate);
+    /* y(T,N) = residual(T,N) + x·wᵀ, y neither of the two: fp32 as by `linear`, then `add`; bf16
+     * rounded once */
+    void (*linear_residual)(struct tn_backend *, void *y, const void *residual, const void *x,
+                            const void *w, int32_t T, int32_t N, int32_t K);
     /* dx(T,K) = dy(T,N)·w, or += */
     void (*linear_bwd_x)(struct tn_backend *, void *dx, const void *dy, const void *w, int32_t T,
                          int32_t N, int32_t K, bool accumulate);
@@ -180,10 +184,12 @@ struct tn_ops {
      * backend wants one, or has no memory. */
     struct tn_weights *(*weights_view)(struct tn_backend *, const void *w, int32_t N, int32_t K);
     void (*weights_free)(struct tn_backend *, struct tn_weights *);
-    /* The same bits as `linear` on the same (for bf16: rounded) weights; where rows are rounded
-     * too, bits of their own (see above). */
+    /* The same bits as `linear` and `linear_residual` on the same (for bf16: rounded) weights;
+     * where rows are rounded too, bits of their own (see above). */
     void (*linear_packed)(struct tn_backend *, void *y, const void *x, const struct tn_weights *w,
                           int32_t T);
+    void (*linear_packed_residual)(struct tn_backend *, void *y, const void *residual,
+                                   const void *x, const struct tn_weights *w, int32_t T, int32_t N);
     void (*head_packed)(struct tn_backend *, float *logits, const void *x,
                         const struct tn_weights *w, int32_t T);
     /* Vectors of parameters as norms take them: to = from + shift. */

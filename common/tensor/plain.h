@@ -8,6 +8,24 @@
 #include "common/base/mem.h"
 #include "common/tensor/backend.h"
 
+static inline void plain_linear_residual(struct tn_backend *b, void *y, const void *residual,
+                                         const void *x, const void *w, int32_t T, int32_t N,
+                                         int32_t K)
+{
+    SP_ASSERT(y != residual);
+    b->ops->linear(b, y, x, w, T, N, K, false);
+    b->ops->add(b, y, residual, (size_t)T * (size_t)N);
+}
+
+static inline void plain_linear_packed_residual(struct tn_backend *b, void *y, const void *residual,
+                                                const void *x, const struct tn_weights *w,
+                                                int32_t T, int32_t N)
+{
+    SP_ASSERT(y != residual);
+    b->ops->linear_packed(b, y, x, w, T);
+    b->ops->add(b, y, residual, (size_t)T * (size_t)N);
+}
+
 static inline void plain_head(struct tn_backend *b, float *logits, const void *x, const void *w,
                               int32_t T, int32_t N, int32_t K)
 {
@@ -114,7 +132,9 @@ static inline void plain_pass_end(struct tn_backend *b)
 
 /* The members of a table of operations, for its initializer. */
 #define PLAIN_OPERATIONS                                                                           \
-    .head = plain_head, .head_bwd_x = plain_head_bwd_x, .head_bwd_w = plain_head_bwd_w,            \
+    .linear_residual = plain_linear_residual,                                                      \
+    .linear_packed_residual = plain_linear_packed_residual, .head = plain_head,                    \
+    .head_bwd_x = plain_head_bwd_x, .head_bwd_w = plain_head_bwd_w,                                \
     .head_packed = plain_head_packed, .widen = plain_widen, .gather_rows = plain_gather_rows,      \
     .scatter_rows = plain_scatter_rows, .state_new = plain_state_new,                              \
     .state_free = plain_state_free, .tokens = plain_tokens, .pass_begin = plain_pass_begin,        \

@@ -128,6 +128,8 @@ static void products(struct outputs *o)
     put_x(o, "linear", y, T * V);
     ops->linear(o->b, y, x, w, T, V, D, true);
     put_x(o, "linear, added", y, T * V);
+    ops->linear_residual(o->b, y, dy, x, w, T, V, D);
+    put_x(o, "linear_residual", y, T * V);
     ops->linear_bwd_x(o->b, dx, dy, w, T, V, D, false);
     put_x(o, "linear_bwd_x", dx, T * D);
     ops->linear_bwd_w(o->b, dw, dy, x, T, V, D);
@@ -147,6 +149,8 @@ static void products(struct outputs *o)
         put_x(o, names[i], y, T * V);
         ops->linear_packed(o->b, y, x, packed, 1);
         put_x(o, names[i], y, V);
+        ops->linear_packed_residual(o->b, y, dy, x, packed, T, V);
+        put_x(o, names[i], y, T * V);
         ops->head_packed(o->b, logits, x, packed, T);
         put(o, names[i], logits, T * V);
         ops->weights_free(o->b, packed);

@@ -182,12 +182,57 @@ static void layer(enum tn_dtype weights, int32_t T, int32_t N, int32_t K)
     multiply(&dw, &dy, &x, &dw, &bw);
     b->ops->linear_bwd_w(b, dw.at, dy.at, x.at, T, N, K);
     check(is_near(&dw), "linear_bwd_w");
+    multiply(&y, &x, &w, &dy, &f);
+    b->ops->linear_residual(b, y.at, dy.at, x.at, w.at, T, N, K);
+    check(is_near(&y) && error_of(&dy) == 0.0, "linear_residual");
     drop(&x);
     drop(&w);
     drop(&y);
     drop(&dy);
     drop(&dx);
     drop(&dw);
+}
+
+static void make_whole(struct matrix *m, double step)
+{
+    float *host = sp_xarray(m->n + 1, sizeof(*host));
+    for (size_t i = 0; i < m->n; i++) {
+        m->host[i] = rint(m->host[i] / step) * step;
+        host[i] = (float)m->host[i];
+    }
+    tn_put(b, m->at, m->dtype, host, m->n);
+    free(host);
+}
+
+/* Sums of whole numbers are exact, so there is one right result, and products that have more digits
+ * than bf16: rounding them before what is added would give others. */
+static void rounded_once(enum tn_dtype weights, int32_t T, int32_t N, int32_t K)
+{
+    size_t t = (size_t)T, n = (size_t)N, k = (size_t)K, others = 0;
+    struct matrix x = matrix(TN_BF16, t, k, 27, 60.0f), w = matrix(weights, n, k, 28, 30.0f);
+    struct matrix y = matrix(TN_BF16, t, n, 29, 1.0f), r = matrix(TN_BF16, t, n, 30, 9000.0f);
+    struct device_product f = {.M = T, .N = N, .K = K, .b_transposed = true};
+    make_whole(&x, 1.0);
+    make_whole(&w, 1.0);
+    make_whole(&r, 64.0);
+    multiply(&y, &x, &w, NULL, &f);
+    for (size_t i = 0; i < y.n; i++) {
+        float once = sp_bf16_to_f32(sp_f32_to_bf16((float)(y.host[i] + r.host[i])));
+        float twice = sp_bf16_to_f32(sp_f32_to_bf16((float)y.host[i])) + (float)r.host[i];
+        others += once != sp_bf16_to_f32(sp_f32_to_bf16(twice));
+        y.host[i] = (double)once;
+    }
+    struct tn_weights *packed = b->ops->weights_new(b, w.at, N, K, TN_BF16, TN_BF16);
+    b->ops->linear_residual(b, y.at, r.at, x.at, w.at, T, N, K);
+    check(others > 0 && error_of(&y) == 0.0, "linear_residual rounds once");
+    b->ops->zero(b, y.at, y.n * 2);
+    b->ops->linear_packed_residual(b, y.at, r.at, x.at, packed, T, N);
+    check(error_of(&y) == 0.0, "linear_packed_residual as well");
+    b->ops->weights_free(b, packed);
+    drop(&x);
+    drop(&w);
+    drop(&y);
+    drop(&r);
 }
 
 static void head(enum tn_dtype weights, int32_t T, int32_t V, int32_t K)
@@ -234,16 +279,23 @@ static void rows(enum tn_dtype weights, int32_t N, int32_t K, const int32_t *par
     struct matrix x = matrix(TN_BF16, T, k, 16, 1.0f), w = matrix(weights, n, k, 17, 0.3f);
     struct matrix y = matrix(TN_BF16, T, n, 18, 1.0f), z = matrix(TN_BF16, T, n, 19, 1.0f);
     struct matrix l = matrix(TN_F32, T, n, 20, 1.0f), m = matrix(TN_F32, T, n, 21, 1.0f);
+    struct matrix s = matrix(TN_BF16, T, n, 31, 1.0f), u = matrix(TN_BF16, T, n, 32, 1.0f);
+    struct matrix r = matrix(TN_BF16, T, n, 33, 1.0f);
     struct tn_weights *packed = b->ops->weights_new(b, w.at, N, K, TN_BF16, TN_BF16);
     b->ops->linear(b, y.at, x.at, w.at, (int32_t)T, N, K, false);
+    b->ops->linear_residual(b, s.at, r.at, x.at, w.at, (int32_t)T, N, K);
     b->ops->head(b, l.at, x.at, w.at, (int32_t)T, N, K);
     for (size_t i = 0; i < n_parts; i++) {
         const void *from = tn_const_at(x.at, TN_BF16, row * k);
         b->ops->linear_packed(b, tn_at(z.at, TN_BF16, row * n), from, packed, parts[i]);
+        b->ops->linear_packed_residual(b, tn_at(u.at, TN_BF16, row * n),
+                                       tn_const_at(r.at, TN_BF16, row * n), from, packed, parts[i],
+                                       N);
         b->ops->head_packed(b, tn_at(m.at, TN_F32, row * n), from, packed, parts[i]);
         row += (size_t)parts[i];
     }
     check(same_bits(&y, &z), "rows of linear and of linear_packed");
+    check(same_bits(&s, &u), "rows of linear_residual and of linear_packed_residual");
     check(same_bits(&l, &m), "rows of head and of head_packed");
     b->ops->weights_free(b, packed);
     drop(&x);
@@ -252,6 +304,9 @@ static void rows(enum tn_dtype weights, int32_t N, int32_t K, const int32_t *par
     drop(&z);
     drop(&l);
     drop(&m);
+    drop(&s);
+    drop(&u);
+    drop(&r);
 }
 
 static void rows_of(enum tn_dtype weights)
@@ -278,11 +333,13 @@ static void operations(void)
                    sizes[i][0], sizes[i][1], sizes[i][2]);
             layer(b->weights, sizes[i][0], sizes[i][1], sizes[i][2]);
             head(b->weights, sizes[i][0], sizes[i][1], sizes[i][2]);
+            rounded_once(b->weights, sizes[i][0], sizes[i][1], sizes[i][2]);
         }
         rows_of(b->weights);
     }
     b->weights = TN_F32;
     b->ops->linear(b, NULL, NULL, NULL, 0, 24, 16, false);
+    b->ops->linear_residual(b, NULL, b, NULL, NULL, 0, 24, 16);
     b->ops->linear_bwd_w(b, NULL, NULL, NULL, 0, 24, 16);
     b->ops->head(b, NULL, NULL, NULL, 0, 24, 16);
     check(true, "no rows");

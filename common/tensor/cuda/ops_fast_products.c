@@ -91,6 +91,13 @@ static void op_linear(struct tn_backend *b, void *y, const void *x, const void *
     forward(b, y, true, accumulate ? y : NULL, x, w, T, N, K);
 }
 
+static void op_linear_residual(struct tn_backend *b, void *y, const void *residual, const void *x,
+                               const void *w, int32_t T, int32_t N, int32_t K)
+{
+    SP_ASSERT(y != residual); /* that would be another kind of product */
+    forward(b, y, true, residual, x, w, T, N, K);
+}
+
 static void op_linear_bwd_x(struct tn_backend *b, void *dx, const void *dy, const void *w,
                             int32_t T, int32_t N, int32_t K, bool accumulate)
 {
@@ -180,12 +187,13 @@ static struct tn_weights *op_weights_view(struct tn_backend *b, const void *w, i
     return weights;
 }
 
-static void multiply_packed(struct tn_backend *b, void *y, const void *x,
-                            const struct tn_weights *w, int32_t T, bool y_bf16)
+static void multiply_packed(struct tn_backend *b, void *y, bool y_bf16, const void *added,
+                            const void *x, const struct tn_weights *w, int32_t T)
 {
     struct device_product p = {.c = y,
                                .a = x,
                                .b = w->at,
+                               .added = added,
                                .M = T,
                                .N = w->N,
                                .K = w->K,
@@ -198,13 +206,21 @@ static void multiply_packed(struct tn_backend *b, void *y, const void *x,
 static void op_linear_packed(struct tn_backend *b, void *y, const void *x,
                              const struct tn_weights *w, int32_t T)
 {
-    multiply_packed(b, y, x, w, T, true);
+    multiply_packed(b, y, true, NULL, x, w, T);
+}
+
+static void op_linear_packed_residual(struct tn_backend *b, void *y, const void *residual,
+                                      const void *x, const struct tn_weights *w, int32_t T,
+                                      int32_t N)
+{
+    SP_ASSERT(y != residual && N == w->N);
+    multiply_packed(b, y, true, residual, x, w, T);
 }
 
 static void op_head_packed(struct tn_backend *b, float *logits, const void *x,
                            const struct tn_weights *w, int32_t T)
 {
-    multiply_packed(b, logits, x, w, T, false);
+    multiply_packed(b, logits, false, NULL, x, w, T);
 }
 
 /* --- what the device reaches --- */
@@ -286,6 +302,7 @@ static double op_bandwidth(struct tn_backend *b)
 void cuda_add_fast_products(struct tn_ops *ops)
 {
     ops->linear = op_linear;
+    ops->linear_residual = op_linear_residual;
     ops->linear_bwd_x = op_linear_bwd_x;
     ops->linear_bwd_w = op_linear_bwd_w;
     ops->head = op_head;
@@ -295,6 +312,7 @@ void cuda_add_fast_products(struct tn_ops *ops)
     ops->weights_view = op_weights_view;
     ops->weights_free = op_weights_free;
     ops->linear_packed = op_linear_packed;
+    ops->linear_packed_residual = op_linear_packed_residual;
     ops->head_packed = op_head_packed;
     ops->probe = op_probe;
     ops->bandwidth = op_bandwidth;

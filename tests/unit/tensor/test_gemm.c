@@ -191,6 +191,34 @@ START_TEST(packed_equals_linear)
 }
 END_TEST
 
+/* Where numbers are fp32 the sum is what two operations make, bit for bit. */
+START_TEST(residuals_are_added_behind)
+{
+    static const char *const names[] = {"cpu", "openblas", "cuda-fp32"};
+    struct tn_backend *b = open_backend(names[_i], NULL, 2);
+    for (size_t i = 0; i < SP_COUNT(shapes); i++) {
+        int32_t T = shapes[i][0], N = shapes[i][1], K = shapes[i][2];
+        size_t n = (size_t)T * (size_t)N, k = (size_t)K;
+        float *x = filled((size_t)T * k, 1, 1.0f), *w = filled((size_t)N * k, 2, 1.0f);
+        float *residual = filled(n, 3, 1.0f), *want = zeros(n), *y = filled(n, 4, 1.0f);
+        b->ops->linear(b, want, x, w, T, N, K, false);
+        b->ops->add(b, want, residual, n);
+        b->ops->linear_residual(b, y, residual, x, w, T, N, K);
+        ck_assert_int_eq(memcmp(y, want, n * sizeof(float)), 0);
+        for (size_t kind = 0; kind < SP_COUNT(packings); kind++) {
+            struct tn_weights *packed =
+                b->ops->weights_new(b, w, N, K, packings[kind].weights, packings[kind].rows);
+            b->ops->linear_packed(b, want, x, packed, T);
+            b->ops->add(b, want, residual, n);
+            b->ops->linear_packed_residual(b, y, residual, x, packed, T, N);
+            ck_assert_int_eq(memcmp(y, want, n * sizeof(float)), 0);
+            b->ops->weights_free(b, packed);
+        }
+    }
+    tn_close(b);
+}
+END_TEST
+
 /* A row's bits among any other rows, at any place of the batch. */
 static void check_rows(struct tn_backend *b, int32_t K, enum tn_dtype dtype, enum tn_dtype rounded)
 {
@@ -400,6 +428,7 @@ static Suite *suite(void)
     tcase_add_test(tcase, large_products_are_chains);
     tcase_add_test(tcase, large_products_of_all_kinds);
     tcase_add_loop_test(tcase, packed_equals_linear, 0, 5);
+    tcase_add_loop_test(tcase, residuals_are_added_behind, 0, 3);
     tcase_add_loop_test(tcase, rows_do_not_know_their_batch, 0, 5);
     tcase_add_loop_test(tcase, pairs_of_any_bits, 0, 4);
     tcase_add_loop_test(tcase, tiny_is_decided_after_rounding, 0, 4);
