@@ -114,24 +114,36 @@ static void build_batch(struct model_decoder *d)
     }
 }
 
-static void product(struct model_decoder *d, void *y, const void *x, const struct tn_weights *w,
-                    const float *bias, int32_t n)
+/* y(rows, n) = x·wᵀ, plus bias, plus residual, where they aren't NULL */
+static void project(struct model_decoder *d, void *y, const void *x, const struct tn_weights *w,
+                    const float *bias, const void *residual, int32_t n)
 {
     struct tn_backend *be = d->backend;
-    be->ops->linear_packed(be, y, x, w, d->n_rows);
+    int32_t rows = d->n_rows;
+    if (residual && !bias) {
+        be->ops->linear_packed_residual(be, y, residual, x, w, rows, n);
+        return;
+    }
+    be->ops->linear_packed(be, y, x, w, rows);
     if (bias)
-        be->ops->bias(be, y, bias, d->n_rows, n);
+        be->ops->bias(be, y, bias, rows, n);
+    if (residual)
+        be->ops->add(be, y, residual, (size_t)rows * (size_t)n);
 }
 
-/* A part's output y becomes y + x, through the norm behind it where there is one. */
-static void add_residual(struct model_decoder *d, void *y, const void *x, const float *post)
+/* The end of a part, whose product goes through the norm behind it where there is one. */
+static void project_back(struct model_decoder *d, void *y, const void *x,
+                         const struct tn_weights *w, const float *bias, const float *post,
+                         const void *residual)
 {
     struct tn_backend *be = d->backend;
+    size_t n = (size_t)d->n_rows * (size_t)d->config.hidden;
+    project(d, y, x, w, bias, post ? NULL : residual, d->config.hidden);
     if (post) {
         model_part_norm(be, &d->config, d->norm, d->rstd, y, post, NULL, d->n_rows);
-        be->ops->affine(be, y, d->norm, 1, 0, (size_t)d->n_rows * (size_t)d->config.hidden);
+        be->ops->affine(be, y, d->norm, 1, 0, n);
+        be->ops->add(be, y, residual, n);
     }
-    be->ops->add(be, y, x, (size_t)d->n_rows * (size_t)d->config.hidden);
 }
 
 static void norm_heads(struct model_decoder *d, const struct decoder_layer *layer)
@@ -155,7 +167,7 @@ static void run_layer(struct model_decoder *d, int32_t l)
     const struct decoder_layer *layer = &d->layers[l];
     int32_t rows = d->n_rows, width = (c->heads + 2 * c->kv_heads) * c->head_size;
     model_part_norm(be, c, d->norm, d->rstd, d->x, layer->norm1, layer->norm1_bias, rows);
-    product(d, d->qkv, d->norm, layer->qkv, layer->qkv_bias, width);
+    project(d, d->qkv, d->norm, layer->qkv, layer->qkv_bias, NULL, width);
     if (c->traits.qk_norm)
         norm_heads(d, layer);
     model_part_rotate(be, c, l, d->qkv, rows, d->positions, d->rope, false);
@@ -163,14 +175,13 @@ static void run_layer(struct model_decoder *d, int32_t l)
     ops->cache_attention(be, d->att, d->qkv, d->cache, l, d->cache_rows, rows, c->heads,
                          model_config_scale(c), model_config_window(c, l),
                          (float)c->attention_softcap);
-    product(d, d->mid, d->att, layer->out, layer->out_bias, c->hidden);
-    add_residual(d, d->mid, d->x, layer->post1);
+    project_back(d, d->mid, d->att, layer->out, layer->out_bias, layer->post1, d->x);
     model_part_norm(be, c, d->norm, d->rstd, c->traits.parallel ? d->x : d->mid, layer->norm2,
                     layer->norm2_bias, rows);
-    product(d, d->gu, d->norm, layer->gate_up, layer->gate_up_bias, model_config_ffn_width(c));
+    project(d, d->gu, d->norm, layer->gate_up, layer->gate_up_bias, NULL,
+            model_config_ffn_width(c));
     model_part_activate(be, c, d->half, d->gu, rows);
-    product(d, d->x, d->half, layer->down, layer->down_bias, c->hidden);
-    add_residual(d, d->x, d->mid, layer->post2);
+    project_back(d, d->x, d->half, layer->down, layer->down_bias, layer->post2, d->mid);
 }
 
 static const struct decoder_logit_row *logit_row(const struct model_decoder *d, int32_t i)

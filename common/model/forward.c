@@ -57,11 +57,21 @@ static enum sp_err check_batch(const struct model *m, const struct model_workspa
     return check_segments(work, b, err);
 }
 
-static void add_bias(struct model *m, struct model_workspace *work, void *y, size_t bias,
-                     int32_t rows, int32_t n)
+/* y(rows, n) = x(rows, k)·wᵀ, plus bias (0: none), plus residual (NULL: none); w and bias are
+ * offsets of parameters. */
+static void project(struct model *m, struct model_workspace *work, void *y, const void *x, size_t w,
+                    size_t bias, const void *residual, int32_t rows, int32_t n, int32_t k)
 {
+    struct tn_backend *be = m->backend;
+    if (residual && !bias) {
+        be->ops->linear_residual(be, y, residual, x, model_param(m, w), rows, n, k);
+        return;
+    }
+    be->ops->linear(be, y, x, model_param(m, w), rows, n, k, false);
     if (bias)
-        m->backend->ops->bias(m->backend, y, model_vector(m, work, 0, bias, n, 0), rows, n);
+        be->ops->bias(be, y, model_vector(m, work, 0, bias, n, 0), rows, n);
+    if (residual)
+        be->ops->add(be, y, residual, (size_t)rows * (size_t)n);
 }
 
 static void bias_backward(struct model *m, size_t bias, const void *dy, int32_t rows, int32_t n)
@@ -94,40 +104,40 @@ static void layer_to_gate(struct model *m, struct model_workspace *work,
     int32_t rows = batch->rows, d = c->hidden, hc = c->heads * c->head_size;
     int32_t width = qkv_width(c), ffn = model_config_ffn_width(c);
     void *qkv = c->traits.qk_norm ? a->raw : a->qkv;
-    void *att_out = c->traits.post_norms ? a->att_out : a->mid;
+    bool post = c->traits.post_norms;
     model_norm_forward(m, work, work->norm, a->rstd1, x, layer->norm1, layer->norm1_bias, rows);
-    ops->linear(be, qkv, work->norm, model_param(m, layer->qkv), rows, width, d, false);
-    add_bias(m, work, qkv, layer->qkv_bias, rows, width);
+    project(m, work, qkv, work->norm, layer->qkv, layer->qkv_bias, NULL, rows, width, d);
     if (c->traits.qk_norm)
         model_heads_forward(m, work, a->qkv, a, layer, rows);
     model_part_rotate(be, c, l, a->qkv, rows, batch->positions, work->rope, false);
     ops->attention(be, a->att, a->lse, a->qkv, rows, batch->segments, batch->n_segments, c->heads,
                    c->kv_heads, c->head_size, model_config_scale(c), model_config_window(c, l),
                    (float)c->attention_softcap);
-    ops->linear(be, att_out, a->att, model_param(m, layer->out), rows, d, hc, false);
-    add_bias(m, work, att_out, layer->out_bias, rows, d);
-    if (c->traits.post_norms)
+    project(m, work, post ? a->att_out : a->mid, a->att, layer->out, layer->out_bias,
+            post ? NULL : x, rows, d, hc);
+    if (post) {
         model_norm_forward(m, work, a->mid, a->rstd3, a->att_out, layer->post1, 0, rows);
-    ops->add(be, a->mid, x, (size_t)rows * (size_t)d);
+        ops->add(be, a->mid, x, (size_t)rows * (size_t)d);
+    }
     model_norm_forward(m, work, work->norm, a->rstd2, ffn_input(c, a, x), layer->norm2,
                        layer->norm2_bias, rows);
-    ops->linear(be, a->gu, work->norm, model_param(m, layer->gate_up), rows, ffn, d, false);
-    add_bias(m, work, a->gu, layer->gate_up_bias, rows, ffn);
+    project(m, work, a->gu, work->norm, layer->gate_up, layer->gate_up_bias, NULL, rows, ffn, d);
 }
 
-/* The rest of the feed-forward part; y has no residual yet. */
+/* The rest of the layer, whose output is y. */
 static void layer_from_gate(struct model *m, struct model_workspace *work, int32_t rows,
                             const struct model_layer *layer, struct model_activations *a, void *y)
 {
     struct tn_backend *be = m->backend;
     const struct model_config *c = &m->config;
-    void *out = c->traits.post_norms ? a->ffn_out : y;
+    bool post = c->traits.post_norms;
     model_part_activate(be, c, work->half, a->gu, rows);
-    be->ops->linear(be, out, work->half, model_param(m, layer->down), rows, c->hidden, c->ffn,
-                    false);
-    add_bias(m, work, out, layer->down_bias, rows, c->hidden);
-    if (c->traits.post_norms)
+    project(m, work, post ? a->ffn_out : y, work->half, layer->down, layer->down_bias,
+            post ? NULL : a->mid, rows, c->hidden, c->ffn);
+    if (post) {
         model_norm_forward(m, work, y, a->rstd4, a->ffn_out, layer->post2, 0, rows);
+        be->ops->add(be, y, a->mid, (size_t)rows * (size_t)c->hidden);
+    }
 }
 
 enum sp_err model_forward(struct model *m, struct model_workspace *work,
@@ -140,15 +150,13 @@ enum sp_err model_forward(struct model *m, struct model_workspace *work,
     if (rc != SP_OK)
         return sp_wrap(err, rc, "forward");
     struct tn_backend *be = m->backend;
-    const struct tn_ops *ops = be->ops;
-    int32_t rows = batch->rows, d = m->config.hidden;
+    int32_t rows = batch->rows;
     model_part_embed(be, &m->config, work->x[0], work->norm, model_param(m, m->layout.embed),
                      model_param(m, m->layout.positions), batch->ids, batch->positions, rows);
     for (int32_t l = 0; l < m->config.layers; l++) {
         struct model_activations *a = &work->kept[l];
         layer_to_gate(m, work, batch, l, a);
         layer_from_gate(m, work, rows, &m->layout.layers[l], a, work->x[l + 1]);
-        ops->add(be, work->x[l + 1], a->mid, (size_t)rows * (size_t)d);
     }
     model_head_forward(m, work, batch, ret_logprobs);
     work->has_forward = work->size.backward;

@@ -14,7 +14,7 @@
 #include "common/tensor/cuda/device.h"
 #include "common/tensor/cuda/kernels.h"
 
-#define TN_CUDA_REVISION 2
+#define TN_CUDA_REVISION 3
 #define TN_CUDA_BLOCKS 1024 /* blocks of attention at a time, each with scores in scratch */
 
 enum cuda_block {

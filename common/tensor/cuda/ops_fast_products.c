@@ -1,7 +1,8 @@
 /* ops_fast_products: matrix products of the backend "cuda": activations are bf16, parameters and
  * gradients bf16 or fp32, logits fp32. Factors in fp32 are rounded to bf16 in scratch at each use;
- * sums are fp32 (cublasLt's, or the plain kernel's where that has no algorithm). Also what the
- * device reaches at best in products and in copies, for benchmarks to compare with. */
+ * sums are fp32 (cublasLt's, or the plain kernel's where that has no algorithm), those with a
+ * residual, too. Also what the device reaches at best in products and in copies, for benchmarks to
+ * compare with. */
 #include <stdlib.h>
 
 #include "common/base/mem.h"
