@@ -11,6 +11,7 @@
 #include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/tensor/cuda/device_pass.h"
+#include "tests/gpu/ptx.h"
 
 struct emu emu;
 
@@ -50,7 +51,8 @@ struct device {
     struct piece *pieces;
     size_t free_bytes, own, own_peak;
     bool open;
-    bool by_warps; /* SPIN_EMULATE_WARPS */
+    bool by_warps;   /* SPIN_EMULATE_WARPS */
+    struct ptx *ptx; /* SPIN_EMULATE_PTX; NULL: kernels are functions */
     bool recording;
     struct graph kept[DEVICE_GRAPHS], recorded;
     struct step **end; /* of what is recorded */
@@ -80,6 +82,8 @@ enum sp_err device_open(struct device **ret, struct sp_error *err)
     d->passes = device_passes_new();
     emu.backwards = getenv("SPIN_EMULATE_BACKWARDS") != NULL;
     d->by_warps = getenv("SPIN_EMULATE_WARPS") != NULL;
+    if (getenv("SPIN_EMULATE_PTX"))
+        d->ptx = ptx_new(getenv("SPIN_EMULATE_PTX"));
     *ret = d;
     (void)err;
     return SP_OK;
@@ -130,6 +134,10 @@ static struct piece *new_piece(struct device *d, size_t bytes, bool host)
     protect_piece(p, host || d->open);
     p->next = d->pieces;
     d->pieces = p;
+    if (d->ptx)
+        ptx_memory_add(d->ptx, p->memory, bytes);
+    if (d->ptx && host) /* the host may write there at any time; it is zeroed */
+        ptx_memory_written(d->ptx, p->memory, bytes);
     return p;
 }
 
@@ -143,6 +151,8 @@ static size_t free_piece(struct device *d, const void *memory)
     struct piece *p = *at;
     size_t bytes = p->bytes;
     *at = p->next;
+    if (d->ptx)
+        ptx_memory_remove(d->ptx, memory);
     protect_piece(p, true);
     for (size_t i = 0; i < tail_bytes(p); i++)
         SP_ASSERT(p->memory[p->bytes + i] == PATTERN); /* nobody wrote behind it */
@@ -216,6 +226,7 @@ void device_close(struct device *d)
     device_passes_free(d);
     device_forget_graphs(d);
     SP_ASSERT(d->pieces == NULL); /* nothing was forgotten */
+    ptx_free(d->ptx);
     free(d);
 }
 
@@ -230,10 +241,17 @@ static bool record(struct device *d, const struct step *step)
     return true;
 }
 
+static void written(struct device *d, const void *memory, size_t bytes)
+{
+    if (d->ptx)
+        ptx_memory_written(d->ptx, memory, bytes);
+}
+
 static void copy(struct device *d, void *to, const void *from, size_t bytes)
 {
     protect(d, true);
     memcpy(to, from, bytes);
+    written(d, to, bytes);
     protect(d, false);
 }
 
@@ -241,6 +259,7 @@ static void zero(struct device *d, void *memory, size_t bytes)
 {
     protect(d, true);
     memset(memory, 0, bytes);
+    written(d, memory, bytes);
     protect(d, false);
 }
 
@@ -369,8 +388,33 @@ static void run_blocks(struct device *d, const void *kernel, struct device_grid 
     protect(d, false);
 }
 
+static void launch_ptx(struct device *d, const struct step *s)
+{
+    const struct emu_kernel *k = s->kernel;
+    const struct ptx_launch launch = {
+        .kernel = k->name,
+        .args = s->args,
+        .args_bytes = k->handle.args_bytes,
+        .blocks = {(uint32_t)s->blocks.x, (uint32_t)s->blocks.y},
+        .threads = {(uint32_t)s->threads.x, (uint32_t)s->threads.y},
+        .shared_bytes = s->bytes,
+        .backwards = emu.backwards,
+    };
+    const char *fault;
+    protect(d, true);
+    if (!ptx_run(d->ptx, &launch, &fault)) {
+        fprintf(stderr, "%s\n", fault);
+        abort();
+    }
+    protect(d, false);
+}
+
 static void launch(struct device *d, const struct step *s)
 {
+    if (d->ptx) {
+        launch_ptx(d, s);
+        return;
+    }
     if (s->bytes > 0)
         emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128, false)->memory;
     run_blocks(d, s->kernel, s->blocks, s->threads, s->bytes, s->args);
@@ -431,6 +475,7 @@ static void multiply(struct device *d, const struct device_product *p)
             else
                 ((float *)p->c)[at] = sum;
         }
+    written(d, p->c, (size_t)p->M * (size_t)p->N * (p->c_bf16 ? 2 : 4));
     protect(d, false);
 }
 

@@ -48,8 +48,8 @@
     {                                                                                              \
         name##_body(*(const struct args *)p);                                                      \
     }                                                                                              \
-    static const struct emu_kernel name##_emulated = {{&name##_emulated, sizeof(struct args)},     \
-                                                      name##_entry};                               \
+    static const struct emu_kernel name##_emulated = {                                             \
+        {&name##_emulated, sizeof(struct args)}, name##_entry, #name};                             \
     const void *const name##_kernel = &name##_emulated;                                            \
     static void name##_body(const struct args p)
 
@@ -102,6 +102,7 @@ struct emu_index {
 struct emu_kernel {
     struct gpu_handle handle;
     void (*run)(const void *args); /* one block */
+    const char *name;
 };
 
 #define EMU_WARPS (GPU_THREADS / GPU_WARP_THREADS)
