@@ -400,6 +400,45 @@ static void optimizers_8bit(struct outputs *o)
     ops->state_free(o->b, v2);
 }
 
+/* More work than a launch has blocks for, each of which goes on with the next part. */
+static void rounds(struct outputs *o)
+{
+    enum {
+        ROWS = 200,
+        IDS = 64,
+        N = 1024 * 2048 + 4001
+    }; /* TN_CUDA_BLOCKS / H, SAMPLE_BLOCKS, … */
+    static const struct tn_segment segments[] = {{0, 50, 40, 30}, {120, 80, 0, 0}};
+    const struct tn_ops *ops = o->b->ops;
+    void *qkv = filled_x(o, (size_t)ROWS * W, 21, 1.5f), *out = zeros(o, (size_t)ROWS * D);
+    void *dout = filled_x(o, (size_t)ROWS * D, 22, 1.0f), *dqkv = zeros(o, (size_t)ROWS * W);
+    float *lse = zeros(o, ROWS * H), *x = filled(o, ROWS * IDS, 23, 6.0f);
+    ops->attention(o->b, out, lse, qkv, ROWS, segments, 2, H, G, C, 0.2f, 0, 0);
+    ops->attention_bwd(o->b, dqkv, dout, out, lse, qkv, ROWS, segments, 2, H, G, C, 0.2f, 0, 0);
+    put_x(o, "attention, many rows", out, (size_t)ROWS * D);
+    put_x(o, "attention_bwd, many rows", dqkv, (size_t)ROWS * W);
+    struct tn_sample_params params[ROWS];
+    struct tn_sample_key keys[ROWS];
+    int32_t ids[ROWS];
+    for (int32_t r = 0; r < ROWS; r++) {
+        params[r] = (struct tn_sample_params){r % 4 == 3 ? 0.0f : 1.0f, r % 2 ? 0 : 20, 1.0f};
+        keys[r] = (struct tn_sample_key){29, 1, (uint32_t)r, 2, 5};
+    }
+    ops->sample(o->b, ids, x, ROWS, IDS, params, keys);
+    put_ids(o, "sample, many rows", ids, ROWS);
+    void *w = zeros(o, N), *g = filled_w(o, N, 24, 0.1f);
+    size_t bytes = tn_state_bytes(TN_STATE_8BIT, N);
+    void *m = ops->state_new(o->b, bytes, false), *v = ops->state_new(o->b, bytes, false);
+    SP_ASSERT(m && v);
+    struct tn_rmsprop r = {1e-4f, 0.99f, 1e-8f, 0.01f, 0.9f, 1, TN_STATE_8BIT, 3};
+    struct tn_adamw a = {1e-3f, 0.9f, 0.95f, 1e-8f, 0.1f, 0.7f, 2, TN_STATE_8BIT, 3};
+    ops->rmsprop(o->b, w, g, v, N, &r);
+    ops->adamw(o->b, w, g, m, v, N, &a);
+    put_w(o, "8 bits, many elements", w, N);
+    ops->state_free(o->b, m);
+    ops->state_free(o->b, v);
+}
+
 static struct outputs run(const char *name, enum tn_dtype weights)
 {
     struct outputs o = {0};
@@ -421,6 +460,7 @@ static struct outputs run(const char *name, enum tn_dtype weights)
     drawing(&o);
     optimizers(&o);
     optimizers_8bit(&o);
+    rounds(&o);
     for (int i = 0; i < o.n_held; i++)
         o.b->ops->free(o.b, o.held[i]);
     tn_close(o.b);

@@ -13,6 +13,9 @@
  *     executes together is reached by part of it;
  *     an integer is divided by 0.
  *
+ * With SPIN_PTX_PROFILE in the environment ptx_free writes to stderr what kernels cost
+ * (ptx_profile.c).
+ *
  * What it can't see: what ptxas and the hardware do with PTX. mma adds products one by one in order
  * of k; approximate functions are the host's. One thread at a time. */
 #ifndef SPIN_TESTS_GPU_PTX_H

@@ -201,6 +201,20 @@ static void fetched(struct ptx_machine *m, const struct ptx_op *op, uint32_t lan
     m->n_fetches[thread] = 0;
 }
 
+/* Where the lanes access memory, for the profile: operand 0, or of copies both. */
+static void count(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
+{
+    uint64_t address[PTX_LANES];
+    size_t bytes = op->code == PTX_LD || op->code == PTX_ST ? (size_t)op->bytes * op->vector : 16;
+    bool matrix = op->code == PTX_LDMATRIX || op->code == PTX_LDMATRIX_TRANS;
+    for (uint32_t lane = 0; lane < PTX_LANES; lane++)
+        address[lane] = number(m, op, matrix ? 4 : 0, lane) + (uint64_t)op->offset;
+    if (op->space == PTX_SHARED)
+        ptx_count_shared(op, address, lanes, bytes);
+    else if (op->space == PTX_GLOBAL)
+        ptx_count_global(op, address, lanes, bytes);
+}
+
 /* --- together --- */
 
 static void shuffle(struct ptx_machine *m, const struct ptx_op *op, uint32_t lanes)
@@ -426,6 +440,8 @@ static void execute_lane(struct ptx_machine *m, const struct ptx_op *op, uint32_
 
 void ptx_execute(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
 {
+    if (m->ptx->counts && op->space != PTX_PARAM)
+        count(m, op, lanes);
     switch (op->code) {
         PTX_UNARY(UNARY)
         PTX_BINARY(BINARY)

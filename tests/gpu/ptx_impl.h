@@ -2,6 +2,8 @@
 #ifndef SPIN_TESTS_GPU_PTX_IMPL_H
 #define SPIN_TESTS_GPU_PTX_IMPL_H
 
+#include <stdio.h>
+
 #include "tests/gpu/ptx.h"
 #include "tests/gpu/ptx_ops.h"
 
@@ -53,7 +55,7 @@ struct ptx_op {
     uint32_t target;    /* of a branch: number of the instruction */
     const char *source; /* file and line, and those where it is inlined */
     /* counted: */
-    uint64_t times, accesses, least; /* executed by a warp; shared memory: passes, and at least */
+    uint64_t times, passes, least; /* executed by a warp; passes over memory, and at least */
 };
 
 struct ptx_constant { /* what a place of the file holds from the beginning */
@@ -83,7 +85,7 @@ struct ptx_kernel {
     uint32_t param_bytes, shared_bytes, local_bytes; /* static */
     uint32_t max_threads;                            /* 0: not said */
     /* counted: */
-    uint64_t launches, warp_ops, lane_ops, sectors, least_sectors;
+    uint64_t launches, lane_ops;
 };
 
 struct ptx_symbol {
@@ -115,10 +117,17 @@ struct ptx {
     struct ptx_region shared;
     char **sources; /* what op->source may be */
     size_t n_sources;
+    bool counts; /* SPIN_PTX_PROFILE */
 };
 
 /* --- ptx_read.c --- */
 void ptx_read_file(struct ptx *, const char *path);
+
+/* --- ptx_profile.c --- */
+/* Accesses of `bytes` by lanes at their addresses. */
+void ptx_count_shared(struct ptx_op *, const uint64_t *address, uint32_t lanes, size_t bytes);
+void ptx_count_global(struct ptx_op *, const uint64_t *address, uint32_t lanes, size_t bytes);
+void ptx_report(const struct ptx *, FILE *to);
 
 /* --- ptx_memory.c --- */
 void ptx_region_new(struct ptx_region *ret, uint8_t *memory, size_t bytes);

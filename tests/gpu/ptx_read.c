@@ -284,6 +284,8 @@ static void read_plain(struct reader *r, const char *name, char *part[], int n)
     if (n != (int)strlen(form->widths))
         refuse(r, "another number of operands", name);
     op->n = (uint8_t)n;
+    if (strchr(form->widths, 'r')) /* ldmatrix, cp.async */
+        op->space = PTX_SHARED;
     for (int i = 0; i < n; i++) {
         int64_t offset = 0;
         struct ptx_place place = form->widths[i] == 'r' ? address(r, part[i], &offset)

@@ -368,6 +368,7 @@ struct ptx *ptx_new(const char *folder)
         exit(2);
     }
     free(list);
+    ptx->counts = getenv("SPIN_PTX_PROFILE") != NULL;
     ptx_region_new(&ptx->shared, sp_alloc_block(PTX_SHARED_BYTES, 1), PTX_SHARED_BYTES);
     return ptx;
 }
@@ -376,6 +377,8 @@ void ptx_free(struct ptx *ptx)
 {
     if (!ptx)
         return;
+    if (ptx->counts)
+        ptx_report(ptx, stderr);
     for (size_t i = 0; i < ptx->n_kernels; i++) {
         free(ptx->kernels[i].ops);
         free(ptx->kernels[i].constants);

@@ -16,7 +16,7 @@ import gpu as peers  # noqa: E402
 CUBLAS = "libcublasLt.so.13"
 LN2 = math.log(2)
 # Programs of BUILD/tests/gpu that never need a device.
-HOST_PROGRAMS = ("fake", "pages")
+HOST_PROGRAMS = ("fake", "pages", "ptx")
 # Tools that may be too slow for a program, which then counts as skipped.
 SLOW_TOOLS = ("racecheck", "initcheck")
 
@@ -40,8 +40,9 @@ class Step:
 class Context:
     """Where things are, and how programs are started."""
 
-    def __init__(self, build, out, emulated):
+    def __init__(self, build, out, emulated, ptx=False):
         self.build, self.out, self.emulated = pathlib.Path(build), pathlib.Path(out), emulated
+        self.ptx = ptx  # the emulated device runs what nvcc made of the kernels
         self.iterations = 1 if emulated else 2
         self.device = "cuda-fp32" if emulated else "cuda"
 
@@ -49,6 +50,8 @@ class Context:
         env = dict(os.environ)
         env["SPIN_MODULE_PATH"] = str(
             self.build / ("tests/gpu" if self.emulated else "common/tensor/cuda"))
+        if self.ptx:
+            env["SPIN_EMULATE_PTX"] = str(self.build / "common/tensor/cuda")
         env["SPIN_TEST_ROOT"] = str(ROOT)
         if (ROOT.parent / "shared/data").is_dir():
             env.setdefault("SPIN_SHARED_DATA", str(ROOT.parent / "shared/data"))
