@@ -1,12 +1,16 @@
 /* Which algorithms the device takes of a cublasLt that has good and bad ones (fake_cuda.h): that a
  * row's bits don't depend on the number of rows, that what is quick is used, and what is done when
  * memory is short. Prints TAP. */
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "common/base/mem.h"
 #include "common/tensor/cuda/device.h"
+#include "common/tensor/cuda/device_products.h"
 #include "common/tensor/cuda/products_typed.h"
 #include "tests/gpu/fake_cuda.h"
 
@@ -155,41 +159,67 @@ static void sums_over_rows(void)
     device_close(d);
 }
 
-/* Memory for results, not for other weights: those of the product serve, unless they are zero. */
+/* Weights that are too large for a trial to have others: those of the product serve, unless they
+ * are zero. */
 static void borrowed_weights(bool zero)
 {
-    enum { WIDE = 4096 };
-    struct device *d = open_device((size_t)11 << 20);
-    uint16_t *a = noise(d, 16 * 64, 1), *b = noise(d, (size_t)WIDE * 64, 2);
-    uint16_t *c = device_alloc(d, (size_t)16 * WIDE * 2), *rest = device_alloc(d, (size_t)6 << 20);
-    struct device_product p = {.c = c, .a = a, .b = b, .M = 16, .N = WIDE, .K = 64};
-    p.b_transposed = p.c_bf16 = true;
+    const struct device_trial_limits limits = device_trial_limits;
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, 16, true, NOTHING);
+    device_trial_limits.weight_bytes = (size_t)N * K * 2 - 1;
     if (zero)
-        device_zero(d, b, (size_t)WIDE * 64 * 2);
-    SP_ASSERT(rest != NULL && device_product(d, &p));
+        device_zero(d, m.b, (size_t)N * K * 2);
+    SP_ASSERT(device_product(d, &m.product));
     printf("# algorithm %d\n", fake.last_algorithm);
     check(fake.last_algorithm == (zero ? FAKE_BY_COUNT : FAKE_FEW),
           zero ? "weights of zeros tell nothing" : "weights in use are tried with");
-    device_free(d, a);
-    device_free(d, b);
-    device_free(d, c);
-    device_free(d, rest);
+    drop(&m);
+    device_close(d);
+    device_trial_limits = limits;
+}
+
+/* Memory that another process has for a moment is waited for. */
+static void short_memory(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    struct matrices m = matrices(d, 20, false, NOTHING);
+    size_t left, all;
+    SP_ASSERT(cudaMemGetInfo(&left, &all) == cudaSuccess);
+    fake.others_bytes = left;
+    fake.others_patience = 3;
+    check(device_product(d, &m.product) && fake.last_algorithm == FAKE_FEW &&
+              fake.others_bytes == 0,
+          "a trial waits for memory, and chooses what it would have chosen");
+    drop(&m);
     device_close(d);
 }
 
-/* Less than a trial takes: one algorithm for all. */
+/* Without memory for a trial nothing is computed: the bits could be others. */
 static void little_memory(void)
 {
-    struct device *d = open_device((size_t)108 << 10);
-    struct matrices m = matrices(d, 300, false, NOTHING);
-    bool ok = true;
-    for (int32_t rows = 1; rows <= 300; rows += 23) {
-        m.product.M = rows;
-        ok &= device_product(d, &m.product) && fake.last_algorithm == FAKE_BY_COUNT;
+    enum { SAID = 512 };
+    char said[SAID + 1] = "";
+    int ends[2], status = 0;
+    SP_ASSERT(pipe(ends) == 0);
+    fflush(stdout);
+    pid_t child = fork();
+    if (child == 0) {
+        struct device *d = open_device((size_t)300 << 10);
+        struct matrices m = matrices(d, 20, false, NOTHING);
+        device_trial_limits.seconds = 0;
+        dup2(ends[1], STDERR_FILENO);
+        (void)device_product(d, &m.product);
+        _exit(0);
     }
-    check(ok, "without memory for a trial one algorithm does all");
-    drop(&m);
-    device_close(d);
+    close(ends[1]);
+    ssize_t n = 0, got = 0;
+    while ((got = read(ends[0], said + n, (size_t)(SAID - n))) > 0)
+        n += got;
+    close(ends[0]);
+    SP_ASSERT(child > 0 && waitpid(child, &status, 0) == child);
+    check(WIFSIGNALED(status) && WTERMSIG(status) == SIGABRT &&
+              strstr(said, "to choose algorithms for weights of 24 x 40 takes 2 MiB"),
+          "without memory for a trial the process ends, and says what to lower");
 }
 
 static void no_algorithm(void)
@@ -223,9 +253,10 @@ static void variant(void)
 
 static void many_shapes(void)
 {
-    struct device *d = open_device((size_t)22 << 10);
+    struct device *d = open_device((size_t)1 << 30);
     struct matrices m = matrices(d, 64, false, NOTHING);
     bool ok = true;
+    device_row_variant(d, true); /* no trials, which take long */
     for (int32_t i = 0; i < 1300; i++) {
         m.product.N = 1 + i % 24;
         m.product.K = 1 + i / 24 % 40;
@@ -365,6 +396,7 @@ int main(void)
     sums_over_rows();
     borrowed_weights(false);
     borrowed_weights(true);
+    short_memory();
     little_memory();
     no_algorithm();
     variant();

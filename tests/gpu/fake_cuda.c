@@ -225,8 +225,11 @@ static cudaError_t have(void **ret, size_t bytes, enum where where)
     cudaError_t rc = not_recording();
     if (rc != cudaSuccess)
         return rc;
-    if (bytes > fake.memory_bytes - had_bytes)
+    if (bytes > fake.memory_bytes - fake.others_bytes - had_bytes) {
+        if (--fake.others_patience == 0)
+            fake.others_bytes = 0;
         return cudaErrorMemoryAllocation;
+    }
     SP_ASSERT(n_pieces < (int)SP_COUNT(pieces) && bytes > 0);
     /* the pattern before and behind it */
     uint8_t *at = aligned_alloc(ALIGNED, (bytes + 3 * ALIGNED - 1) / ALIGNED * ALIGNED);
@@ -280,7 +283,7 @@ cudaError_t cudaHostGetDevicePointer(void **ret, void *memory, unsigned flags)
 }
 cudaError_t cudaMemGetInfo(size_t *ret_free, size_t *ret_total)
 {
-    *ret_free = fake.memory_bytes - had_bytes;
+    *ret_free = fake.memory_bytes - fake.others_bytes - had_bytes;
     *ret_total = fake.memory_bytes;
     return cudaSuccess;
 }

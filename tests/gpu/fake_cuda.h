@@ -42,7 +42,9 @@ double fake_cost(const struct fake_product *p);
 bool fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
 
 struct fake {
-    size_t memory_bytes;  /* that can be had */
+    size_t memory_bytes; /* that can be had */
+    size_t others_bytes; /* of it another process has, until so many allocations have failed: */
+    int others_patience;
     bool no_kernels;      /* for this device */
     bool needs_workspace; /* every algorithm */
     bool no_algorithms, no_pinned, no_graphs;

@@ -67,8 +67,13 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
 struct device_product device_product_of(const struct device_choice *c, int32_t rows);
 
 /* Sets reference and all of by_rows; A is not transposed. weights: a factor B of the shape, which
- * is used where there is no memory for another. false: no algorithm does any number of rows.
- * (device_trials.c) */
+ * is used where another would be very large. Takes up to 1 GiB for a moment; ends the process when
+ * there is no memory. false: no algorithm does any number of rows. (device_trials.c) */
 bool device_choose_alike(struct device *d, struct device_choice *c, const void *weights);
+/* Weights up to here are tried with others, and memory is waited for so long. Tests have less. */
+extern struct device_trial_limits {
+    size_t weight_bytes;
+    int seconds;
+} device_trial_limits;
 
 #endif

@@ -4,18 +4,25 @@
  * tried here, with the shape's sizes and random factors: the best algorithm for many rows that
  * gives a row the same bits whatever the number of rows and its place among them is the reference,
  * and a bucket gets the quickest one that gives the reference's bits. Timing decides between
- * algorithms of equal bits only, so what it decides is seen by no result. */
+ * algorithms of equal bits only, so what it decides is seen by no result. Nor is the memory that is
+ * left: a shape's trial always has the same size, and a process that can't have it waits, or ends,
+ * rather than choose what the others don't. */
 #include "common/tensor/cuda/device_products.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
+#include "common/base/clock.h"
 #include "common/base/mem.h"
 #include "common/tensor/cuda/products_typed.h"
 
-#define MOST_RESULT_BYTES ((size_t)256 << 20) /* of a trial; fewer rows are tried then */
-#define MOST_REFERENCES 4                     /* that are tried */
-#define LEAST_ROWS 144                        /* so that buckets of few rows can be tried */
+#define MOST_BYTES ((size_t)128 << 20) /* of a trial's rows, or results; else fewer are tried */
+#define ALIGNED 256                    /* pieces of its memory */
+#define MOST_REFERENCES 4              /* that are tried */
+#define LEAST_ROWS 144                 /* so that buckets of few rows can be tried */
+
+struct device_trial_limits device_trial_limits = {.weight_bytes = (size_t)256 << 20, .seconds = 60};
 
 /* What is compared: results as the shape has them, and, where those are bf16, what rounding took
  * away from them: the product is added to the rounded one's negative, so that sums show their lower
@@ -27,6 +34,7 @@ struct trial {
     struct device_choice *c;
     int32_t rows; /* of a and what is expected */
     int passes;
+    uint8_t *memory; /* of all of these: */
     uint16_t *a, *own_b, *expected[PASSES], *got;
     uint16_t *other;     /* what is added, of DEVICE_OTHER */
     const void *b;       /* own_b, or weights that somebody uses */
@@ -52,47 +60,65 @@ static void fill(struct trial *t, uint16_t *to, size_t n, uint32_t seed)
 
 static void end(struct trial *t)
 {
-    void *memory[] = {t->a,     t->own_b, t->expected[RESULTS], t->expected[RESTS], t->got,
-                      t->other, t->differ};
-    for (size_t i = 0; i < SP_COUNT(memory); i++)
-        if (memory[i])
-            device_give(t->d, memory[i]);
-    if (t->start)
-        (void)cudaEventDestroy(t->start);
-    if (t->stop)
-        (void)cudaEventDestroy(t->stop);
+    device_give(t->d, t->memory);
+    device_check(cudaEventDestroy(t->start), "trial");
+    device_check(cudaEventDestroy(t->stop), "trial");
 }
 
-/* weights: NULL for random ones. */
-static bool begin(struct trial *t, struct device *d, struct device_choice *c, size_t most_bytes,
-                  const void *weights)
+/* Another process may be at its own trial: it is waited for. */
+static uint8_t *take(struct trial *t, size_t bytes)
+{
+    int64_t until = sp_now_ms() + 1000 * (int64_t)device_trial_limits.seconds;
+    uint8_t *memory;
+    while (!(memory = device_take(t->d, bytes)) && sp_now_ms() < until)
+        sp_sleep_ms(50);
+    if (memory)
+        return memory;
+    fprintf(stderr,
+            "cuda: to choose algorithms for weights of %d x %d takes %zu MiB of the device for a "
+            "moment, which are not free: lower micro_batch_tokens or memory_budget of a run, slots "
+            "of a generator, or give the device fewer processes\n",
+            t->c->N, t->c->fixed, (bytes >> 20) + 1);
+    abort();
+}
+
+/* weights: of the shape, used where it is too large for others. */
+static void begin(struct trial *t, struct device *d, struct device_choice *c, const void *weights)
 {
     size_t K = (size_t)c->fixed, units = (size_t)c->N * (c->c_bf16 ? 1 : 2);
-    size_t most_rows = SP_MAX(most_bytes / (2 * units), LEAST_ROWS);
+    size_t most_rows = SP_MAX(MOST_BYTES / (2 * SP_MAX(units, K)), LEAST_ROWS);
     size_t rows = SP_MIN((size_t)device_buckets[DEVICE_BUCKETS - 1].typical, most_rows);
+    size_t n_b = (size_t)c->N * K, results = rows * units;
     *t = (struct trial){.d = d,
                         .c = c,
                         .rows = (int32_t)rows,
                         .passes = c->c_bf16 ? PASSES : RESTS,
                         .result_units = units};
-    bool ok = (t->a = device_take(d, rows * K * 2)) != NULL &&
-              (weights || (t->own_b = device_take(d, (size_t)c->N * K * 2)) != NULL) &&
-              (t->got = device_take(d, rows * units * 2)) != NULL &&
-              (c->added != DEVICE_OTHER || (t->other = device_take(d, rows * units * 2)) != NULL) &&
-              (t->differ = device_take(d, DEVICE_CANDIDATES * sizeof(*t->differ))) != NULL;
-    for (int i = 0; ok && i < t->passes; i++)
-        ok = (t->expected[i] = device_take(d, rows * units * 2)) != NULL;
-    if (!ok || cudaEventCreate(&t->start) != cudaSuccess ||
-        cudaEventCreate(&t->stop) != cudaSuccess) {
-        (void)cudaGetLastError();
-        end(t);
-        return false;
-    }
+    bool own = n_b * 2 <= device_trial_limits.weight_bytes, other = c->added == DEVICE_OTHER;
+    const size_t n[] = {rows * K,
+                        own ? n_b : 0,
+                        results,
+                        t->passes > RESTS ? results : 0,
+                        results,
+                        other ? results : 0,
+                        DEVICE_CANDIDATES * sizeof(int32_t) / 2};
+    size_t at[SP_COUNT(n) + 1] = {0};
+    for (size_t i = 0; i < SP_COUNT(n); i++)
+        at[i + 1] = at[i] + (n[i] * 2 + ALIGNED - 1) / ALIGNED * ALIGNED;
+    t->memory = take(t, at[SP_COUNT(n)]);
+    t->a = (uint16_t *)(t->memory + at[0]);
+    t->own_b = own ? (uint16_t *)(t->memory + at[1]) : NULL;
+    t->expected[RESULTS] = (uint16_t *)(t->memory + at[2]);
+    t->expected[RESTS] = (uint16_t *)(t->memory + at[3]);
+    t->got = (uint16_t *)(t->memory + at[4]);
+    t->other = other ? (uint16_t *)(t->memory + at[5]) : NULL;
+    t->differ = (int32_t *)(t->memory + at[6]);
+    device_check(cudaEventCreate(&t->start), "trial");
+    device_check(cudaEventCreate(&t->stop), "trial");
     fill(t, t->a, rows * K, 1);
-    if (!weights)
-        fill(t, t->own_b, (size_t)c->N * K, 2);
-    t->b = weights ? weights : t->own_b;
-    return true;
+    if (own)
+        fill(t, t->own_b, n_b, 2);
+    t->b = own ? t->own_b : weights;
 }
 
 /* --- bits --- */
@@ -235,15 +261,14 @@ static float time_of(struct trial *t, const struct device_algorithm *a, int32_t 
     return ms / (float)runs;
 }
 
-/* The quickest of the candidates; of a bucket that has more rows than there is memory to try, the
- * first, which cublasLt thinks best. */
+/* The quickest of the candidates, with as many rows as the trial has at most. */
 static const struct device_algorithm *quickest(struct trial *t, const struct device_algorithm *all,
                                                int n, int32_t rows)
 {
     const struct device_algorithm *best = all;
     float least = 0.0f;
-    for (int i = 0; i < n && rows <= t->rows; i++) {
-        float ms = time_of(t, &all[i], rows);
+    for (int i = 0; i < n; i++) {
+        float ms = time_of(t, &all[i], SP_MIN(rows, t->rows));
         if (i == 0 || ms < least) {
             best = &all[i];
             least = ms;
@@ -312,9 +337,7 @@ bool device_choose_alike(struct device *d, struct device_choice *c, const void *
     c->reference = all[0];
     for (int i = 0; i < DEVICE_BUCKETS; i++)
         c->by_rows[i] = all[0];
-    if (!begin(&trial, d, c, MOST_RESULT_BYTES, NULL) &&
-        !begin(&trial, d, c, MOST_RESULT_BYTES / 8, NULL) && !begin(&trial, d, c, 0, weights))
-        return true; /* no memory: one algorithm for all */
+    begin(&trial, d, c, weights);
     if ((trial.own_b || tells(&trial, &all[0])) && !choose_all(&trial, all, n))
         fprintf(stderr,
                 "cuda: weights of %d x %d: with every algorithm of cublasLt a row's bits depend on "
