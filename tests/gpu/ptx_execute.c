@@ -73,17 +73,6 @@ uint32_t ptx_mask_of(struct ptx_machine *m, const struct ptx_op *op, int i)
 
 /* --- memory --- */
 
-static struct ptx_actor actor_of(const struct ptx_machine *m, uint32_t lane)
-{
-    return (struct ptx_actor){
-        .launch = m->launch_phase,
-        .block = m->block_phase,
-        .phase = m->ptx->phase,
-        .part = m->warp->part,
-        .thread = (uint8_t)(m->warp->number * PTX_LANES + lane),
-    };
-}
-
 static const char *const verbs[] = {[PTX_READ] = "reads",
                                     [PTX_READ_TILE] = "reads",
                                     [PTX_WRITE] = "writes",
@@ -93,9 +82,13 @@ static const char *const verbs[] = {[PTX_READ] = "reads",
 static void check(struct ptx_machine *m, struct ptx_region *r, uint64_t offset, uint32_t lane,
                   size_t bytes, enum ptx_access access)
 {
-    struct ptx_actor actor = actor_of(m, lane);
-    if (r == &m->ptx->shared) /* another one in each block */
-        actor.launch = actor.block;
+    const struct ptx_actor actor = {
+        .launch = r == &m->ptx->shared ? m->block_phase : m->launch_phase, /* new in each block */
+        .block = m->block_phase,
+        .phase = m->ptx->phase,
+        .part = m->warp->part,
+        .thread = (uint8_t)(m->warp->number * PTX_LANES + lane),
+    };
     const char *what = ptx_region_access(r, offset, bytes, access, &actor);
     if (what)
         ptx_fault(m, (int)lane, "%s %zu bytes at %llu of %s memory: %s", verbs[access], bytes,
@@ -336,6 +329,19 @@ static void multiply(struct ptx_machine *m, const struct ptx_op *op)
         })                                                                                         \
         break;                                                                                     \
     }
+/* By a number of 32 bits. */
+#define SHIFT(text, name, type, expr)                                                              \
+    case PTX_##name: {                                                                             \
+        type *d_ = at(m, op, 0);                                                                   \
+        const type *a_ = at(m, op, 1);                                                             \
+        const uint32_t *b_ = at(m, op, 2);                                                         \
+        LANE_BY_LANE(lanes, {                                                                      \
+            type a = a_[lane];                                                                     \
+            uint32_t b = b_[lane];                                                                 \
+            d_[lane] = expr;                                                                       \
+        })                                                                                         \
+        break;                                                                                     \
+    }
 #define COMPARE(text, name, type, expr)                                                            \
     case PTX_##name: {                                                                             \
         const type *a_ = at(m, op, 1), *b_ = at(m, op, 2);                                         \
@@ -363,15 +369,6 @@ static void multiply(struct ptx_machine *m, const struct ptx_op *op)
         break;                                                                                     \
     }
 
-static uint64_t shift(enum ptx_code code, uint64_t a, uint32_t n)
-{
-    if (code == PTX_SHR_S64)
-        return (uint64_t)((int64_t)a >> SP_MIN(n, 63));
-    if (n > 63)
-        return 0;
-    return code == PTX_SHL_B64 ? a << n : a >> n;
-}
-
 /* The lowest `length` bits of a, put into b from `from` on. */
 static uint64_t insert(uint64_t a, uint64_t b, uint32_t from, uint32_t length, uint32_t bits)
 {
@@ -396,23 +393,6 @@ static void execute_lane(struct ptx_machine *m, const struct ptx_op *op, uint32_
 {
     uint64_t a = op->n > 1 ? number(m, op, 1, lane) : 0, b = op->n > 2 ? number(m, op, 2, lane) : 0;
     switch (op->code) {
-    case PTX_LD:
-        load(m, op, lane);
-        break;
-    case PTX_ST:
-        store(m, op, lane);
-        break;
-    case PTX_CP_ASYNC:
-        fetch(m, op, lane);
-        break;
-    case PTX_CP_WAIT:
-        fetched(m, op, lane);
-        break;
-    case PTX_SHL_B64:
-    case PTX_SHR_U64:
-    case PTX_SHR_S64:
-        put(m, op, 0, lane, shift(op->code, a, (uint32_t)b));
-        break;
     case PTX_BFI_B32:
     case PTX_BFI_B64:
         put(m, op, 0, lane,
@@ -446,6 +426,7 @@ void ptx_execute(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
         PTX_UNARY(UNARY)
         PTX_BINARY(BINARY)
         PTX_TERNARY(TERNARY)
+        PTX_SHIFT(SHIFT)
         PTX_COMPARE(COMPARE)
         PTX_SELECT(SELECT)
         PTX_PREDICATE(PREDICATE)
@@ -461,6 +442,22 @@ void ptx_execute(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
         LANE_BY_LANE(lanes, { to[lane] = from[lane]; })
         break;
     }
+    case PTX_LD:
+        EACH(lanes, lane)
+        load(m, op, lane);
+        break;
+    case PTX_ST:
+        EACH(lanes, lane)
+        store(m, op, lane);
+        break;
+    case PTX_CP_ASYNC:
+        EACH(lanes, lane)
+        fetch(m, op, lane);
+        break;
+    case PTX_CP_WAIT:
+        EACH(lanes, lane)
+        fetched(m, op, lane);
+        break;
     case PTX_SHFL:
         shuffle(m, op, lanes);
         break;

@@ -17,8 +17,9 @@
 
 #define PTX_CODE(text, name, ...) PTX_##name,
 enum ptx_code {
-    PTX_UNARY(PTX_CODE) PTX_BINARY(PTX_CODE) PTX_TERNARY(PTX_CODE) PTX_COMPARE(PTX_CODE)
-        PTX_SELECT(PTX_CODE) PTX_PREDICATE(PTX_CODE) PTX_OTHER(PTX_CODE) PTX_PACK_B32,
+    PTX_UNARY(PTX_CODE) PTX_BINARY(PTX_CODE) PTX_TERNARY(PTX_CODE) PTX_SHIFT(PTX_CODE)
+        PTX_COMPARE(PTX_CODE) PTX_SELECT(PTX_CODE) PTX_PREDICATE(PTX_CODE) PTX_OTHER(PTX_CODE)
+            PTX_PACK_B32,
     PTX_PACK_B64,
     PTX_UNPACK_B32,
     PTX_UNPACK_B64,
@@ -112,7 +113,7 @@ struct ptx {
     struct ptx_kernel *kernels;
     size_t n_kernels;
     struct ptx_region *regions; /* in order of addresses */
-    size_t n_regions;
+    size_t n_regions, latest;   /* latest: that was asked for */
     uint32_t phase;
     struct ptx_region shared;
     char **sources; /* what op->source may be */

@@ -108,12 +108,24 @@ static const char *access_granule(struct ptx_stamp *s, enum ptx_access access,
     return what;
 }
 
+static bool all_written(const uint8_t *written, size_t bytes)
+{
+    uint32_t four;
+    if (bytes < sizeof(four))
+        return written[0] && written[bytes - 1]; /* 1 or 2 */
+    for (size_t i = 0; i < bytes; i += sizeof(four)) {
+        memcpy(&four, written + i, sizeof(four));
+        if (four != 0x01010101u)
+            return false;
+    }
+    return true;
+}
+
 const char *ptx_region_access(struct ptx_region *r, size_t at, size_t bytes, enum ptx_access access,
                               const struct ptx_actor *actor)
 {
     const char *what = NULL;
-    if (access == PTX_READ &&
-        (r->written[at] == 0 || memcmp(r->written + at, r->written + at + 1, bytes - 1) != 0))
+    if (access == PTX_READ && !all_written(r->written + at, bytes))
         return "memory that nothing was written to";
     if (!is_read(access))
         memset(r->written + at, 1, bytes);
@@ -144,7 +156,13 @@ static size_t find(const struct ptx *ptx, uint64_t address) /* the first that be
 
 struct ptx_region *ptx_region_of(struct ptx *ptx, uint64_t address)
 {
+    if (ptx->latest < ptx->n_regions) {
+        struct ptx_region *r = &ptx->regions[ptx->latest];
+        if (address - (uint64_t)(uintptr_t)r->memory < r->bytes)
+            return r;
+    }
     size_t i = find(ptx, address);
+    ptx->latest = i - 1; /* none: not a number of a region */
     return i == 0 ? NULL : &ptx->regions[i - 1];
 }
 

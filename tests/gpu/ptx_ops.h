@@ -123,6 +123,12 @@
       (uint32_t)(((uint64_t)b << 32 | a) << (c & 31) >> 32))                                       \
     X("shf.r.wrap.b32", SHF_R, uint32_t, uint32_t, (uint32_t)(((uint64_t)b << 32 | a) >> (c & 31)))
 
+/* …, type of the result and of a; b is a number of 32 bits */
+#define PTX_SHIFT(X)                                                                               \
+    X("shl.b64", SHL_B64, uint64_t, b > 63 ? 0 : a << (b & 63))                                    \
+    X("shr.u64", SHR_U64, uint64_t, b > 63 ? 0 : a >> (b & 63))                                    \
+    X("shr.s64", SHR_S64, int64_t, a >> (b > 63 ? 63 : b))
+
 #define PTX_COMPARE_ORDER(X, text, name, type)                                                     \
     X("setp.eq." text, EQ_##name, type, a == b)                                                    \
     X("setp.lt." text, LT_##name, type, a < b)                                                     \
@@ -179,9 +185,6 @@
 /* What is more than an expression: text, name, widths of the operands (4 or 8 bytes, p: predicate,
  * r: as the register). Loads and stores, and moves of parts, are found by their form. */
 #define PTX_OTHER(X)                                                                               \
-    X("shl.b64", SHL_B64, "884")                                                                   \
-    X("shr.u64", SHR_U64, "884")                                                                   \
-    X("shr.s64", SHR_S64, "884")                                                                   \
     X("bfi.b32", BFI_B32, "44444")                                                                 \
     X("bfi.b64", BFI_B64, "88844")                                                                 \
     X("mov.b32", MOV_B32, "44")                                                                    \

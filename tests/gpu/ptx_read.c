@@ -67,14 +67,15 @@ struct form {
      PTX_##name},
 #define TERNARY(text, name, result, type, expr)                                                    \
     {text, sizeof(type) == 8 ? "8888" : "4444", PTX_##name},
+#define SHIFT(text, name, type, expr) {text, "884", PTX_##name},
 #define COMPARE(text, name, type, expr) {text, sizeof(type) == 8 ? "p88" : "p44", PTX_##name},
 #define SELECT(text, name, type) {text, sizeof(type) == 8 ? "888p" : "444p", PTX_##name},
 #define PREDICATE(text, name, expr)                                                                \
     {text, PTX_##name == PTX_NOT_PRED || PTX_##name == PTX_MOV_PRED ? "pp" : "ppp", PTX_##name},
 #define OTHER(text, name, widths) {text, widths, PTX_##name},
 static const struct form forms[] = {
-    PTX_UNARY(UNARY) PTX_BINARY(BINARY) PTX_TERNARY(TERNARY) PTX_COMPARE(COMPARE) PTX_SELECT(SELECT)
-        PTX_PREDICATE(PREDICATE) PTX_OTHER(OTHER){"bra", "", PTX_BRA},
+    PTX_UNARY(UNARY) PTX_BINARY(BINARY) PTX_TERNARY(TERNARY) PTX_SHIFT(SHIFT) PTX_COMPARE(COMPARE)
+        PTX_SELECT(SELECT) PTX_PREDICATE(PREDICATE) PTX_OTHER(OTHER){"bra", "", PTX_BRA},
     {"bra.uni", "", PTX_BRA},
 };
 
