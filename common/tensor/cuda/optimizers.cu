@@ -254,14 +254,32 @@ GPU_FN float gpu_scale(uint32_t key)
     return gpu_float_of(bits);
 }
 
-/* The first code whose limit is not below x. */
+/* Limits as a tree, whose node n has its halves at 2n and 2n + 1: what threads look at in a step
+ * lies side by side, in as many banks. The last limit is above all, and not asked for. */
+GPU_FN uint32_t gpu_limit_node(uint32_t i)
+{
+    uint32_t node = GPU_CODES / 2, rest = i + 1;
+    for (; node > 1 && rest % 2 == 0; node /= 2)
+        rest /= 2;
+    return node + rest / 2;
+}
+
+/* A thread's part of the map's copy in shared memory. */
+GPU_FN void gpu_copy_map(struct gpu_map *to, const struct gpu_map *from)
+{
+    to->value[threadIdx.x] = from->value[threadIdx.x];
+    if (threadIdx.x + 1 < GPU_CODES)
+        to->limit[gpu_limit_node(threadIdx.x)] = from->limit[threadIdx.x];
+}
+
+/* The first code whose limit is not below x; map: such a copy. */
 GPU_FN uint32_t gpu_code(const struct gpu_map *map, float x)
 {
-    uint32_t code = 0;
-    for (uint32_t step = GPU_CODES / 2; step > 0; step /= 2)
-        if (x > map->limit[code + step - 1])
-            code += step;
-    return code;
+    uint32_t node = 1;
+    GPU_UNROLL
+    for (int step = 0; step < GPU_CODE_BITS; step++)
+        node = 2 * node + (x > map->limit[node]);
+    return node - GPU_CODES;
 }
 
 /* Whether the block of the state in which the span lies has elements. */
@@ -313,8 +331,7 @@ GPU_KERNEL(gpu_rmsprop_8bit, gpu_update)
     GPU_OWN float roots[GPU_COPIES][EACH];
     GPU_EACH
     {
-        map.value[threadIdx.x] = p.root_map->value[threadIdx.x];
-        map.limit[threadIdx.x] = p.root_map->limit[threadIdx.x];
+        gpu_copy_map(&map, p.root_map);
     }
     GPU_SYNC();
     for (size_t part = blockIdx.x; part * PART < p.n; part += gridDim.x) {
@@ -355,10 +372,8 @@ GPU_KERNEL(gpu_adamw_8bit, gpu_update)
     GPU_OWN float moments[GPU_COPIES][EACH], roots[GPU_COPIES][EACH];
     GPU_EACH
     {
-        signed_map.value[threadIdx.x] = p.signed_map->value[threadIdx.x];
-        signed_map.limit[threadIdx.x] = p.signed_map->limit[threadIdx.x];
-        root_map.value[threadIdx.x] = p.root_map->value[threadIdx.x];
-        root_map.limit[threadIdx.x] = p.root_map->limit[threadIdx.x];
+        gpu_copy_map(&signed_map, p.signed_map);
+        gpu_copy_map(&root_map, p.root_map);
     }
     GPU_SYNC();
     for (size_t part = blockIdx.x; part * PART < p.n; part += gridDim.x) {

@@ -7,6 +7,7 @@
 #define GPU_UPDATE_EACH 8    /* elements of a thread */
 #define GPU_UPDATE_PART 2048 /* of a block of GPU_FLAT threads at a time */
 #define GPU_CODES 256        /* TN_STATE_CODES, and elements of a block of the state */
+#define GPU_CODE_BITS 8
 #define GPU_CODE_THREADS 32  /* that have a block of the state between them */
 #define GPU_CODE_BLOCKS 1024 /* blocks of threads at most; each goes on with the next part */
 
