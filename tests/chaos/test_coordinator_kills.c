@@ -202,7 +202,7 @@ static void start_coordinator(void)
         if (log >= 0)
             dup2(log, STDERR_FILENO);
         execl(SPIN_BUILD_ROOT "/coordinator/spin-coordinator", "spin-coordinator", "--state-dir",
-              world->cf.fx.dir, "--set", "coordinator.time_scale=0.2", (char *)NULL);
+              world->cf.fx.dir, "--set", "coordinator.time_scale=0.05", (char *)NULL);
         _exit(127);
     }
     world->coordinator = child;
