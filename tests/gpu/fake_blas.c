@@ -7,6 +7,12 @@
 #include "common/base/half.h"
 #include "common/base/mem.h"
 
+/* Bytes of workspace: FAKE_FEW needs a little, and in a fake that needs workspace all do. */
+static size_t needed(enum fake_algorithm a)
+{
+    return fake.needs_workspace ? 4096 : a == FAKE_FEW ? 1024 : 0;
+}
+
 struct layout {
     cudaDataType_t type;
     uint64_t rows, columns;
@@ -202,7 +208,7 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     SP_ASSERT(p->aligned[0] >= 2 && p->aligned[1] >= 2 && p->aligned[2] == p->aligned[3]);
     fake.heuristics++;
     *ret_count = 0;
-    bool none = fake.no_algorithms || (fake.needs_workspace && p->workspace == 0);
+    bool none = fake.no_algorithms || (fake.needs_workspace && p->workspace < needed(FAKE_SPLIT));
     for (int i = 0; !none && i < FAKE_ALGORITHMS && *ret_count < most; i++) {
         if ((i == FAKE_REDUCES && p->reductions == CUBLASLT_REDUCTION_SCHEME_NONE) ||
             (i == FAKE_BACKWARDS && !many) || !can((enum fake_algorithm)i, result->columns))
@@ -221,8 +227,8 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
 {
     const struct layout *result = (const struct layout *)(void *)c;
     (void)handle, (void)plan, (void)a, (void)b, (void)d;
-    *ret = (cublasLtMatmulHeuristicResult_t){.algo = *algo,
-                                             .workspaceSize = fake.needs_workspace ? 1024 : 0};
+    *ret =
+        (cublasLtMatmulHeuristicResult_t){.algo = *algo, .workspaceSize = needed(number_of(algo))};
     return can(number_of(algo), result->columns) ? CUBLAS_STATUS_SUCCESS
                                                  : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -260,7 +266,7 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan
     SP_ASSERT((transposed[0] ? la->columns : la->rows) == ld->rows);
     SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == ld->columns);
     SP_ASSERT((transposed[1] ? lb->columns : lb->rows) == k);
-    if ((fake.needs_workspace && workspace_bytes < 1024) || !can(number_of(algo), ld->columns) ||
+    if (workspace_bytes < needed(number_of(algo)) || !can(number_of(algo), ld->columns) ||
         (number_of(algo) == FAKE_MOODY && ld->columns == 77))
         return CUBLAS_STATUS_NOT_SUPPORTED;
     struct fake_product p = {.d = d,

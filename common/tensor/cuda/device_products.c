@@ -141,7 +141,7 @@ static bool prefer(cublasLtMatmulPreference_t preference, cublasLtMatmulPreferen
 
 static size_t workspace_bytes(enum device_freedom freedom)
 {
-    return freedom == DEVICE_ONE_SUM ? 0 : DEVICE_WORKSPACE_BYTES;
+    return freedom == DEVICE_ONE_SUM ? DEVICE_LITTLE_WORKSPACE : DEVICE_WORKSPACE_BYTES;
 }
 
 static bool make_preference(cublasLtMatmulPreference_t *ret, const struct device_choice *c,
@@ -162,7 +162,8 @@ static bool make_preference(cublasLtMatmulPreference_t *ret, const struct device
 
 /* k in one go: neither split over blocks nor put together afterwards. There is no attribute that
  * says how an algorithm shares work that doesn't fill the device; one that would put sums of
- * several blocks together needs workspace for them. */
+ * several blocks together needs workspace for them, and a tile of them is larger than
+ * DEVICE_LITTLE_WORKSPACE. */
 static bool one_sum(const cublasLtMatmulAlgo_t *algo)
 {
     int32_t split = 1;
@@ -323,10 +324,10 @@ bool device_multiply(struct device *d, struct device_choice *c, const struct dev
     const void *before = p->added ? p->added : p->c;
     float one = 1.0f, share = p->added ? 1.0f : 0.0f; /* of what is before */
     set_rows(c, p->a_transposed ? p->K : p->M);
-    return ok(cublasLtMatmul(products->blas, products->plans[p->a_transposed][p->b_transposed],
-                             &one, p->b, c->first, p->a, c->second, &share, before, c->result, p->c,
-                             c->result, &a->algo, a->workspace ? d->workspace : NULL,
-                             a->workspace ? DEVICE_WORKSPACE_BYTES : 0, d->stream));
+    return ok(cublasLtMatmul(
+        products->blas, products->plans[p->a_transposed][p->b_transposed], &one, p->b, c->first,
+        p->a, c->second, &share, before, c->result, p->c, c->result, &a->algo, d->workspace,
+        a->workspace ? DEVICE_WORKSPACE_BYTES : DEVICE_LITTLE_WORKSPACE, d->stream));
 }
 
 /* The shape, with an algorithm chosen for these rows; NULL: there is none, or not for where the

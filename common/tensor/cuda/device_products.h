@@ -12,9 +12,10 @@
 #define DEVICE_BUCKETS 6       /* of numbers of rows */
 #define DEVICE_MOST_ROWS 16384 /* of one call; algorithms are asked for no more */
 #define DEVICE_MAX_SHAPES 1024
+#define DEVICE_LITTLE_WORKSPACE ((size_t)1 << 10) /* for what is no sums: counters, descriptors */
 
 struct device_algorithm {
-    bool found, workspace; /* workspace: is given to it */
+    bool found, workspace; /* workspace: all of it is given to it, else a little */
     cublasLtMatmulAlgo_t algo;
 };
 
@@ -51,8 +52,8 @@ struct device_bucket {
 extern const struct device_bucket device_buckets[DEVICE_BUCKETS];
 
 enum device_freedom {
-    DEVICE_ONE_SUM,   /* k in one go and no workspace: a row's sums know nothing of other rows */
-    DEVICE_WORKSPACE, /* the same with workspace */
+    DEVICE_ONE_SUM,   /* k in one go: a row's sums know nothing of other rows */
+    DEVICE_WORKSPACE, /* the same with workspace for sums */
     DEVICE_ANY,       /* k may be split */
 };
 
