@@ -7,7 +7,7 @@
 #include "common/base/mem.h"
 #include "tests/gpu/ptx_machine.h"
 
-enum { BANKS = 32, SECTOR = 32, WORST = 3 };
+enum { BANKS = 32, SECTOR = 32, WORST = 3, KINDS = 12 };
 
 /* Passes of the lanes [first, first + n): of each bank, words that are not the same. */
 static uint64_t passes(const uint64_t *address, uint32_t lanes, size_t bytes, uint32_t first,
@@ -68,6 +68,35 @@ static int by_waste(const void *a, const void *b)
     return waste_x < waste_y ? 1 : waste_x > waste_y ? -1 : 0;
 }
 
+#define NAME(text, name, ...) [PTX_##name] = text,
+static const char *const names[PTX_CODES] = {
+    PTX_UNARY(NAME) PTX_BINARY(NAME) PTX_TERNARY(NAME) PTX_SHIFT(NAME) PTX_COMPARE(NAME)
+        PTX_SELECT(NAME) PTX_PREDICATE(NAME) PTX_OTHER(NAME)[PTX_PACK_B32] = "mov.b32 {}",
+    [PTX_PACK_B64] = "mov.b64 {}",
+    [PTX_UNPACK_B32] = "mov.b32 {}",
+    [PTX_UNPACK_B64] = "mov.b64 {}",
+    [PTX_LD] = "ld",
+    [PTX_ST] = "st",
+    [PTX_BRA] = "bra",
+};
+
+/* The instructions that are most of it. */
+static void report_mix(const struct ptx_kernel *k, uint64_t times, FILE *to)
+{
+    uint64_t of[PTX_CODES] = {0};
+    for (size_t i = 0; i < k->n_ops; i++)
+        of[k->ops[i].code] += k->ops[i].times;
+    fprintf(to, "   ");
+    for (int i = 0; i < KINDS; i++) {
+        int most = 0;
+        for (int code = 1; code < PTX_CODES; code++)
+            most = of[code] > of[most] ? code : most;
+        fprintf(to, " %.20s %.0f %%%s", names[most], 100.0 * (double)of[most] / (double)times,
+                i + 1 < KINDS ? "," : "\n");
+        of[most] = 0;
+    }
+}
+
 static void report_kernel(const struct ptx_kernel *k, FILE *to)
 {
     uint64_t times = 0, mma = 0, passes[2] = {0}, least[2] = {0};
@@ -85,6 +114,7 @@ static void report_kernel(const struct ptx_kernel *k, FILE *to)
             (double)k->lane_ops / (double)SP_MAX(times, 1), (unsigned long long)passes[0],
             (double)passes[0] / (double)SP_MAX(least[0], 1), (unsigned long long)passes[1],
             (double)passes[1] / (double)SP_MAX(least[1], 1));
+    report_mix(k, SP_MAX(times, 1), to);
     qsort(ops, k->n_ops, sizeof(*ops), by_waste);
     for (size_t i = 0; i < WORST && i < k->n_ops; i++)
         if (ops[i]->passes > ops[i]->least + ops[i]->least / 4)
