@@ -5,15 +5,12 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <ucontext.h>
 #include <unistd.h>
 
 #include "common/base/half.h"
 #include "common/base/mem.h"
 #include "common/tensor/cuda/device_pass.h"
 #include "tests/gpu/ptx.h"
-
-struct emu emu;
 
 /* Addresses are multiples of this; what that leaves before the page holds a pattern, which is
  * looked at when the piece is freed. */
@@ -247,8 +244,15 @@ static void written(struct device *d, const void *memory, size_t bytes)
         ptx_memory_written(d->ptx, memory, bytes);
 }
 
+/* Nobody reads what nothing was written to. */
+static void check_written(struct device *d, const void *memory, size_t bytes)
+{
+    SP_ASSERT(!d->ptx || !memory || ptx_memory_is_written(d->ptx, memory, bytes));
+}
+
 static void copy(struct device *d, void *to, const void *from, size_t bytes)
 {
+    check_written(d, from, bytes);
     protect(d, true);
     memcpy(to, from, bytes);
     written(d, to, bytes);
@@ -299,98 +303,10 @@ void device_do_wait(struct device *d)
     SP_ASSERT(!d->recording);
 }
 
-/* --- blocks --- */
+/* --- launches --- */
 
-#define STACK_BYTES ((size_t)256 << 10)
-
-static struct { /* warps of a block that take turns */
-    ucontext_t block, warp[EMU_WARPS];
-    bool done[EMU_WARPS];
-    uint32_t now;
-    const struct emu_kernel *kernel;
-    const void *args;
-    uint8_t stacks[EMU_WARPS][STACK_BYTES];
-} warps;
-
-static void warp_sync(void)
+static void run_ptx(struct device *d, const struct emu_kernel *k, const struct step *s)
 {
-    swapcontext(&warps.warp[warps.now], &warps.block);
-}
-
-static void warp_main(void)
-{
-    warps.kernel->run(warps.args);
-    warps.done[warps.now] = true;
-}
-
-static void start_warp(uint32_t w)
-{
-    SP_ASSERT(getcontext(&warps.warp[w]) == 0);
-    warps.warp[w].uc_stack.ss_sp = warps.stacks[w];
-    warps.warp[w].uc_stack.ss_size = STACK_BYTES;
-    warps.warp[w].uc_link = &warps.block;
-    warps.done[w] = false;
-    makecontext(&warps.warp[w], warp_main, 0);
-}
-
-/* Each warp as far as the next GPU_SYNC, then the next; all have the same number of them. */
-static void run_warps(const struct emu_kernel *k, const void *args)
-{
-    uint32_t threads = emu.threads.x * emu.threads.y, done = 0;
-    uint32_t n = (threads + GPU_WARP_THREADS - 1) / GPU_WARP_THREADS;
-    warps.kernel = k;
-    warps.args = args;
-    for (uint32_t w = 0; w < n; w++)
-        start_warp(w);
-    emu.sync = warp_sync;
-    while (done == 0) {
-        for (uint32_t i = 0; i < n; i++) {
-            uint32_t w = warps.now = emu.backwards ? n - 1 - i : i;
-            emu.first = w * GPU_WARP_THREADS;
-            emu.count = SP_MIN(threads - emu.first, (uint32_t)GPU_WARP_THREADS);
-            swapcontext(&warps.block, &warps.warp[w]);
-            done += warps.done[w];
-        }
-        SP_ASSERT(done == 0 || done == n);
-    }
-    emu.sync = NULL;
-    emu.first = emu.count = 0;
-}
-
-static void run_block(struct device *d, const struct emu_kernel *k, const void *args)
-{
-    if (d->by_warps)
-        run_warps(k, args);
-    else
-        k->run(args);
-    for (uint32_t w = 0; w < EMU_WARPS; w++)
-        SP_ASSERT(emu.fetches[w].n == 0); /* nobody leaves copies under way */
-}
-
-/* Every block finds `shared_bytes` of dynamic memory that hold no numbers. */
-static void run_blocks(struct device *d, const void *kernel, struct device_grid blocks,
-                       struct device_grid threads, size_t shared_bytes, const void *args)
-{
-    const struct emu_kernel *k = kernel;
-    if (blocks.x == 0 || blocks.y == 0)
-        return;
-    SP_ASSERT(threads.x * threads.y <= 256 && blocks.x <= 0x7fffffff && blocks.y <= 65535);
-    emu.threads = (struct emu_index){(uint32_t)threads.x, (uint32_t)threads.y};
-    emu.blocks = (struct emu_index){(uint32_t)blocks.x, (uint32_t)blocks.y};
-    protect(d, true);
-    for (uint32_t y = 0; y < blocks.y; y++)
-        for (uint32_t x = 0; x < blocks.x; x++) {
-            emu.block = (struct emu_index){x, y};
-            if (shared_bytes > 0)
-                memset(emu.dynamic, 0xff, shared_bytes);
-            run_block(d, k, args);
-        }
-    protect(d, false);
-}
-
-static void launch_ptx(struct device *d, const struct step *s)
-{
-    const struct emu_kernel *k = s->kernel;
     const struct ptx_launch launch = {
         .kernel = k->name,
         .args = s->args,
@@ -401,25 +317,33 @@ static void launch_ptx(struct device *d, const struct step *s)
         .backwards = emu.backwards,
     };
     const char *fault;
-    protect(d, true);
-    if (!ptx_run(d->ptx, &launch, &fault)) {
-        fprintf(stderr, "%s\n", fault);
-        abort();
-    }
-    protect(d, false);
+    if (ptx_run(d->ptx, &launch, &fault))
+        return;
+    fprintf(stderr, "%s\n", fault);
+    abort();
+}
+
+static void run_functions(struct device *d, const struct emu_kernel *k, const struct step *s)
+{
+    struct emu_index blocks = {(uint32_t)s->blocks.x, (uint32_t)s->blocks.y};
+    struct emu_index threads = {(uint32_t)s->threads.x, (uint32_t)s->threads.y};
+    if (s->bytes > 0)
+        emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128, false)->memory;
+    emu_run(k, blocks, threads, s->bytes, d->by_warps, s->args);
+    if (s->bytes > 0)
+        free_piece(d, emu.dynamic);
 }
 
 static void launch(struct device *d, const struct step *s)
 {
-    if (d->ptx) {
-        launch_ptx(d, s);
-        return;
-    }
-    if (s->bytes > 0)
-        emu.dynamic = new_piece(d, (s->bytes + 127) / 128 * 128, false)->memory;
-    run_blocks(d, s->kernel, s->blocks, s->threads, s->bytes, s->args);
-    if (s->bytes > 0)
-        free_piece(d, emu.dynamic);
+    SP_ASSERT(s->threads.x * s->threads.y <= 256 && s->blocks.x <= 0x7fffffff &&
+              s->blocks.y <= 65535);
+    protect(d, true);
+    if (d->ptx)
+        run_ptx(d, s->kernel, s);
+    else
+        run_functions(d, s->kernel, s);
+    protect(d, false);
 }
 
 void device_do_launch(struct device *d, const void *kernel, struct device_grid blocks,
@@ -465,6 +389,10 @@ static float product_at(const struct device_product *p, int32_t m, int32_t n)
 
 static void multiply(struct device *d, const struct device_product *p)
 {
+    size_t M = (size_t)p->M, N = (size_t)p->N, K = (size_t)p->K;
+    check_written(d, p->a, M * K * 2);
+    check_written(d, p->b, K * N * 2);
+    check_written(d, p->added, M * N * (p->c_bf16 ? 2 : 4));
     protect(d, true);
     for (int32_t m = 0; m < p->M; m++)
         for (int32_t n = 0; n < p->N; n++) {
@@ -475,7 +403,7 @@ static void multiply(struct device *d, const struct device_product *p)
             else
                 ((float *)p->c)[at] = sum;
         }
-    written(d, p->c, (size_t)p->M * (size_t)p->N * (p->c_bf16 ? 2 : 4));
+    written(d, p->c, M * N * (p->c_bf16 ? 2 : 4));
     protect(d, false);
 }
 

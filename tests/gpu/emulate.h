@@ -123,6 +123,11 @@ struct emu { /* the thread that is run, and where it stands */
 };
 extern struct emu emu;
 
+/* All blocks of a launch; every one finds `shared_bytes` of emu.dynamic that hold no numbers.
+ * by_warps: each warp as far as the next GPU_SYNC, else each phase for all threads. */
+void emu_run(const struct emu_kernel *k, struct emu_index blocks, struct emu_index threads,
+             size_t shared_bytes, bool by_warps, const void *args);
+
 static inline uint32_t emu_count(void)
 {
     return emu.count > 0 ? emu.count : emu.threads.x * emu.threads.y;

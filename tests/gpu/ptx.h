@@ -35,6 +35,8 @@ void ptx_free(struct ptx *);
 /* Memory that kernels may access from now on: nothing is written to it yet. */
 void ptx_memory_add(struct ptx *, void *memory, size_t bytes);
 void ptx_memory_remove(struct ptx *, const void *memory);
+/* Whether all of it has been written to, by a kernel or as below; true of the host's own. */
+bool ptx_memory_is_written(struct ptx *, const void *memory, size_t bytes);
 /* The host wrote there. */
 void ptx_memory_written(struct ptx *, const void *memory, size_t bytes);
 

@@ -194,7 +194,7 @@ static void fetched(struct ptx_machine *m, const struct ptx_op *op, uint32_t lan
     m->n_fetches[thread] = 0;
 }
 
-/* Where the lanes access memory, for the profile: operand 0, or of copies both. */
+/* Where the lanes access memory, for the profile; of copies, where they go. */
 static void count(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
 {
     uint64_t address[PTX_LANES];

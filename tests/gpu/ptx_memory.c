@@ -185,12 +185,26 @@ void ptx_memory_remove(struct ptx *ptx, const void *memory)
             (ptx->n_regions - i + 1) * sizeof(*ptx->regions));
 }
 
-void ptx_memory_written(struct ptx *ptx, const void *memory, size_t bytes)
+/* The part of a region that such memory is; NULL: it is the host's own. */
+static uint8_t *written_of(struct ptx *ptx, const void *memory, size_t bytes)
 {
     struct ptx_region *r = ptx_region_of(ptx, (uint64_t)(uintptr_t)memory);
     size_t at = r ? (size_t)((const uint8_t *)memory - r->memory) : 0;
-    if (!r || at >= r->bytes) /* the host's own */
-        return;
+    if (!r || at >= r->bytes)
+        return NULL;
     SP_ASSERT(bytes <= r->bytes - at);
-    memset(r->written + at, 1, bytes);
+    return r->written + at;
+}
+
+bool ptx_memory_is_written(struct ptx *ptx, const void *memory, size_t bytes)
+{
+    const uint8_t *written = written_of(ptx, memory, bytes);
+    return !written || memchr(written, 0, bytes) == NULL;
+}
+
+void ptx_memory_written(struct ptx *ptx, const void *memory, size_t bytes)
+{
+    uint8_t *written = written_of(ptx, memory, bytes);
+    if (written)
+        memset(written, 1, bytes);
 }
