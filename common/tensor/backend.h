@@ -131,7 +131,7 @@ struct tn_usage {
      * the machine's. */
     uint64_t memory_used, memory_total;
     uint64_t memory_free; /* what may still be had; 0: unknown */
-    uint64_t own_peak;    /* what this backend had of it at most; 0: unknown */
+    uint64_t own_peak;    /* what this backend had of it at most, probes aside; 0: unknown */
     /* Share of the time that it works, 0 to 1; NaN: unknown. On a CPU: of the backend's threads,
      * since the call before. */
     double busy;

@@ -97,6 +97,11 @@ void device_usage(struct device *d, struct device_usage *ret)
     };
 }
 
+void device_set_peak(struct device *d, uint64_t own_peak)
+{
+    d->own_peak = own_peak;
+}
+
 static void protect_piece(struct piece *p, bool open)
 {
     SP_ASSERT(mprotect(p->pages, p->open_bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE) == 0);

@@ -38,6 +38,8 @@ struct device_usage {
     double busy;
 };
 void device_usage(struct device *device, struct device_usage *ret);
+/* The peak is what it was before memory that was had for a moment. */
+void device_set_peak(struct device *device, uint64_t own_peak);
 
 void *device_alloc(struct device *device, size_t bytes); /* zeroed; NULL: no memory */
 void device_free(struct device *device, void *memory);   /* NULL is fine; forgets graphs */

@@ -50,6 +50,11 @@ static void drop(struct device_memory *m, const void *at)
     m->blocks[i] = m->blocks[--m->n_blocks];
 }
 
+void device_set_peak(struct device *d, uint64_t own_peak)
+{
+    atomic_store(&d->memory.own_peak, own_peak);
+}
+
 void *device_do_alloc(struct device *d, size_t bytes)
 {
     void *memory = device_take(d, bytes);

@@ -224,7 +224,7 @@ static void op_head_packed(struct tn_backend *b, float *logits, const void *x,
     multiply_packed(b, logits, false, NULL, x, w, T);
 }
 
-/* --- what the device reaches --- */
+/* --- what the device reaches: memory for it is none that work needs --- */
 
 /* Random numbers: with zeros the device would draw less power and run faster. */
 static void fill(struct tn_cuda *cuda, uint16_t *to, size_t n, uint32_t seed)
@@ -266,6 +266,8 @@ static double op_probe(struct tn_backend *b)
     enum { LEAST_SIDE = 128, MOST_SIDE = 8192 };
     struct tn_cuda *cuda = tn_cuda_of(b);
     double best = 0.0, seconds = 0.0;
+    struct device_usage before;
+    device_usage(cuda->device, &before);
     for (int32_t side = LEAST_SIDE; side <= MOST_SIDE && seconds < 1e-4; side *= 4) {
         double operations = 2.0 * side * side * side;
         uint16_t *m = device_alloc(cuda->device, (size_t)3 * (size_t)side * (size_t)side * 2);
@@ -275,6 +277,7 @@ static double op_probe(struct tn_backend *b)
         best = SP_MAX(best, operations / seconds);
         device_free(cuda->device, m);
     }
+    device_set_peak(cuda->device, before.own_peak);
     return best;
 }
 
@@ -286,6 +289,8 @@ static double op_bandwidth(struct tn_backend *b)
     size_t bytes = (size_t)1 << 30;
     uint8_t *memory = NULL;
     double best = 0.0;
+    struct device_usage before;
+    device_usage(cuda->device, &before);
     while (bytes >= (size_t)16 << 20 && !(memory = device_alloc(cuda->device, 2 * bytes)))
         bytes /= 2;
     for (int i = 0; memory && i <= RUNS; i++) {
@@ -297,6 +302,7 @@ static double op_bandwidth(struct tn_backend *b)
             best = SP_MAX(best, 2.0 * (double)bytes / (cuda_now() - start));
     }
     device_free(cuda->device, memory);
+    device_set_peak(cuda->device, before.own_peak);
     return best;
 }
 
