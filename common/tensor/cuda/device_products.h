@@ -8,7 +8,7 @@
 
 #include "common/tensor/cuda/device_state.h"
 
-#define DEVICE_CANDIDATES 8    /* algorithms that are asked for and tried */
+#define DEVICE_CANDIDATES 16   /* algorithms that are asked for and tried */
 #define DEVICE_BUCKETS 6       /* of numbers of rows */
 #define DEVICE_MOST_ROWS 16384 /* of one call; algorithms are asked for no more */
 #define DEVICE_MAX_SHAPES 1024
