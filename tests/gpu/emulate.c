@@ -112,9 +112,12 @@ static size_t tail_bytes(const struct piece *p)
     return (size_t)(p->pages + p->open_bytes - (p->memory + p->bytes));
 }
 
-/* Memory of the device is there for kernels and copies alone. */
+/* Memory of the device is there for kernels and copies alone; always where the machine for PTX
+ * looks after it, for the host is the same, and closing takes half of the time. */
 static void protect(struct device *d, bool open)
 {
+    if (d->ptx)
+        return;
     for (struct piece *p = d->pieces; p; p = p->next)
         if (!p->host)
             protect_piece(p, open);
@@ -133,7 +136,7 @@ static struct piece *new_piece(struct device *d, size_t bytes, bool host)
     p->memory = p->pages + p->open_bytes - (bytes + ALIGNED - 1) / ALIGNED * ALIGNED;
     protect_piece(p, true);
     memset(p->memory + bytes, PATTERN, tail_bytes(p));
-    protect_piece(p, host || d->open);
+    protect_piece(p, host || d->open || d->ptx);
     p->next = d->pieces;
     d->pieces = p;
     if (d->ptx)

@@ -17,9 +17,8 @@
 
 #define PTX_CODE(text, name, ...) PTX_##name,
 enum ptx_code {
-    PTX_UNARY(PTX_CODE) PTX_BINARY(PTX_CODE) PTX_TERNARY(PTX_CODE) PTX_SHIFT(PTX_CODE)
-        PTX_COMPARE(PTX_CODE) PTX_SELECT(PTX_CODE) PTX_PREDICATE(PTX_CODE) PTX_OTHER(PTX_CODE)
-            PTX_PACK_B32,
+    PTX_NAMED(PTX_CODE) /* and those that are found by their form: */
+    PTX_PACK_B32,
     PTX_PACK_B64,
     PTX_UNPACK_B32,
     PTX_UNPACK_B64,
@@ -89,11 +88,6 @@ struct ptx_kernel {
     uint64_t launches, lane_ops;
 };
 
-struct ptx_symbol {
-    char name[256];
-    uint64_t at;
-};
-
 /* A piece of memory, and for each `granule` bytes of it who accessed them last. */
 struct ptx_stamp {
     uint32_t wrote, read;           /* phase: counts barriers and blocks; 0 never */
@@ -118,7 +112,8 @@ struct ptx {
     struct ptx_region shared;
     char **sources; /* what op->source may be */
     size_t n_sources;
-    bool counts; /* SPIN_PTX_PROFILE */
+    bool counts;                 /* SPIN_PTX_PROFILE */
+    struct ptx_machine *machine; /* of the launch that is under way: ptx_machine.h */
 };
 
 /* --- ptx_read.c --- */

@@ -18,8 +18,9 @@ struct ptx_warp {
     uint32_t number;
     uint8_t *file;  /* registers */
     uint8_t *local; /* of each lane */
-    uint16_t part;  /* barriers of the warp since the block's last one */
-    uint32_t left;  /* lanes that have ended */
+    size_t file_bytes, local_bytes;
+    uint16_t part; /* barriers of the warp since the block's last one */
+    uint32_t left; /* lanes that have ended */
     int n_groups;
     struct ptx_group groups[PTX_LANES];
 };

@@ -200,4 +200,15 @@
     X("cp.async.commit_group", CP_COMMIT, "")                                                      \
     X("cp.async.wait_group", CP_WAIT, "4")
 
+/* All of these. */
+#define PTX_NAMED(X)                                                                               \
+    PTX_UNARY(X)                                                                                   \
+    PTX_BINARY(X)                                                                                  \
+    PTX_TERNARY(X)                                                                                 \
+    PTX_SHIFT(X)                                                                                   \
+    PTX_COMPARE(X)                                                                                 \
+    PTX_SELECT(X)                                                                                  \
+    PTX_PREDICATE(X)                                                                               \
+    PTX_OTHER(X)
+
 #endif

@@ -70,8 +70,7 @@ static int by_waste(const void *a, const void *b)
 
 #define NAME(text, name, ...) [PTX_##name] = text,
 static const char *const names[PTX_CODES] = {
-    PTX_UNARY(NAME) PTX_BINARY(NAME) PTX_TERNARY(NAME) PTX_SHIFT(NAME) PTX_COMPARE(NAME)
-        PTX_SELECT(NAME) PTX_PREDICATE(NAME) PTX_OTHER(NAME)[PTX_PACK_B32] = "mov.b32 {}",
+    PTX_NAMED(NAME)[PTX_PACK_B32] = "mov.b32 {}",
     [PTX_PACK_B64] = "mov.b64 {}",
     [PTX_UNPACK_B32] = "mov.b32 {}",
     [PTX_UNPACK_B64] = "mov.b64 {}",

@@ -19,6 +19,11 @@ struct bank { /* of registers: %r<112> */
     uint32_t first, count;
 };
 
+struct symbol {
+    char name[256];
+    uint64_t at;
+};
+
 struct label {
     char name[64];
     uint32_t op;
@@ -31,8 +36,8 @@ struct reader {
     struct ptx_kernel *kernel; /* that is read; NULL: none */
     struct bank banks[MAX_BANKS];
     int n_banks;
-    struct ptx_symbol symbols[MAX_SYMBOLS]; /* parameter, variables in shared and local memory */
-    int n_symbols, n_outside;               /* those from outside of kernels come first */
+    struct symbol symbols[MAX_SYMBOLS]; /* parameter, variables in shared and local memory */
+    int n_symbols, n_outside;           /* those from outside of kernels come first */
     struct label *labels;
     size_t n_labels;
     char (*targets)[64]; /* of the branches, by instruction */

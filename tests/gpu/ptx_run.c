@@ -318,10 +318,25 @@ static bool try_launch(struct ptx_machine *m)
     return true;
 }
 
+/* Registers and local memory are kept from launch to launch. */
+static void need_registers(struct ptx_warp *w, const struct ptx_kernel *k)
+{
+    size_t local_bytes = (size_t)k->local_bytes * PTX_LANES;
+    if (w->file_bytes < k->file_bytes) {
+        sp_free_block(w->file);
+        w->file = sp_alloc_block(k->file_bytes, 1);
+        w->file_bytes = k->file_bytes;
+    }
+    if (w->local_bytes < local_bytes) {
+        free(w->local);
+        w->local = sp_xalloc(local_bytes);
+        w->local_bytes = local_bytes;
+    }
+}
+
 bool ptx_run(struct ptx *ptx, const struct ptx_launch *launch, const char **ret_fault)
 {
-    static struct ptx_machine machine; /* large, and one at a time */
-    struct ptx_machine *m = &machine;
+    struct ptx_machine *m = ptx->machine;
     m->ptx = ptx;
     m->launch = launch;
     m->kernel = kernel_of(ptx, launch->kernel);
@@ -332,16 +347,9 @@ bool ptx_run(struct ptx *ptx, const struct ptx_launch *launch, const char **ret_
     m->n_warps = (launch->threads[0] * launch->threads[1] + PTX_LANES - 1) / PTX_LANES;
     m->n_warps = SP_MIN(m->n_warps, (uint32_t)PTX_MAX_WARPS);
     m->shared_bytes = m->kernel->shared_bytes + launch->shared_bytes;
-    for (uint32_t i = 0; i < m->n_warps; i++) {
-        m->warps[i].file = sp_alloc_block(m->kernel->file_bytes, 1);
-        m->warps[i].local = sp_xalloc((size_t)m->kernel->local_bytes * PTX_LANES + 1);
-    }
-    bool ok = try_launch(m);
-    for (uint32_t i = 0; i < m->n_warps; i++) {
-        sp_free_block(m->warps[i].file);
-        free(m->warps[i].local);
-    }
-    return ok;
+    for (uint32_t i = 0; i < m->n_warps; i++)
+        need_registers(&m->warps[i], m->kernel);
+    return try_launch(m);
 }
 
 /* --- kernels --- */
@@ -368,6 +376,7 @@ struct ptx *ptx_new(const char *folder)
         exit(2);
     }
     free(list);
+    ptx->machine = sp_xalloc(sizeof(*ptx->machine));
     ptx->counts = getenv("SPIN_PTX_PROFILE") != NULL;
     ptx_region_new(&ptx->shared, sp_alloc_block(PTX_SHARED_BYTES, 1), PTX_SHARED_BYTES);
     return ptx;
@@ -385,6 +394,11 @@ void ptx_free(struct ptx *ptx)
     }
     for (size_t i = 0; i < ptx->n_regions; i++)
         ptx_region_end(&ptx->regions[i]);
+    for (size_t i = 0; i < PTX_MAX_WARPS; i++) {
+        sp_free_block(ptx->machine->warps[i].file);
+        free(ptx->machine->warps[i].local);
+    }
+    free(ptx->machine);
     sp_free_block(ptx->shared.memory);
     ptx_region_end(&ptx->shared);
     for (size_t i = 0; i < ptx->n_sources; i++)
