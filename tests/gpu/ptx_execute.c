@@ -60,6 +60,15 @@ static uint64_t number(const struct ptx_machine *m, const struct ptx_op *op, int
                                          : ((const uint32_t *)at(m, op, i))[lane];
 }
 
+static void put(struct ptx_machine *m, const struct ptx_op *op, int i, uint32_t lane,
+                uint64_t value)
+{
+    if (op->operand[i].width == PTX_8)
+        ((uint64_t *)at(m, op, i))[lane] = value;
+    else
+        ((uint32_t *)at(m, op, i))[lane] = (uint32_t)value;
+}
+
 /* Predicates are bits of a word; lanes that don't execute keep theirs. */
 static void set_lanes(uint32_t *to, uint32_t lanes, uint32_t bits)
 {
@@ -87,7 +96,7 @@ static void check(struct ptx_machine *m, struct ptx_region *r, uint64_t offset, 
         .block = m->block_phase,
         .phase = m->ptx->phase,
         .part = m->warp->part,
-        .thread = (uint8_t)(m->warp->number * PTX_LANES + lane),
+        .thread = (uint8_t)ptx_thread(m, lane),
     };
     const char *what = ptx_region_access(r, offset, bytes, access, &actor);
     if (what)
@@ -152,10 +161,7 @@ static void load(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
             uint64_t sign = 1ull << (8 * op->bytes - 1);
             value = (value ^ sign) - sign;
         }
-        if (op->operand[1 + i].width == PTX_8)
-            ((uint64_t *)at(m, op, 1 + i))[lane] = value;
-        else
-            ((uint32_t *)at(m, op, 1 + i))[lane] = (uint32_t)value;
+        put(m, op, 1 + i, lane, value);
     }
 }
 
@@ -171,7 +177,7 @@ static void store(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
 /* cp.async to, from, bytes, bytes of the source: the source is read when somebody waits. */
 static void fetch(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
 {
-    uint32_t thread = m->warp->number * PTX_LANES + lane;
+    uint32_t thread = ptx_thread(m, lane);
     if (number(m, op, 2, lane) != 16 || number(m, op, 3, lane) != 16)
         ptx_fault(m, (int)lane, "a copy of other than 16 bytes");
     if (m->n_fetches[thread] == PTX_FETCHES)
@@ -184,7 +190,7 @@ static void fetch(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
 
 static void fetched(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
 {
-    uint32_t thread = m->warp->number * PTX_LANES + lane;
+    uint32_t thread = ptx_thread(m, lane);
     if (number(m, op, 0, lane) != 0)
         ptx_fault(m, (int)lane, "waits for some of its groups of copies only");
     for (int i = 0; i < m->n_fetches[thread]; i++) {
@@ -279,10 +285,6 @@ static void multiply(struct ptx_machine *m, const struct ptx_op *op)
 
 /* --- lane by lane --- */
 
-#define EACH(lanes, lane)                                                                          \
-    for (uint32_t rest_ = (lanes), lane; rest_ && (lane = (uint32_t)__builtin_ctz(rest_), true);   \
-         rest_ &= rest_ - 1)
-
 #ifdef __clang__
 #define PTX_IVDEP
 #else
@@ -295,7 +297,7 @@ static void multiply(struct ptx_machine *m, const struct ptx_op *op)
         for (uint32_t lane = 0; lane < PTX_LANES; lane++)                                          \
             __VA_ARGS__                                                                            \
     } else {                                                                                       \
-        EACH(lanes, lane)                                                                          \
+        PTX_EACH(lanes, lane)                                                                      \
         __VA_ARGS__                                                                                \
     }
 
@@ -380,15 +382,6 @@ static uint64_t insert(uint64_t a, uint64_t b, uint32_t from, uint32_t length, u
     return (b & ~mask) | (a << from & mask);
 }
 
-static void put(struct ptx_machine *m, const struct ptx_op *op, int i, uint32_t lane,
-                uint64_t value)
-{
-    if (op->operand[i].width == PTX_8)
-        ((uint64_t *)at(m, op, i))[lane] = value;
-    else
-        ((uint32_t *)at(m, op, i))[lane] = (uint32_t)value;
-}
-
 static void execute_lane(struct ptx_machine *m, const struct ptx_op *op, uint32_t lane)
 {
     uint64_t a = op->n > 1 ? number(m, op, 1, lane) : 0, b = op->n > 2 ? number(m, op, 2, lane) : 0;
@@ -430,32 +423,20 @@ void ptx_execute(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
         PTX_COMPARE(COMPARE)
         PTX_SELECT(SELECT)
         PTX_PREDICATE(PREDICATE)
-    case PTX_MOV_B32: {
-        const uint32_t *from = at(m, op, 1);
-        uint32_t *to = at(m, op, 0);
-        LANE_BY_LANE(lanes, { to[lane] = from[lane]; })
-        break;
-    }
-    case PTX_MOV_B64: {
-        const uint64_t *from = at(m, op, 1);
-        uint64_t *to = at(m, op, 0);
-        LANE_BY_LANE(lanes, { to[lane] = from[lane]; })
-        break;
-    }
     case PTX_LD:
-        EACH(lanes, lane)
+        PTX_EACH(lanes, lane)
         load(m, op, lane);
         break;
     case PTX_ST:
-        EACH(lanes, lane)
+        PTX_EACH(lanes, lane)
         store(m, op, lane);
         break;
     case PTX_CP_ASYNC:
-        EACH(lanes, lane)
+        PTX_EACH(lanes, lane)
         fetch(m, op, lane);
         break;
     case PTX_CP_WAIT:
-        EACH(lanes, lane)
+        PTX_EACH(lanes, lane)
         fetched(m, op, lane);
         break;
     case PTX_SHFL:
@@ -471,7 +452,7 @@ void ptx_execute(struct ptx_machine *m, struct ptx_op *op, uint32_t lanes)
     case PTX_CP_COMMIT:
         break;
     default:
-        EACH(lanes, lane)
+        PTX_EACH(lanes, lane)
         execute_lane(m, op, lane);
     }
     if (divided_by_zero) {

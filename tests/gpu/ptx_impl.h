@@ -12,6 +12,10 @@
 #define PTX_MAX_WARPS (PTX_MAX_THREADS / PTX_LANES)
 #define PTX_OPERANDS 14
 #define PTX_ALL 0xffffffffu
+/* A loop over the lanes of a mask. */
+#define PTX_EACH(lanes, lane)                                                                      \
+    for (uint32_t rest_ = (lanes), lane; rest_ && (lane = (uint32_t)__builtin_ctz(rest_), true);   \
+         rest_ &= rest_ - 1)
 #define PTX_SHARED_BYTES (227 << 10)
 #define PTX_NAME 80
 

@@ -48,6 +48,12 @@ struct ptx_machine {
 _Noreturn void ptx_fault(struct ptx_machine *, int lane, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Number of a lane of the warp in the block. */
+static inline uint32_t ptx_thread(const struct ptx_machine *m, uint32_t lane)
+{
+    return m->warp->number * PTX_LANES + lane;
+}
+
 /* The mask of lanes that operand i says. */
 uint32_t ptx_mask_of(struct ptx_machine *, const struct ptx_op *, int i);
 /* Everything but branches, barriers and the end. */

@@ -8,6 +8,8 @@
     X("mov.u16", MOV_U16, uint32_t, uint32_t, a)                                                   \
     X("mov.b16", MOV_B16, uint32_t, uint32_t, a)                                                   \
     X("mov.u32", MOV_U32, uint32_t, uint32_t, a)                                                   \
+    X("mov.b32", MOV_B32, uint32_t, uint32_t, a)                                                   \
+    X("mov.b64", MOV_B64, uint64_t, uint64_t, a)                                                   \
     X("mov.s32", MOV_S32, uint32_t, uint32_t, a)                                                   \
     X("mov.f32", MOV_F32, uint32_t, uint32_t, a)                                                   \
     X("mov.u64", MOV_U64, uint64_t, uint64_t, a)                                                   \
@@ -187,8 +189,6 @@
 #define PTX_OTHER(X)                                                                               \
     X("bfi.b32", BFI_B32, "44444")                                                                 \
     X("bfi.b64", BFI_B64, "88844")                                                                 \
-    X("mov.b32", MOV_B32, "44")                                                                    \
-    X("mov.b64", MOV_B64, "88")                                                                    \
     X("ret", RET, "")                                                                              \
     X("bar.sync", BAR, "4")                                                                        \
     X("bar.warp.sync", BAR_WARP, "4")                                                              \

@@ -45,8 +45,9 @@ void ptx_count_global(struct ptx_op *op, const uint64_t *address, uint32_t lanes
 {
     uint64_t sectors[PTX_LANES], least = 0;
     size_t n = 0;
-    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-        uint64_t sector = address[__builtin_ctz(rest)] / SECTOR;
+    PTX_EACH(lanes, lane)
+    {
+        uint64_t sector = address[lane] / SECTOR;
         size_t seen = 0;
         while (seen < n && sectors[seen] != sector)
             seen++;

@@ -1,9 +1,7 @@
 /* Reads what nvcc writes: a statement a line, declarations and instructions; lines of the source by
  * .loc. */
 #include <ctype.h>
-#include <dirent.h>
 #include <errno.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -58,18 +56,12 @@ struct form {
     enum ptx_code code;
 };
 
+#define BY_SIZES(result, type, both, to_8, to_4, neither)                                          \
+    (sizeof(result) == 8 ? sizeof(type) == 8 ? both : to_8 : sizeof(type) == 8 ? to_4 : neither)
 #define UNARY(text, name, result, type, expr)                                                      \
-    {text,                                                                                         \
-     sizeof(result) == 8 ? sizeof(type) == 8 ? "88" : "84"                                         \
-     : sizeof(type) == 8 ? "48"                                                                    \
-                         : "44",                                                                   \
-     PTX_##name},
+    {text, BY_SIZES(result, type, "88", "84", "48", "44"), PTX_##name},
 #define BINARY(text, name, result, type, expr)                                                     \
-    {text,                                                                                         \
-     sizeof(result) == 8 ? sizeof(type) == 8 ? "888" : "844"                                       \
-     : sizeof(type) == 8 ? "488"                                                                   \
-                         : "444",                                                                  \
-     PTX_##name},
+    {text, BY_SIZES(result, type, "888", "844", "488", "444"), PTX_##name},
 #define TERNARY(text, name, result, type, expr)                                                    \
     {text, sizeof(type) == 8 ? "8888" : "4444", PTX_##name},
 #define SHIFT(text, name, type, expr) {text, "884", PTX_##name},
@@ -94,16 +86,10 @@ static const struct form *form_of(const struct reader *r, const char *text)
 
 /* --- places --- */
 
+/* From one place to the next: multiples of 64. */
 static uint32_t bytes_of(enum ptx_width width)
 {
-    return width == PTX_PRED ? 4 : width == PTX_4 ? 4 * PTX_LANES : 8 * PTX_LANES;
-}
-
-static struct ptx_place place_new(struct ptx_kernel *k, enum ptx_width width)
-{
-    struct ptx_place place = {k->file_bytes, width};
-    k->file_bytes += (bytes_of(width) + 63) / 64 * 64;
-    return place;
+    return width == PTX_PRED ? 64 : width == PTX_4 ? 4 * PTX_LANES : 8 * PTX_LANES;
 }
 
 static struct ptx_place constant(struct ptx_kernel *k, enum ptx_width width, int kind,
@@ -116,8 +102,9 @@ static struct ptx_place constant(struct ptx_kernel *k, enum ptx_width width, int
     }
     k->constants = sp_xgrow(k->constants, k->n_constants + 1, sizeof(*k->constants));
     struct ptx_constant *c = &k->constants[k->n_constants++];
-    *c = (struct ptx_constant){.place = place_new(k, width), .number = number};
+    *c = (struct ptx_constant){.place = {k->file_bytes, width}, .number = number};
     c->kind = kind;
+    k->file_bytes += bytes_of(width);
     return c->place;
 }
 
@@ -141,8 +128,7 @@ static bool register_of(const struct reader *r, const char *text, struct ptx_pla
         uint32_t number = (uint32_t)strtoul(text + n, NULL, 10);
         if (number >= bank->count)
             refuse(r, "a register that was not declared", text);
-        uint32_t step = (bytes_of(bank->width) + 63) / 64 * 64;
-        *ret = (struct ptx_place){bank->first + number * step, bank->width};
+        *ret = (struct ptx_place){bank->first + number * bytes_of(bank->width), bank->width};
         return true;
     }
     return false;
@@ -244,15 +230,12 @@ static bool read_access(struct reader *r, const char *name, char *part[], int n)
     to->vector = op.vector;
     to->is_signed = op.is_signed;
     to->n = (uint8_t)n;
-    struct ptx_place places[5]; /* the address first */
-    places[0] = address(r, part[load ? n - 1 : 0], &to->offset);
+    to->operand[0] = address(r, part[load ? n - 1 : 0], &to->offset);
     for (int i = 0; i < op.vector; i++)
-        places[1 + i] = operand(r, part[load ? i : 1 + i],
-                                part[load ? i : 1 + i][0] == '%' ? 'r'
-                                : op.bytes == 8                  ? '8'
-                                                                 : '4');
-    to = &r->kernel->ops[r->kernel->n_ops - 1];
-    memcpy(to->operand, places, (size_t)n * sizeof(*places));
+        to->operand[1 + i] = operand(r, part[load ? i : 1 + i],
+                                     part[load ? i : 1 + i][0] == '%' ? 'r'
+                                     : op.bytes == 8                  ? '8'
+                                                                      : '4');
     return true;
 }
 
@@ -269,11 +252,8 @@ static bool read_parts(struct reader *r, const char *name, const char *text, cha
                                   : wide ? PTX_PACK_B64
                                          : PTX_PACK_B32);
     op->n = 3;
-    for (int i = 0; i < 3; i++) {
-        struct ptx_place place =
-            operand(r, part[i], (unpack ? i == 2 : i == 0) && wide ? '8' : '4');
-        r->kernel->ops[r->kernel->n_ops - 1].operand[i] = place;
-    }
+    for (int i = 0; i < 3; i++)
+        op->operand[i] = operand(r, part[i], (unpack ? i == 2 : i == 0) && wide ? '8' : '4');
     return true;
 }
 
@@ -296,7 +276,6 @@ static void read_plain(struct reader *r, const char *name, char *part[], int n)
         int64_t offset = 0;
         struct ptx_place place = form->widths[i] == 'r' ? address(r, part[i], &offset)
                                                         : operand(r, part[i], form->widths[i]);
-        op = &r->kernel->ops[r->kernel->n_ops - 1];
         op->operand[i] = place;
         if (offset && form->code == PTX_CP_ASYNC)
             refuse(r, "a copy with an offset", name);
@@ -364,7 +343,7 @@ static void read_registers(struct reader *r, const char *text)
     bank->width = strcmp(type, "pred") == 0 ? PTX_PRED : strstr(type, "64") ? PTX_8 : PTX_4;
     bank->count = count;
     bank->first = r->kernel->file_bytes;
-    r->kernel->file_bytes += count * ((bytes_of(bank->width) + 63) / 64 * 64);
+    r->kernel->file_bytes += count * bytes_of(bank->width);
 }
 
 /* .shared .align 4 .b8 name[1088];   .local …;   .shared .align 8 .f64 name; */

@@ -47,7 +47,7 @@ void ptx_fault(struct ptx_machine *m, int lane, const char *format, ...)
     va_start(list, format);
     vsnprintf(text, sizeof(text), format, list);
     va_end(list);
-    uint32_t thread = m->warp->number * PTX_LANES + (uint32_t)lane;
+    uint32_t thread = ptx_thread(m, (uint32_t)lane);
     snprintf(m->fault, sizeof(m->fault), "%s (%s), block %u,%u, thread %u,%u: %s", m->kernel->name,
              m->kernel->ops[m->group->at].source, m->block[0], m->block[1],
              thread % m->launch->threads[0], thread / m->launch->threads[0], text);
@@ -55,6 +55,11 @@ void ptx_fault(struct ptx_machine *m, int lane, const char *format, ...)
 }
 
 /* --- groups --- */
+
+static int first_lane(const struct ptx_machine *m)
+{
+    return __builtin_ctz(m->group->lanes);
+}
 
 static void merge_groups(struct ptx_warp *w)
 {
@@ -111,19 +116,17 @@ static bool is_together(struct ptx_machine *m, uint32_t lanes)
     if (m->group->lanes == lanes)
         return true;
     if ((m->group->lanes & ~lanes) != 0)
-        ptx_fault(m, __builtin_ctz(m->group->lanes), "lanes %08x in an instruction for %08x",
-                  m->group->lanes, lanes);
+        ptx_fault(m, first_lane(m), "lanes %08x in an instruction for %08x", m->group->lanes,
+                  lanes);
     m->group->wait = WAIT_WARP;
     return false;
 }
 
 static void leave(struct ptx_machine *m, uint32_t lanes)
 {
-    for (uint32_t rest = lanes; rest; rest &= rest - 1) {
-        uint32_t lane = (uint32_t)__builtin_ctz(rest);
-        if (m->n_fetches[m->warp->number * PTX_LANES + lane] > 0)
-            ptx_fault(m, (int)lane, "ends with a copy by cp.async that it didn't wait for");
-    }
+    PTX_EACH(lanes, lane)
+    if (m->n_fetches[ptx_thread(m, lane)] > 0)
+        ptx_fault(m, (int)lane, "ends with a copy by cp.async that it didn't wait for");
     m->warp->left |= lanes;
     m->group->lanes &= ~lanes;
 }
@@ -195,12 +198,10 @@ static void run_warp(struct ptx_machine *m, struct ptx_warp *w)
     for (int i = 0; i < w->n_groups; i++) {
         m->group = &w->groups[i];
         if (m->group->wait == WAIT_WARP)
-            ptx_fault(m, __builtin_ctz(m->group->lanes),
-                      "waits for lanes of its warp that don't come here");
+            ptx_fault(m, first_lane(m), "waits for lanes of its warp that don't come here");
     }
     if (w->n_groups > 1)
-        ptx_fault(m, __builtin_ctz(m->group->lanes),
-                  "a barrier that threads of the warp reach at two places");
+        ptx_fault(m, first_lane(m), "a barrier that threads of the warp reach at two places");
 }
 
 /* --- blocks --- */
@@ -219,15 +220,12 @@ static bool pass_barrier(struct ptx_machine *m)
         return false;
     m->warp = waiting;
     m->group = waiting->groups;
-    for (uint32_t i = 0; i < m->n_warps; i++) {
-        struct ptx_warp *w = &m->warps[i];
-        if (left != 0)
-            ptx_fault(m, __builtin_ctz(m->group->lanes),
-                      "waits at a barrier for threads that have ended");
-        if (w->groups[0].at != m->group->at)
-            ptx_fault(m, __builtin_ctz(m->group->lanes),
-                      "waits at a barrier, and a thread of warp %u at another", w->number);
-    }
+    if (left != 0)
+        ptx_fault(m, first_lane(m), "waits at a barrier for threads that have ended");
+    for (uint32_t i = 0; i < m->n_warps; i++)
+        if (m->warps[i].groups[0].at != m->group->at)
+            ptx_fault(m, first_lane(m), "waits at a barrier, and a thread of warp %u at another",
+                      i);
     m->ptx->phase++;
     SP_ASSERT(m->ptx->phase < UINT32_MAX);
     for (uint32_t i = 0; i < m->n_warps; i++) {

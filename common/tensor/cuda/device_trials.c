@@ -85,13 +85,16 @@ static uint8_t *take(struct trial *t, size_t bytes)
     abort();
 }
 
+/* Pieces of a trial's memory. */
+enum { ROWS, WEIGHTS, EXPECTED, EXPECTED_RESTS, GOT, ADDED, DIFFER, OTHERS, PIECES };
+
 /* weights: of the shape, used where it is too large for others. */
 static void begin(struct trial *t, struct device *d, struct device_choice *c, const void *weights)
 {
     size_t K = (size_t)c->fixed, units = (size_t)c->N * (c->c_bf16 ? 1 : 2);
     size_t most_rows = SP_MAX(MOST_BYTES / (2 * SP_MAX(units, K)), LEAST_ROWS);
     size_t rows = SP_MIN((size_t)device_buckets[DEVICE_BUCKETS - 1].typical, most_rows);
-    size_t n_b = (size_t)c->N * K, results = rows * units;
+    size_t n_b = (size_t)c->N * K, results = rows * units * 2;
     *t = (struct trial){.d = d,
                         .c = c,
                         .rows = (int32_t)rows,
@@ -99,26 +102,28 @@ static void begin(struct trial *t, struct device *d, struct device_choice *c, co
                         .result_units = units,
                         .others_bytes = SP_MIN(OTHERS_BYTES, 64 * n_b)};
     bool own = n_b * 2 <= device_trial_limits.weight_bytes, other = c->added == DEVICE_OTHER;
-    const size_t n[] = {rows * K,
-                        own ? n_b : 0,
-                        results,
-                        t->passes > RESTS ? results : 0,
-                        results,
-                        other ? results : 0,
-                        DEVICE_CANDIDATES * sizeof(int32_t) / 2,
-                        t->others_bytes / 2};
-    size_t at[SP_COUNT(n) + 1] = {0};
-    for (size_t i = 0; i < SP_COUNT(n); i++)
-        at[i + 1] = at[i] + (n[i] * 2 + ALIGNED - 1) / ALIGNED * ALIGNED;
-    t->memory = take(t, at[SP_COUNT(n)]);
-    t->a = (uint16_t *)(t->memory + at[0]);
-    t->own_b = own ? (uint16_t *)(t->memory + at[1]) : NULL;
-    t->expected[RESULTS] = (uint16_t *)(t->memory + at[2]);
-    t->expected[RESTS] = (uint16_t *)(t->memory + at[3]);
-    t->got = (uint16_t *)(t->memory + at[4]);
-    t->other = other ? (uint16_t *)(t->memory + at[5]) : NULL;
-    t->differ = (int32_t *)(t->memory + at[6]);
-    t->others = t->memory + at[7];
+    const size_t bytes[PIECES] = {
+        [ROWS] = rows * K * 2,
+        [WEIGHTS] = own ? n_b * 2 : 0,
+        [EXPECTED] = results,
+        [EXPECTED_RESTS] = t->passes > RESTS ? results : 0,
+        [GOT] = results,
+        [ADDED] = other ? results : 0,
+        [DIFFER] = DEVICE_CANDIDATES * sizeof(*t->differ),
+        [OTHERS] = t->others_bytes,
+    };
+    size_t at[PIECES + 1] = {0};
+    for (int i = 0; i < PIECES; i++)
+        at[i + 1] = at[i] + (bytes[i] + ALIGNED - 1) / ALIGNED * ALIGNED;
+    t->memory = take(t, at[PIECES]);
+    t->a = (uint16_t *)(t->memory + at[ROWS]);
+    t->own_b = own ? (uint16_t *)(t->memory + at[WEIGHTS]) : NULL;
+    t->expected[RESULTS] = (uint16_t *)(t->memory + at[EXPECTED]);
+    t->expected[RESTS] = (uint16_t *)(t->memory + at[EXPECTED_RESTS]);
+    t->got = (uint16_t *)(t->memory + at[GOT]);
+    t->other = other ? (uint16_t *)(t->memory + at[ADDED]) : NULL;
+    t->differ = (int32_t *)(t->memory + at[DIFFER]);
+    t->others = t->memory + at[OTHERS];
     device_check(cudaEventCreate(&t->start), "trial");
     device_check(cudaEventCreate(&t->stop), "trial");
     fill(t, t->a, rows * K, 1);

@@ -17,8 +17,7 @@
 
 /* Work that is held back is compared byte by byte with that of the last time (device_pass.c). So
  * structs of arguments that it has say of all their bytes what they are: where a compiler would
- * leave some behind the members, which may be anything, there is one more of them. */
-/* Every byte of a kernel's arguments belongs to a member (padding.c): passes compare them. */
+ * leave some behind the members, which may be anything, there is one more of them (padding.c). */
 struct gpu_handle { /* what a kernel's handle points to */
     const void *function;
     size_t args_bytes;
