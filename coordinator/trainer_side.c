@@ -23,6 +23,13 @@ void core_trainer_lost(struct coord_core *core, struct coord_run *run, const cha
     core_changed(core);
 }
 
+/* Whether it is with its trainer, or will be when it goes on. */
+static bool is_trained(const struct coord_iteration *it)
+{
+    enum coord_state at = it->state == COORD_PAUSED ? it->resume : it->state;
+    return at == COORD_RUNNING || at == COORD_PUBLISHING;
+}
+
 struct coord_run *core_fenced(struct coord_core *core, const struct coord_event *event,
                               uint64_t worker_id, const char *name, uint32_t iteration,
                               uint64_t epoch)
@@ -49,9 +56,7 @@ struct coord_run *core_fenced(struct coord_core *core, const struct coord_event 
                          coord_state_name(it->state));
         return NULL;
     }
-    if (it->holder == 0 && it->adoptable && !it->granting &&
-        (it->state == COORD_RUNNING || it->state == COORD_PUBLISHING ||
-         it->state == COORD_PAUSED)) {
+    if (it->holder == 0 && it->adoptable && !it->granting && is_trained(it)) {
         it->holder = worker->id;
         core_changed(core);
     }

@@ -402,6 +402,24 @@ START_TEST(steps_are_remembered)
 }
 END_TEST
 
+/* It was lost while its commit was being verified, so nobody let go of the lease; the iteration is
+ * over for it all the same, also when it pauses. */
+START_TEST(what_is_published_is_not_taken_up_again)
+{
+    const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
+    cf_work_all(&fx, generator);
+    CF_OK(cf_publish_begin(&fx, one, lease));
+    fx.hold_work = true;
+    ck_assert(!cf_publish_commit(&fx, one, lease)->there);
+    cf_tick(&fx, fx.times.trainer_lease_ms + 100);
+    cf_finish(&fx);
+    CF_STATE(&fx, COORD_EVALUATING);
+    CF_OK(cf_verb(&fx, "pause", ""));
+    CF_FAILS(SP_ESTALE, report(one, lease, 1));
+    CF_FAILS(SP_ESTALE, cf_trainer_renew(&fx, one, lease));
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("core_trainer");
@@ -424,6 +442,7 @@ static Suite *suite(void)
     tcase_add_test(tc, no_generated_answers_no_work);
     tcase_add_test(tc, the_trainers_own_references);
     tcase_add_test(tc, steps_are_remembered);
+    tcase_add_test(tc, what_is_published_is_not_taken_up_again);
     suite_add_tcase(s, tc);
     return s;
 }
