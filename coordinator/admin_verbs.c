@@ -240,6 +240,14 @@ static void verb_start(const struct verb_call *call)
         return answer_brief(call);
     if (!it || it->state != COORD_CANCELLED)
         return refuse(call, "start");
+    /* Its checkpoint is given, not made: without it there would be nothing to go back to. */
+    if (fresh && call->run->info.settings.mode == RUN_MODE_EVALUATE) {
+        core_reply_error(call->core, call->event->handle, SP_ESTATE, 0,
+                         "start: %s is an evaluation, whose results are always the same: `spinctl "
+                         "start %s` goes on with those that are there",
+                         call->run->info.name, call->run->info.name);
+        return;
+    }
     bool published = !sp_digest_is_zero(&it->checkpoint);
     move(call, published && !fresh ? COORD_EVALUATING : COORD_RUNNING, fresh, NULL);
 }
@@ -253,6 +261,8 @@ static void verb_skip(const struct verb_call *call)
         core_reply_error(call->core, call->event->handle, err.code, 0, "%s", err.text);
         return;
     }
+    if (is_pending(call))
+        return;
     bool running = it && (it->state == COORD_RUNNING || it->state == COORD_PLANNED ||
                           (it->state == COORD_PAUSED && it->resume != COORD_EVALUATING &&
                            it->resume != COORD_PUBLISHING));
@@ -285,9 +295,9 @@ static void verb_status(const struct verb_call *call)
         return;
     }
     if (since < 0 || wait_ms == 0 || (uint64_t)since < call->core->version) {
-        core_reply_json(call->core, call->event->handle,
-                        coord_status(call->core, admin->run[0] ? admin->run : NULL,
-                                     call->core->now_ms));
+        core_reply_json(
+            call->core, call->event->handle,
+            coord_status(call->core, admin->run[0] ? admin->run : NULL, call->core->now_ms));
         return;
     }
     struct coord_parked *parked =
@@ -347,8 +357,7 @@ static void change_hold(const struct verb_call *call, enum store_hold_kind kind,
         core_reply_error(call->core, call->event->handle, rc, 0, "%s", err.text);
         return;
     }
-    core_set_hold(call->core, worker, kind, reason, call->event->who.token_id,
-                  call->event->handle);
+    core_set_hold(call->core, worker, kind, reason, call->event->who.token_id, call->event->handle);
     if (take_back)
         core_take_back(call->core, worker, "is its no more: it is drained");
 }

@@ -103,7 +103,9 @@ static bool check_result(struct coord_core *core, const struct coord_event *even
         const struct sp_digest *weights = iteration_set_weights(it, (enum proto_set)result->set);
         coord_item_at(&run->info.settings, &it->plan, (enum proto_set)result->set,
                       (uint32_t)result->position, &item);
-        if (!sp_digest_equal(&submit->checkpoint, weights))
+        if (sp_digest_is_zero(weights))
+            fault = "the checkpoint that it is about is not published yet";
+        else if (!sp_digest_equal(&submit->checkpoint, weights))
             fault = "checkpoint: other weights than the set's";
         else
             fault = fault_of(run, result, &item);
@@ -267,8 +269,8 @@ void core_results_written(struct coord_core *core, struct coord_write *write,
 void core_refs_submit(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_refs_submit *submit = event->body;
-    struct coord_run *run = core_fenced(core, event, submit->worker_id, submit->run,
-                                        submit->iteration, submit->epoch);
+    struct coord_run *run =
+        core_fenced(core, event, submit->worker_id, submit->run, submit->iteration, submit->epoch);
     if (!run)
         return;
     struct coord_iteration *it = run->iteration;

@@ -54,8 +54,8 @@ static void to_evaluating(void)
 static int64_t status_number(const char *part, const char *name)
 {
     json_t *status = coord_status(fx.core, WORLD_RUN, fx.now);
-    json_t *object = json_object_get(json_array_get(json_object_get(status, "runs"), 0),
-                                     "iteration");
+    json_t *object =
+        json_object_get(json_array_get(json_object_get(status, "runs"), 0), "iteration");
     if (part)
         object = json_object_get(object, part);
     ck_assert(json_is_integer(json_object_get(object, name)));
@@ -470,6 +470,61 @@ START_TEST(an_evaluation_that_somebody_makes_is_asked_for_again)
 }
 END_TEST
 
+/* What only the checkpoint can answer has no answer before there is one, whoever says so. */
+START_TEST(no_results_of_a_checkpoint_that_is_not_published)
+{
+    to_running();
+    struct proto_work_result result = {
+        .set = PROTO_SET_HOLDOUT_PLAYER, .logprob_ids = NAN, .logprob_a = -1, .logprob_b = -2};
+    struct proto_submit submit = {
+        .worker_id = generator, .run = WORLD_RUN, .results = &result, .results_count = 1};
+    const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_SUBMIT, &submit);
+    CF_FAILS(SP_EINVAL, reply);
+    ck_assert_ptr_nonnull(strstr(reply->text, "not published yet"));
+}
+END_TEST
+
+/* A prompt is taken out of the plan of an iteration that is being trained, and no later: the pairs
+ * of what is being published are those that it was trained on. */
+START_TEST(no_skip_while_the_publication_begins)
+{
+    to_running();
+    cf_work_all(&fx, generator);
+    fx.hold = true;
+    ck_assert(!cf_publish_begin(&fx, trainer, grant)->there);
+    CF_STATE(&fx, COORD_RUNNING); /* until it is durable */
+    CF_FAILS(SP_EUNAVAIL, cf_verb(&fx, "skip", "{\"prompt\": 1}"));
+    cf_release(&fx);
+    CF_STATE(&fx, COORD_PUBLISHING);
+    CF_FAILS(SP_ESTATE, cf_verb(&fx, "skip", "{\"prompt\": 1}"));
+}
+END_TEST
+
+/* The checkpoint of an evaluation is given: dropping it would leave an iteration in training, with
+ * nothing to train. */
+START_TEST(an_evaluation_is_not_started_afresh)
+{
+    struct proto_admin ask = {.verb = "start", .run = "evaluation.1", .args = "{\"fresh\": true}"};
+    struct coord_run_info info = {.name = sp_xstrdup(ask.run),
+                                  .prompts = {0, 2, 0},
+                                  .parent = sp_xstrdup(WORLD_RUN),
+                                  .task = sp_xstrdup("sort")};
+    struct coord_iteration_info iteration = {.state = COORD_CANCELLED,
+                                             .resume = COORD_EVALUATING,
+                                             .checkpoint = {{1}},
+                                             .checkpoint_manifest = {{2}}};
+    struct sp_digest none = {{0}};
+    sp_config_init(&run_settings_spec, &info.settings);
+    info.settings.mode = RUN_MODE_EVALUATE;
+    coord_core_add_run(fx.core, &info, &none, &none, 1, "", fx.now);
+    coord_core_add_iteration(fx.core, ask.run, &iteration, fx.now);
+    CF_FAILS(SP_ESTATE, cf_ask(&fx, PROTO_ROLE_ADMIN, PROTO_ADMIN, &ask));
+    uint32_t number;
+    const char *reason;
+    ck_assert_int_eq(coord_iteration_state(fx.core, ask.run, &number, &reason), COORD_CANCELLED);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("core_states");
@@ -496,6 +551,9 @@ static Suite *suite(void)
     tcase_add_test(tc, damaged_publication_is_refused);
     tcase_add_test(tc, cancel_while_verifying);
     tcase_add_test(tc, published_too_early);
+    tcase_add_test(tc, no_results_of_a_checkpoint_that_is_not_published);
+    tcase_add_test(tc, no_skip_while_the_publication_begins);
+    tcase_add_test(tc, an_evaluation_is_not_started_afresh);
     tcase_add_test(tc, roles);
     tcase_add_test(tc, a_full_disk_pauses);
     tcase_add_test(tc, an_evaluation_that_somebody_makes_is_asked_for_again);
