@@ -6,6 +6,7 @@
 
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 #include "common/model/config.h"
 
 #define LEASE_ARENA_BYTES (64u << 10)
@@ -61,6 +62,8 @@ static enum sp_err check_grant(const struct proto_lease_reply *grant, struct sp_
         const struct proto_work_item *item = &grant->items[i];
         if (item->kind != PROTO_WORK_SAMPLE && item->kind != PROTO_WORK_SCORE)
             return sp_fail(err, SP_EFORMAT, "lease: item %u: unknown kind %u", i, item->kind);
+        if (item->key_iteration >= SP_RNG_ITERATIONS)
+            return sp_fail(err, SP_EFORMAT, "lease: item %u: iteration %u", i, item->key_iteration);
         if (item->prompt_ids.count == 0)
             return sp_fail(err, SP_EFORMAT, "lease: item %u: empty prompt", i);
         if (item->kind == PROTO_WORK_SAMPLE && grant->max_new_tokens < 1)

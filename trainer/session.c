@@ -8,6 +8,7 @@
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
+#include "common/base/rng.h"
 
 #define CALL_GIVE_UP_MS 5000
 #define UNFIT_PAUSE_MS 5000
@@ -22,9 +23,11 @@ enum sp_err train_session_new(struct trainer *trainer,
 {
     if (grant->run == NULL || grant->run[0] == '\0' || strlen(grant->run) > SP_MAX_RUN_NAME)
         return sp_fail(err, SP_EFORMAT, "grant: no name of a run");
-    if (grant->plan_pairs == 0 || grant->plan_pairs > UINT32_MAX || grant->epoch == 0)
-        return sp_fail(err, SP_EFORMAT, "grant: %llu pairs, epoch %llu",
-                       (unsigned long long)grant->plan_pairs, (unsigned long long)grant->epoch);
+    if (grant->plan_pairs == 0 || grant->plan_pairs > UINT32_MAX || grant->epoch == 0 ||
+        grant->iteration >= SP_RNG_ITERATIONS)
+        return sp_fail(err, SP_EFORMAT, "grant: %llu pairs, epoch %llu, iteration %u",
+                       (unsigned long long)grant->plan_pairs, (unsigned long long)grant->epoch,
+                       grant->iteration);
     json_t *json = NULL;
     struct train_session *session = sp_xalloc(sizeof(*session));
     sp_config_init(&run_settings_spec, &session->settings);
@@ -32,6 +35,9 @@ enum sp_err train_session_new(struct trainer *trainer,
         sp_json_parse(grant->settings, strlen(grant->settings), "run settings", &json, err);
     if (rc == SP_OK)
         rc = run_settings_from_json(json, &session->settings, err);
+    if (rc == SP_OK && session->settings.mode == RUN_MODE_EVALUATE)
+        rc = sp_fail(err, SP_EFORMAT, "run %s is an evaluation: there is nothing to train",
+                     grant->run);
     json_decref(json);
     if (rc != SP_OK) {
         train_session_free(session);

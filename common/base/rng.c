@@ -31,7 +31,7 @@ void sp_philox(const uint32_t counter[4], const uint32_t key[2], uint32_t ret[4]
 void sp_rng_draw(uint64_t seed, enum sp_stream stream, uint32_t iteration, uint32_t a, uint32_t b,
                  uint32_t c, uint32_t ret[4])
 {
-    SP_ASSERT(iteration < (1u << 24) && (uint32_t)stream < 256);
+    SP_ASSERT(iteration < SP_RNG_ITERATIONS && (uint32_t)stream < 256);
     const uint32_t counter[4] = {a, b, c, iteration << 8 | (uint32_t)stream};
     const uint32_t key[2] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     sp_philox(counter, key, ret);

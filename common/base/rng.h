@@ -25,8 +25,10 @@ enum sp_stream {
     SP_STREAM_ROUND = 8,
 };
 
+#define SP_RNG_ITERATIONS (1u << 24) /* the number of an iteration is below it */
+
 /* 128 bits for (seed, stream, iteration, a, b, c). Key = seed (64 bits). Counter =
- * { a, b, c, iteration << 8 | stream }; iteration < 2^24. */
+ * { a, b, c, iteration << 8 | stream }; iteration < SP_RNG_ITERATIONS. */
 void sp_rng_draw(uint64_t seed, enum sp_stream stream, uint32_t iteration, uint32_t a, uint32_t b,
                  uint32_t c, uint32_t ret[4]);
 

@@ -138,9 +138,9 @@ START_TEST(test_malformed_grants_are_refused)
 {
     struct proto_work_item items[2];
     int32_t many[16] = {0};
-    const char *const expected[] = {"0 items",        "unknown kind",     "empty prompt",
-                                    "max_new_tokens", "nothing to score", "end an answer",
-                                    "storage type",   "storage type",     "items, expected"};
+    const char *const expected[] = {
+        "0 items",       "unknown kind", "empty prompt", "max_new_tokens",    "nothing to score",
+        "end an answer", "storage type", "storage type", "item 1: iteration", "items, expected"};
     for (size_t i = 0; i < SP_COUNT(expected); i++) {
         struct proto_lease_reply grant = grant_of(1, items, 2);
         struct gen_lease *lease = NULL;
@@ -170,6 +170,9 @@ START_TEST(test_malformed_grants_are_refused)
             break;
         case 7:
             grant.weights_dtype = 3;
+            break;
+        case 8:
+            items[1].key_iteration = 1u << 24;
             break;
         default:
             grant.items_count = 100000;

@@ -9,6 +9,7 @@
 #include "common/base/mem.h"
 #include "tests/unit/check_main.h"
 #include "tests/unit/worker/fake.h"
+#include "trainer/session.h"
 #include "trainer/trainer.h"
 
 #define STEPS 12 /* 24 pairs, batches of 4, 2 passes */
@@ -375,6 +376,33 @@ START_TEST(test_two_trainers_do_not_share_a_directory)
 }
 END_TEST
 
+/* Grants that no coordinator should send are refused before anything is made of them. */
+START_TEST(test_malformed_grants_are_refused)
+{
+    static const char *const evaluation[] = {"run.mode=evaluate", NULL};
+    struct fake fake;
+    fake_start(&fake, evaluation);
+    struct tn_backend backend = {.numerics_class = "cpu r1"};
+    struct trainer trainer = {.backend = &backend};
+    const struct proto_trainer_lease_reply good = {
+        .run = "r", .plan_pairs = 24, .epoch = 1, .settings = fake.settings};
+    const char *const expected[] = {"is an evaluation", "iteration 16777216", "0 pairs", "no name",
+                                    "run settings"};
+    for (size_t i = 0; i < SP_COUNT(expected); i++) {
+        struct proto_trainer_lease_reply grant = good;
+        struct train_session *session = NULL;
+        struct sp_error err = {0};
+        grant.iteration = i == 1 ? 1u << 24 : 0;
+        grant.plan_pairs = i == 2 ? 0 : 24;
+        grant.run = i == 3 ? "" : "r";
+        grant.settings = i == 4 ? "[]" : fake.settings;
+        ck_assert_int_eq(train_session_new(&trainer, &grant, &session, &err), SP_EFORMAT);
+        ck_assert_msg(strstr(err.text, expected[i]) != NULL, "case %zu: %s", i, err.text);
+    }
+    fake_stop(&fake);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("worker/trainer");
@@ -390,6 +418,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_a_reference_that_is_missing_fails_the_iteration);
     tcase_add_test(c, test_sft_and_dpo_go_the_same_way);
     tcase_add_test(c, test_two_trainers_do_not_share_a_directory);
+    tcase_add_test(c, test_malformed_grants_are_refused);
     suite_add_tcase(s, c);
     return s;
 }
