@@ -217,7 +217,7 @@ static char *run_of_path(const char *path)
         strcmp(path + n - 3, ".db") != 0)
         return NULL;
     char *name = sp_xstrndup(path + 5, n - 8);
-    if (store_run_name_is_good(name))
+    if (sp_run_name_is_good(name))
         return name;
     free(name);
     return NULL;

@@ -80,7 +80,7 @@ static enum sp_err check_runs(const char *runs, struct sp_error *err)
     char *copy = sp_xstrdup(runs), *rest = copy;
     enum sp_err rc = SP_OK;
     for (char *name; rc == SP_OK && runs[0] && (name = strsep(&rest, ",")) != NULL;) {
-        if (!store_run_name_is_good(name))
+        if (!sp_run_name_is_good(name))
             rc = sp_fail(err, SP_EINVAL,
                          "runs of a token: \"%.80s\" is not a run's name: give names separated by "
                          "commas, or none for every run",

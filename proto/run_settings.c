@@ -1,9 +1,10 @@
 #include "proto/run_settings.h"
 
-#include <ctype.h>
+#include <math.h>
 #include <stddef.h>
 #include <string.h>
 
+#include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 #include "common/base/setting_rows.h"
@@ -256,17 +257,18 @@ static enum sp_err check_storage(const struct run_settings *s, struct sp_error *
     return SP_OK;
 }
 
-static bool name_is_good(const char *name)
+/* What the table's ranges cannot say of single numbers. */
+static enum sp_err check_numbers(const struct run_settings *s, struct sp_error *err)
 {
-    size_t length = strlen(name);
-    if (length == 0 || length > SP_MAX_RUN_NAME || name[0] == '.' || name[0] == '-')
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (!isalnum(c) && c != '-' && c != '_' && c != '.')
-            return false;
-    }
-    return true;
+    for (int32_t i = 0; i < s->epochs.count; i++)
+        if (s->epochs.values[i] != floor(s->epochs.values[i]))
+            return sp_fail(err, SP_EINVAL, "[train] epochs: %g: passes are whole",
+                           s->epochs.values[i]);
+    if (s->eps <= 0)
+        return sp_fail(err, SP_EINVAL,
+                       "[train] eps: 0: a weight whose gradient was always 0 would be divided by "
+                       "it: give 1e-8");
+    return SP_OK;
 }
 
 int64_t run_settings_prompt_limit(const struct run_settings *settings)
@@ -294,7 +296,7 @@ enum sp_err run_settings_from_json(const json_t *object, struct run_settings *re
 enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
 {
     const struct run_settings *s = settings;
-    if (!name_is_good(s->name))
+    if (!sp_run_name_is_good(s->name))
         return sp_fail(err, SP_EINVAL,
                        "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'",
                        s->name, SP_MAX_RUN_NAME);
@@ -318,7 +320,7 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
             err, SP_EINVAL,
             "[generate] weights, activations, kv: bf16 answers must be scored in the trainer's "
             "precision: set [run] score_by = trainer");
-    if (s->mode != RUN_MODE_SPIN && s->order == RUN_ORDER_GAP && s->mode == RUN_MODE_SFT)
+    if (s->mode == RUN_MODE_SFT && s->order == RUN_ORDER_GAP)
         return sp_fail(err, SP_EINVAL,
                        "[train] order: gap needs scored pairs, which mode = sft "
                        "does not make: use shuffle or length");
@@ -326,7 +328,9 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
         return sp_fail(err, SP_EINVAL,
                        "[train] order: gap needs scores before training: set [run] score_by = "
                        "generator, or another order");
-    enum sp_err rc = check_storage(s, err);
+    enum sp_err rc = check_numbers(s, err);
+    if (rc == SP_OK)
+        rc = check_storage(s, err);
     if (rc == SP_OK)
         rc = check_compat(s, err);
     if (rc != SP_OK)

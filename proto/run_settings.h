@@ -99,9 +99,9 @@ int64_t run_settings_prompt_limit(const struct run_settings *settings);
  * them. */
 void run_settings_use_compat(struct run_settings *settings, int compat);
 
-/* What the table cannot say: fields that need each other (max_new_tokens below the sequence, a name
- * of letters, digits, "-", "_", ".", a mode that needs generated answers, …). */
-enum sp_err run_settings_check(const struct run_settings *settings, struct sp_error *err)
-    SP_MUST_USE;
+/* What the table cannot say: fields that need each other (a prompt shorter than the sequence, a
+ * mode that needs generated answers, …), a name of letters, digits, "-", "_", ".", whole passes. */
+enum sp_err run_settings_check(const struct run_settings *settings,
+                               struct sp_error *err) SP_MUST_USE;
 
 #endif

@@ -1,5 +1,6 @@
 #include "common/base/fs.h"
 
+#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
@@ -13,6 +14,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "common/base/limits.h"
 #include "common/base/mem.h"
 
 #define REMOVE_DEPTH 64
@@ -257,6 +259,19 @@ bool sp_path_is_safe(const char *path)
             if (path[i] < 0x20 || path[i] > 0x7e || path[i] == '\\')
                 return false;
         start += part + 1;
+    }
+    return true;
+}
+
+bool sp_run_name_is_good(const char *name)
+{
+    size_t length = strlen(name);
+    if (length == 0 || length > SP_MAX_RUN_NAME || name[0] == '.' || name[0] == '-')
+        return false;
+    for (size_t i = 0; i < length; i++) {
+        unsigned char c = (unsigned char)name[i];
+        if (c >= 0x80 || (!isalnum(c) && c != '-' && c != '_' && c != '.'))
+            return false;
     }
     return true;
 }

@@ -35,6 +35,10 @@ char *sp_path_join(const char *a, const char *b); /* malloc'd */
  * printable ASCII, at most 255 bytes. For file names from manifests and archives. */
 bool sp_path_is_safe(const char *path);
 
+/* Letters, digits, '-', '_', '.', not first '-' or '.', 1 to SP_MAX_RUN_NAME: files are named after
+ * runs. */
+bool sp_run_name_is_good(const char *name);
+
 /* Read-only memory map. length 0 maps nothing and succeeds. */
 struct sp_map {
     const uint8_t *data;

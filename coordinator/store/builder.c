@@ -38,7 +38,7 @@ enum sp_err store_builder_open(const char *state_dir, const char *name,
                                const struct store_options *options, struct store_builder **ret,
                                struct sp_error *err)
 {
-    if (!store_run_name_is_good(name))
+    if (!sp_run_name_is_good(name))
         return sp_fail(err, SP_EINVAL, "\"%.80s\" is not a name for a run", name);
     char *run_path = store_run_path(state_dir, name, "");
     bool there = sp_path_exists(run_path);

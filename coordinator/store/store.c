@@ -1,7 +1,6 @@
 /* The state directory: lock, control.db, run files, transactions over them. */
 #include "coordinator/store/store.h"
 
-#include <ctype.h>
 #include <dirent.h>
 #include <errno.h>
 #include <stdlib.h>
@@ -19,19 +18,6 @@
 char *store_run_path(const char *state_dir, const char *name, const char *suffix)
 {
     return sp_xprintf("%s/runs/%s.db%s", state_dir, name, suffix);
-}
-
-bool store_run_name_is_good(const char *name)
-{
-    size_t length = strlen(name);
-    if (length == 0 || length > SP_MAX_RUN_NAME || name[0] == '.' || name[0] == '-')
-        return false;
-    for (size_t i = 0; i < length; i++) {
-        unsigned char c = (unsigned char)name[i];
-        if (c >= 0x80 || (!isalnum(c) && c != '-' && c != '_' && c != '.'))
-            return false;
-    }
-    return true;
 }
 
 static enum sp_err open_control(struct store *store, struct sp_error *err)
@@ -107,7 +93,7 @@ static enum sp_err sort_out(struct store *store, const char *entry, struct sp_er
     if (!has_suffix(entry, ".db"))
         return SP_OK;
     char *name = sp_xstrndup(entry, strlen(entry) - 3);
-    bool is_new = false, is_run = store_run_name_is_good(name);
+    bool is_new = false, is_run = sp_run_name_is_good(name);
     enum sp_err rc = is_run ? check_not_lost(store, entry, err) : SP_OK;
     if (rc == SP_OK && is_run)
         rc = insert_run(store, name, &is_new, err);
@@ -265,7 +251,7 @@ bool store_in_transaction(const struct store *store)
 static void read_run_name(struct sdb_row *row, void *ret)
 {
     const char *name = sdb_text(row);
-    if (!store_run_name_is_good(name))
+    if (!sp_run_name_is_good(name))
         row->bad = 0;
     *(const char **)ret = name;
 }
@@ -358,7 +344,7 @@ enum sp_err store_run_open(struct store *store, const char *name, struct store_r
 enum sp_err store_run_adopt(struct store *store, const char *name, struct sp_error *err)
 {
     SP_ASSERT(store->write_window);
-    if (!store_run_name_is_good(name))
+    if (!sp_run_name_is_good(name))
         return sp_fail(err, SP_EINVAL, "\"%.80s\" is not a name for a run", name);
     char *from = store_run_path(store->dir, name, ".new");
     char *to = store_run_path(store->dir, name, "");

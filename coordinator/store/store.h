@@ -90,9 +90,6 @@ enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const c
 enum sp_err store_run_open(struct store *store, const char *name, struct store_run **ret,
                            struct sp_error *err) SP_MUST_USE;
 
-/* Letters, digits, '-', '_', '.', not first '-' or '.', 1 to SP_MAX_RUN_NAME. Any thread. */
-bool store_run_name_is_good(const char *name);
-
 /* ---- tokens (tokens.h has the rules) ---- */
 
 struct store_token {

@@ -51,6 +51,8 @@ static const struct {
     {"[run]\nname = x\n[model]\nbase = b\n", "[data] train: no file given"},
     {"[run]\nname = x\n[data]\ntrain = t\n", "[model] base: no directory given"},
     {MINIMAL "[data]\nmax_prompt_tokens = 2048\n", "leaves no room for an answer"},
+    {MINIMAL "[train]\nepochs = 2, 1.5\n", "[train] epochs: 1.5: passes are whole"},
+    {MINIMAL "[train]\neps = 0\n", "[train] eps: 0: "},
     {MINIMAL "[generate]\nkv = bf16\n", "set [run] score_by = trainer"},
     {MINIMAL "[generate]\nweights = bf16\n", "set [run] score_by = trainer"},
     {MINIMAL "[generate]\nweights = bf16\nactivations = bf16\n", "set [run] score_by = trainer"},
