@@ -1,7 +1,8 @@
 /* Making a run's file aside, and reading what it fixed: the run's row, its prompts. */
-#include <math.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -34,6 +35,28 @@ static enum sp_err create_empty(const char *path, const char *name, struct sp_er
     return sp_fail_errno(err, errno, "%s: create", path);
 }
 
+/* Every run has a file that is open while the coordinator runs. */
+static enum sp_err check_room(const char *state_dir, const char *name, struct sp_error *err)
+{
+    char *path = sp_path_join(state_dir, "runs");
+    DIR *dir = opendir(path);
+    enum sp_err rc = dir == NULL ? sp_fail_errno(err, errno, "%s", path) : SP_OK;
+    uint32_t count = 0;
+    for (struct dirent *entry; dir != NULL && (entry = readdir(dir)) != NULL;) {
+        const char *dot = strrchr(entry->d_name, '.');
+        count += dot != NULL && strcmp(dot, ".db") == 0;
+    }
+    if (dir != NULL)
+        closedir(dir);
+    if (count >= SP_MAX_RUNS)
+        rc = sp_fail(err, SP_ELIMIT,
+                     "run %s: there are %u runs, evaluations among them, and a coordinator has at "
+                     "most %d: go on in another state directory",
+                     name, count, SP_MAX_RUNS);
+    free(path);
+    return rc;
+}
+
 enum sp_err store_builder_open(const char *state_dir, const char *name,
                                const struct store_options *options, struct store_builder **ret,
                                struct sp_error *err)
@@ -45,8 +68,11 @@ enum sp_err store_builder_open(const char *state_dir, const char *name,
     free(run_path);
     if (there)
         return sp_fail(err, SP_EEXIST, "run %s exists already", name);
+    enum sp_err rc = check_room(state_dir, name, err);
+    if (rc != SP_OK)
+        return rc;
     char *path = store_run_path(state_dir, name, ".new");
-    enum sp_err rc = create_empty(path, name, err);
+    rc = create_empty(path, name, err);
     if (rc != SP_OK) {
         free(path);
         return rc;

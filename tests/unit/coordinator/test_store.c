@@ -86,6 +86,28 @@ START_TEST(test_adopt_refuses)
 }
 END_TEST
 
+START_TEST(test_runs_have_a_limit)
+{
+    struct fx fx = fx_new("one");
+    struct store_builder *builder = NULL;
+    for (int i = 2; i <= SP_MAX_RUNS; i++) {
+        char *path = sp_xprintf("%s/runs/n%d.db", fx.dir, i);
+        int fd = i == SP_MAX_RUNS ? -1 : open(path, O_CREAT | O_WRONLY, 0600);
+        if (fd >= 0)
+            close(fd);
+        free(path);
+    }
+    OK(store_builder_open(fx.dir, "last", NULL, &builder, &fx.err)); /* one has room */
+    store_builder_free(builder);
+    OK(fx_build(fx.dir, "last", NULL, &fx.err));
+    store_begin(fx.store);
+    OK(store_run_adopt(fx.store, "last", &fx.err));
+    OK(store_commit(fx.store, &fx.err));
+    FAILS(SP_ELIMIT, store_builder_open(fx.dir, "more", NULL, &builder, &fx.err));
+    fx_free(&fx);
+}
+END_TEST
+
 /* A death between rename and COMMIT leaves a file without a row; one during create-run a .new. */
 START_TEST(test_left_overs_are_sorted_out)
 {
@@ -345,6 +367,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_second_process_is_refused);
     tcase_add_test(t, test_runs_survive_reopening);
     tcase_add_test(t, test_adopt_refuses);
+    tcase_add_test(t, test_runs_have_a_limit);
     tcase_add_test(t, test_left_overs_are_sorted_out);
     tcase_add_test(t, test_lost_control_is_not_made_anew);
     tcase_add_test(t, test_rollback_and_commit);
