@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/fs.h"
 #include "common/base/json.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
@@ -21,7 +22,7 @@ enum sp_err train_session_new(struct trainer *trainer,
                               const struct proto_trainer_lease_reply *grant,
                               struct train_session **ret, struct sp_error *err)
 {
-    if (grant->run == NULL || grant->run[0] == '\0' || strlen(grant->run) > SP_MAX_RUN_NAME)
+    if (grant->run == NULL || !sp_run_name_is_good(grant->run)) /* snapshots are named after it */
         return sp_fail(err, SP_EFORMAT, "grant: no name of a run");
     if (grant->plan_pairs == 0 || grant->plan_pairs > UINT32_MAX || grant->epoch == 0 ||
         grant->iteration >= SP_RNG_ITERATIONS)

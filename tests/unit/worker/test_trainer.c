@@ -386,15 +386,15 @@ START_TEST(test_malformed_grants_are_refused)
     struct trainer trainer = {.backend = &backend};
     const struct proto_trainer_lease_reply good = {
         .run = "r", .plan_pairs = 24, .epoch = 1, .settings = fake.settings};
-    const char *const expected[] = {"is an evaluation", "iteration 16777216", "0 pairs", "no name",
-                                    "run settings"};
+    const char *const expected[] = {"is an evaluation", "iteration 16777216", "0 pairs",
+                                    "no name",          "run settings",       "no name"};
     for (size_t i = 0; i < SP_COUNT(expected); i++) {
         struct proto_trainer_lease_reply grant = good;
         struct train_session *session = NULL;
         struct sp_error err = {0};
         grant.iteration = i == 1 ? 1u << 24 : 0;
         grant.plan_pairs = i == 2 ? 0 : 24;
-        grant.run = i == 3 ? "" : "r";
+        grant.run = i == 3 ? "" : i == 5 ? "../up" : "r";
         grant.settings = i == 4 ? "[]" : fake.settings;
         ck_assert_int_eq(train_session_new(&trainer, &grant, &session, &err), SP_EFORMAT);
         ck_assert_msg(strstr(err.text, expected[i]) != NULL, "case %zu: %s", i, err.text);
