@@ -48,8 +48,10 @@ static enum sp_err find_weights(struct seeker *seeker, struct gen_lease *lease,
     if (seeker->dir == NULL || !sp_digest_equal(&seeker->checkpoint, &grant->checkpoint)) {
         struct gen *gen = seeker->gen;
         struct ckpt_cache_ref *ref = NULL;
+        atomic_store(&gen->counters.fetching, true);
         enum sp_err rc = worker_fetch_checkpoint(gen->lease_peer, gen->cache, &grant->checkpoint,
                                                  &grant->manifest, NULL, NULL, &ref, err);
+        atomic_store(&gen->counters.fetching, false);
         if (rc != SP_OK)
             return rc;
         gen_dir_drop(seeker->dir);

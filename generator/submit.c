@@ -172,11 +172,12 @@ static bool flush_is_due(const struct submitter *s, int64_t now_ms)
 
 static const char *activity_text(struct gen *gen, char *text, size_t bytes)
 {
-    static const char *const names[] = {"waiting for work", "fetching weights", "loading weights",
-                                        "sampling"};
+    static const char *const names[] = {"waiting for work", "loading weights", "sampling"};
     int activity = atomic_load(&gen->counters.activity);
     snprintf(text, bytes, "%s, %d in flight", names[activity],
              atomic_load(&gen->counters.in_flight));
+    if (activity == GEN_IDLE && atomic_load(&gen->counters.fetching))
+        return "fetching weights";
     return activity == GEN_WORKING ? text : names[activity];
 }
 

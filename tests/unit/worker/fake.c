@@ -176,6 +176,10 @@ static void blobs(struct fake *fake, struct proto_request *request, enum proto_t
         return;
     }
     const struct proto_blob_get *get = proto_request_body(request);
+    if (atomic_load(&fake->refuse_blobs)) {
+        proto_reply_error(request, SP_EUNAVAIL, 5, "not now");
+        return;
+    }
     uint8_t *data;
     size_t length;
     enum sp_err rc = ckpt_blobs_get(fake->blobs, &get->sha256, &data, &length, &err);
@@ -379,12 +383,15 @@ static void lease(struct fake *fake, struct proto_request *request)
 
 static void renew(struct fake *fake, struct proto_request *request)
 {
+    const struct proto_renew *renew = proto_request_body(request);
     uint64_t lost = atomic_exchange(&fake->lose_lease, 0);
     struct proto_renew_reply reply = {.lost = {.values = &lost, .count = lost != 0}};
     for (uint32_t i = 0; lost != 0 && i < FAKE_PAIRS; i++)
         if (fake->item_state[i] == 1 && fake->item_lease[i] == lost)
             fake->item_state[i] = 0;
     atomic_fetch_add(&fake->renewals, 1);
+    if (strcmp(renew->activity, "fetching weights") == 0)
+        atomic_store(&fake->heard_fetching, true);
     proto_reply(request, PROTO_RENEW_REPLY, &reply);
 }
 

@@ -42,6 +42,7 @@ struct fake {
     atomic_uint lose_lease; /* this lease is lost at the next renewal */
     atomic_int available;   /* pairs that exist so far */
     atomic_bool offer_training, offer_work;
+    atomic_bool refuse_blobs; /* with SP_EUNAVAIL */
     /* what happened */
     uint64_t worker_id, hellos;
     uint32_t leases_named, claims_true; /* in all hellos; claims of just what a lease is about */
@@ -61,6 +62,7 @@ struct fake {
     uint64_t item_lease[FAKE_PAIRS];
     struct proto_work_result results[FAKE_PAIRS]; /* ids owned */
     atomic_uint stored, duplicates, returned, renewals;
+    atomic_bool heard_fetching; /* a generator's renewal said that it gets weights */
 };
 
 /* settings: "section.name=value" after one another, NULL at the end; mode etc. */

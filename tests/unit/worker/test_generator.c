@@ -230,6 +230,24 @@ START_TEST(test_a_run_for_another_backend_is_given_back)
 }
 END_TEST
 
+/* Weights may take minutes: what the coordinator shows says so. */
+START_TEST(test_a_generator_says_that_it_fetches_weights)
+{
+    struct fake fake;
+    struct worker worker;
+    fake_start(&fake, NULL);
+    atomic_store(&fake.refuse_blobs, true);
+    atomic_store(&fake.offer_work, true);
+    start(&worker, &fake, 4, 1);
+    fake_wait_true(&fake.heard_fetching);
+    ck_assert_uint_eq(atomic_load(&fake.stored), 0);
+    atomic_store(&fake.refuse_blobs, false);
+    fake_wait_u(&fake.stored, FAKE_PAIRS);
+    stop(&worker);
+    fake_stop(&fake);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("worker/generator");
@@ -242,6 +260,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_a_stop_does_not_wait_for_a_coordinator_that_is_away);
     tcase_add_test(c, test_a_lost_lease_is_worked_on_by_whoever_gets_it_next);
     tcase_add_test(c, test_a_run_for_another_backend_is_given_back);
+    tcase_add_test(c, test_a_generator_says_that_it_fetches_weights);
     suite_add_tcase(s, c);
     return s;
 }
