@@ -425,15 +425,6 @@ bool coord_admin_is_live(const char *verb)
     return false;
 }
 
-bool coord_admin_changes(const char *verb)
-{
-    for (size_t i = 0; i < SP_COUNT(verbs); i++) {
-        if (strcmp(verbs[i].name, verb) == 0)
-            return verbs[i].changes;
-    }
-    return false;
-}
-
 void core_admin(struct coord_core *core, const struct coord_event *event)
 {
     const struct proto_admin *admin = event->body;

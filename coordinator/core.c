@@ -376,11 +376,6 @@ uint64_t coord_version(const struct coord_core *core)
     return core->version;
 }
 
-uint32_t coord_parked_count(const struct coord_core *core)
-{
-    return core->parked_count;
-}
-
 enum coord_state coord_iteration_state(const struct coord_core *core, const char *name,
                                        uint32_t *ret_number, const char **ret_reason)
 {

@@ -274,13 +274,10 @@ void coord_core_metrics(const struct coord_core *core, int64_t now_ms,
                         struct coord_metrics *metrics);
 uint64_t coord_version(const struct coord_core *core); /* rises with every change of the status */
 const struct coord_run_info *coord_find_run(const struct coord_core *core, const char *name);
-/* Admin verbs that the core answers (the others are the shell's), and those that change something.
- */
+/* Admin verbs that the core answers; the others are the shell's. */
 bool coord_admin_is_live(const char *verb);
-bool coord_admin_changes(const char *verb);
 /* What the simulation checks. */
 enum coord_state coord_iteration_state(const struct coord_core *core, const char *run,
                                        uint32_t *ret_number, const char **ret_reason);
-uint32_t coord_parked_count(const struct coord_core *core);
 
 #endif

@@ -261,7 +261,6 @@ bool set_store(struct coord_set *set, uint32_t position); /* true: it was not st
 void set_skip(struct coord_set *set, uint32_t position);
 void set_revoke(struct coord_set *set, uint32_t position);  /* stored → revoked */
 void set_revoked(struct coord_set *set, uint32_t position); /* revoked → free */
-void set_unlease_all(struct coord_set *set);
 
 /* ---- iterations.c: making and changing an iteration ---- */
 struct coord_iteration *iteration_new(const struct coord_run *run,

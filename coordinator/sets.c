@@ -131,13 +131,3 @@ void set_skip(struct coord_set *set, uint32_t position)
     *state = KEY_SKIPPED;
     set->skipped++;
 }
-
-void set_unlease_all(struct coord_set *set)
-{
-    for (uint32_t i = 0; i < set->count; i++) {
-        if (set->state[i] == KEY_LEASED || set->state[i] == KEY_LEASED_TWICE)
-            set->state[i] = KEY_FREE;
-    }
-    set->leased = 0;
-    set->cursor = 0;
-}

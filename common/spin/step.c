@@ -34,18 +34,6 @@ struct pass {
     bool nonfinite;
 };
 
-enum sp_err spin_mode_parse(const char *name, enum spin_mode *ret, struct sp_error *err)
-{
-    static const char *const names[] = {"spin", "sft", "dpo"};
-    for (size_t i = 0; i < SP_COUNT(names); i++) {
-        if (strcmp(name, names[i]) == 0) {
-            *ret = (enum spin_mode)i;
-            return SP_OK;
-        }
-    }
-    return sp_fail(err, SP_EINVAL, "mode \"%.40s\": expected spin, sft or dpo", name);
-}
-
 static enum sp_err check_config(const struct spin_step_config *c, struct sp_error *err)
 {
     if (c->batch_pairs < 1 || c->batch_pairs > 1 << 20)

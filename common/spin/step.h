@@ -27,8 +27,6 @@
 #include "common/spin/pack.h"
 
 enum spin_mode { SPIN_MODE_SPIN, SPIN_MODE_SFT, SPIN_MODE_DPO };
-enum sp_err spin_mode_parse(const char *name, enum spin_mode *ret,
-                            struct sp_error *err) SP_MUST_USE; /* spin, sft, dpo */
 
 struct spin_step_config {
     enum spin_mode mode;

@@ -37,7 +37,6 @@ struct chat_turn {
 
 /* The named templates, for help texts; "auto" is not one of them. NULL behind the last. */
 const char *tok_template_name(size_t index);     /* static */
-const char *tok_template_about(size_t index);    /* static; one line */
 const char *tok_template_text(const char *name); /* Jinja; static; NULL: no such name, or "none" */
 
 /* A template with the tokenizer that it speaks to. Never changes; any thread. */

@@ -172,44 +172,50 @@ static const char instruction[] =
                  "{% if add_generation_prompt %}{{ '### Response: ' }}{% endif %}";
 
 static const struct {
-    const char *name, *about, *text;
+    const char *name, *text;
 } templates[] = {
-    {"none", "prompt and response as they are; one user turn", NULL},
-    {"chatml", "<|im_start|>user … <|im_end|>", CHATML},
-    {"zephyr", "<|user|> … </s>", zephyr},
-    {"llama2", "[INST] <<SYS>> … [/INST]", llama2},
-    {"llama3", "<|start_header_id|>user<|end_header_id|> … <|eot_id|>", llama3},
-    {"mistral", "as mistral-v1", MISTRAL("loop.first", "[INST] ", " [/INST]", " ")},
-    {"mistral-v1", "[INST] … [/INST] (7B v0.1 and v0.2)",
-     MISTRAL("loop.first", "[INST] ", " [/INST]", " ")},
-    {"mistral-v2", "[INST] …[/INST], system message in the last question",
-     MISTRAL(LAST_USER, "[INST] ", "[/INST]", " ")},
-    {"mistral-v3", "as mistral-v2 (7B v0.3)", MISTRAL(LAST_USER, "[INST] ", "[/INST]", " ")},
-    {"mistral-v3-tekken", "[INST]…[/INST]… (Nemo)", MISTRAL(LAST_USER, "[INST]", "[/INST]", "")},
-    {"mistral-v7", "[SYSTEM_PROMPT] …[/SYSTEM_PROMPT][INST] …[/INST]", MISTRAL_V7(" ")},
-    {"mistral-v7-tekken", "the same without spaces (Small 3)", MISTRAL_V7("")},
-    {"gemma", "<start_of_turn>user … <end_of_turn>", gemma},
-    {"phi3", "<|user|> … <|end|>", phi3},
-    {"qwen", "chatml with Qwen 2.5's system message",
-     CHATML_SYSTEM("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")},
-    {"qwen2", "chatml with Qwen 2's system message", CHATML_SYSTEM("You are a helpful assistant.")},
-    {"qwen3", "chatml with <think> … </think> before the last answer", qwen3},
-    {"smollm", "chatml (SmolLM's first version)", CHATML},
-    {"smollm2", "chatml with SmolLM2's system message", CHATML_SYSTEM(SMOLLM)},
-    {"smollm3", "chatml with SmolLM3's metadata; needs template_date", smollm3},
-    {"alpaca", "Below is an instruction … ### Instruction: … ### Response:", alpaca},
-    {"vicuna", "A chat between a curious user … USER: … ASSISTANT:", vicuna},
-    {"instruction", "### Instruction: … ### Response: (the SPIN paper's)", instruction},
+    /* prompt and response as they are; one user turn */
+    {"none", NULL},
+    {"chatml", CHATML},
+    {"zephyr", zephyr},
+    {"llama2", llama2},
+    {"llama3", llama3},
+    /* as mistral-v1 */
+    {"mistral", MISTRAL("loop.first", "[INST] ", " [/INST]", " ")},
+    /* [INST] … [/INST] (7B v0.1 and v0.2) */
+    {"mistral-v1", MISTRAL("loop.first", "[INST] ", " [/INST]", " ")},
+    /* [INST] …[/INST], system message in the last question */
+    {"mistral-v2", MISTRAL(LAST_USER, "[INST] ", "[/INST]", " ")},
+    /* as mistral-v2 (7B v0.3) */
+    {"mistral-v3", MISTRAL(LAST_USER, "[INST] ", "[/INST]", " ")},
+    /* [INST]…[/INST]… (Nemo) */
+    {"mistral-v3-tekken", MISTRAL(LAST_USER, "[INST]", "[/INST]", "")},
+    {"mistral-v7", MISTRAL_V7(" ")},
+    /* the same without spaces (Small 3) */
+    {"mistral-v7-tekken", MISTRAL_V7("")},
+    {"gemma", gemma},
+    {"phi3", phi3},
+    /* chatml with Qwen 2.5's system message */
+    {"qwen", CHATML_SYSTEM("You are Qwen, created by Alibaba Cloud. You are a helpful assistant.")},
+    /* chatml with Qwen 2's system message */
+    {"qwen2", CHATML_SYSTEM("You are a helpful assistant.")},
+    /* chatml with <think> … </think> before the last answer */
+    {"qwen3", qwen3},
+    /* chatml (SmolLM's first version) */
+    {"smollm", CHATML},
+    /* chatml with SmolLM2's system message */
+    {"smollm2", CHATML_SYSTEM(SMOLLM)},
+    /* chatml with SmolLM3's metadata; needs template_date */
+    {"smollm3", smollm3},
+    {"alpaca", alpaca},
+    {"vicuna", vicuna},
+    /* ### Instruction: … ### Response: (the SPIN paper's) */
+    {"instruction", instruction},
 };
 
 const char *tok_template_name(size_t index)
 {
     return index < SP_COUNT(templates) ? templates[index].name : NULL;
-}
-
-const char *tok_template_about(size_t index)
-{
-    return index < SP_COUNT(templates) ? templates[index].about : NULL;
 }
 
 const char *tok_template_text(const char *name)
