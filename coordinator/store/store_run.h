@@ -32,7 +32,7 @@ struct store_run_info {
 };
 
 /* Makes runs/NAME.db.new beside the live store, on any thread: one transaction, no fsync before
- * finish. SP_EEXIST when the run is there, SP_EUNAVAIL while somebody else makes it, SP_ELIMIT where
+ * finish. SP_EEXIST when the run is there, SP_EUNAVAIL while somebody else makes it, SP_ELIMIT when
  * there are SP_MAX_RUNS. Free an unfinished one with store_builder_free, which removes the file. */
 struct store_builder;
 enum sp_err store_builder_open(const char *state_dir, const char *name,
