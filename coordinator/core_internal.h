@@ -194,6 +194,7 @@ struct coord_core {
     uint64_t next_id;                 /* workers and leases */
     uint64_t next_write;
     uint64_t grants;                  /* sequence number of the newest grant */
+    uint64_t lists;                   /* of leases, in hellos and renewals: how many came */
     uint64_t version;
     int64_t last_tick_ms;
     uint64_t fit_version;             /* rises with what decides who fits which run */

@@ -20,6 +20,7 @@ struct coord_lease {
     int64_t forget_ms;                /* lapsed: when the record goes */
     bool unmeasured; /* a straggler's, or of a process before this one: not for the median */
     uint32_t unlisted;                /* renewals in a row that did not name it */
+    uint64_t listed;                  /* number of the newest list (core->lists) that names it */
     uint32_t count, open;             /* keys; those not stored yet */
     uint32_t *positions;              /* [count], owned */
     uint8_t *done;                    /* [count], owned */
@@ -27,7 +28,9 @@ struct coord_lease {
 };
 
 /* ---- lease_table.c ---- */
-bool lease_is_listed(struct proto_u64s list, uint64_t id);
+/* The lease, if it is the worker's, marked as named by the list that core->lists counts. */
+struct coord_lease *lease_mark(const struct coord_core *core, const struct coord_worker *worker,
+                               uint64_t id);
 struct coord_lease *core_lease(const struct coord_core *core, uint64_t id);
 struct coord_lease *lease_new(struct coord_core *core, struct coord_worker *worker,
                               struct coord_run *run, enum proto_set set, const uint32_t *positions,

@@ -205,13 +205,14 @@ void core_expire_leases(struct coord_core *core)
     }
 }
 
-bool lease_is_listed(struct proto_u64s list, uint64_t id)
+struct coord_lease *lease_mark(const struct coord_core *core, const struct coord_worker *worker,
+                               uint64_t id)
 {
-    for (uint32_t i = 0; i < list.count; i++) {
-        if (list.values[i] == id)
-            return true;
-    }
-    return false;
+    struct coord_lease *lease = core_lease(core, id);
+    if (!lease || lease->lapsed || lease->worker != worker)
+        return NULL;
+    lease->listed = core->lists;
+    return lease;
 }
 
 void core_renew(struct coord_core *core, const struct coord_event *event)
@@ -234,9 +235,10 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     struct coord_action *action = core_reply(core, event->handle, PROTO_RENEW_REPLY);
     uint64_t *ids = sp_xarray(renew->leases.count, sizeof(*ids));
     uint32_t lost = 0;
+    core->lists++;
     for (uint32_t i = 0; i < renew->leases.count; i++) {
-        struct coord_lease *lease = core_lease(core, renew->leases.values[i]);
-        if (!lease || lease->lapsed || lease->worker != worker) {
+        struct coord_lease *lease = lease_mark(core, worker, renew->leases.values[i]);
+        if (!lease) {
             ids[lost++] = renew->leases.values[i];
             continue;
         }
@@ -251,7 +253,7 @@ void core_renew(struct coord_core *core, const struct coord_event *event)
     struct coord_lease *next;
     for (struct coord_lease *lease = worker->first_lease; lease; lease = next) {
         next = lease->next;
-        if (lease->confirm_by_ms != COORD_NEVER || lease_is_listed(renew->leases, lease->id))
+        if (lease->confirm_by_ms != COORD_NEVER || lease->listed == core->lists)
             continue;
         if (++lease->unlisted >= 2)
             lease_lapse(core, lease, false, "was dropped by its worker");

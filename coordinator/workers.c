@@ -188,15 +188,15 @@ static void settle_leases(struct coord_core *core, struct coord_worker *worker,
     struct proto_hello_reply *reply = &action->body.hello;
     action->ids = sp_xarray(hello->leases.count, sizeof(*action->ids));
     uint32_t lost = 0;
+    core->lists++;
     for (uint32_t i = 0; i < hello->leases.count; i++) {
-        struct coord_lease *lease = core_lease(core, hello->leases.values[i]);
-        if (!lease || lease->lapsed || lease->worker != worker)
+        if (!lease_mark(core, worker, hello->leases.values[i]))
             action->ids[lost++] = hello->leases.values[i];
     }
     reply->leases_lost = (struct proto_u64s){.values = action->ids, .count = lost};
     int64_t soon = core->now_ms + core->options.times.reclaim_ms;
     for (struct coord_lease *lease = worker->first_lease; lease; lease = lease->next) {
-        if (lease_is_listed(hello->leases, lease->id)) {
+        if (lease->listed == core->lists) {
             lease->expires_ms = core->now_ms + core->options.times.lease_ms;
             lease->confirm_by_ms = COORD_NEVER;
         } else {
