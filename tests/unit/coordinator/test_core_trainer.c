@@ -394,11 +394,13 @@ START_TEST(steps_are_remembered)
     CF_OK(report(one, lease, 1));
     CF_OK(report(one, lease, 2));
     CF_OK(report(one, lease, 1)); /* a resumed trainer repeats some */
-    cf_restart(&fx);
-    const struct cf_reply *status = cf_verb(&fx, "status", "");
-    CF_OK(status);
-    ck_assert_ptr_nonnull(strstr(status->json, "\"step\":2,\"steps\":6"));
-    ck_assert_ptr_nonnull(strstr(status->json, "\"tokens\":20"));
+    for (int life = 0; life < 2; life++) {
+        const struct cf_reply *status = cf_verb(&fx, "status", "");
+        CF_OK(status);
+        ck_assert_ptr_nonnull(strstr(status->json, "\"step\":2,\"steps\":6"));
+        ck_assert_ptr_nonnull(strstr(status->json, "\"tokens\":20"));
+        cf_restart(&fx);
+    }
 }
 END_TEST
 
@@ -417,6 +419,98 @@ START_TEST(what_is_published_is_not_taken_up_again)
     CF_OK(cf_verb(&fx, "pause", ""));
     CF_FAILS(SP_ESTALE, report(one, lease, 1));
     CF_FAILS(SP_ESTALE, cf_trainer_renew(&fx, one, lease));
+}
+END_TEST
+
+/* An epoch that was never granted is nobody's. */
+START_TEST(an_epoch_to_come_is_refused)
+{
+    struct proto_trainer_lease_reply lease = *cf_train(&fx, one);
+    CF_OK(report(one, &lease, 1));
+    lease.epoch++;
+    CF_FAILS(SP_ESTALE, report(one, &lease, 2));
+    CF_FAILS(SP_ESTALE, cf_fetch(&fx, one, &lease, 0, 1));
+    CF_FAILS(SP_ESTALE, cf_trainer_renew(&fx, one, &lease));
+}
+END_TEST
+
+/* The commit of a holder that has been replaced while it was verified does not count. */
+START_TEST(a_commit_of_an_earlier_epoch_is_refused)
+{
+    const struct proto_trainer_lease_reply *lost = cf_train(&fx, one);
+    cf_work_all(&fx, generator);
+    CF_OK(cf_publish_begin(&fx, one, lost));
+    fx.hold_work = true;
+    const struct cf_reply *commit = cf_publish_commit(&fx, one, lost);
+    ck_assert(!commit->there);
+    cf_tick(&fx, fx.times.trainer_lease_ms + 100);
+    const struct proto_trainer_lease_reply *next = cf_train(&fx, two);
+    ck_assert(next && next->granted);
+    cf_finish(&fx);
+    CF_FAILS(SP_EUNAVAIL, commit);
+    CF_STATE(&fx, COORD_PUBLISHING);
+    CF_OK(cf_publish_begin(&fx, two, next));
+    CF_OK(cf_publish_commit(&fx, two, next));
+    CF_STATE(&fx, COORD_EVALUATING);
+}
+END_TEST
+
+static void publish(uint64_t worker, const struct proto_trainer_lease_reply *lease)
+{
+    cf_work_all(&fx, generator);
+    CF_OK(cf_publish_begin(&fx, worker, lease));
+    CF_OK(cf_publish_commit(&fx, worker, lease));
+    CF_STATE(&fx, COORD_EVALUATING);
+}
+
+struct search {
+    struct sp_digest wanted;
+    uint32_t found;
+};
+
+static bool look(void *context, const struct sp_digest *digest)
+{
+    struct search *search = context;
+    search->found += sp_digest_equal(digest, &search->wanted);
+    return true;
+}
+
+/* What is published is referred to from the same transaction on, or a collection would take it. */
+START_TEST(a_checkpoint_is_referred_to)
+{
+    struct store_run *run;
+    struct store_iteration row;
+    const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
+    publish(one, lease);
+    ck_assert_int_eq(store_run_open(fx.world.store, WORLD_RUN, &run, NULL), SP_OK);
+    ck_assert_int_eq(store_iteration_get(run, 0, fx.arena, &row, NULL), SP_OK);
+    struct search search = {.wanted = row.checkpoint_manifest};
+    ck_assert(!sp_digest_is_zero(&search.wanted));
+    ck_assert_int_eq(store_blob_refs_each(run, look, &search, NULL), SP_OK);
+    ck_assert_uint_eq(search.found, 1);
+}
+END_TEST
+
+/* A verdict that was asked for before the iteration was started afresh is about other pairs. */
+START_TEST(a_verdict_of_an_earlier_attempt_is_dropped)
+{
+    publish(one, cf_train(&fx, one));
+    CF_OK(cf_verb(&fx, "cancel", ""));
+    CF_OK(cf_verb(&fx, "start", "{\"fresh\": true}"));
+    publish(one, cf_train(&fx, one));
+    fx.hold_work = true;
+    cf_work_all(&fx, generator);
+    struct coord_event old = {.kind = COORD_EV_JUDGED,
+                              .run = WORLD_RUN,
+                              .text = "{}",
+                              .verdict = "improved",
+                              .accepted = true};
+    struct coord_actions actions = {0};
+    for (old.attempt = 0; old.attempt < 2; old.attempt++) {
+        coord_step(fx.core, &old, fx.now, &actions);
+        ck_assert_uint_eq(actions.count, old.attempt); /* of this attempt it is written */
+    }
+    coord_actions_deinit(&actions);
 }
 END_TEST
 
@@ -443,6 +537,10 @@ static Suite *suite(void)
     tcase_add_test(tc, the_trainers_own_references);
     tcase_add_test(tc, steps_are_remembered);
     tcase_add_test(tc, what_is_published_is_not_taken_up_again);
+    tcase_add_test(tc, an_epoch_to_come_is_refused);
+    tcase_add_test(tc, a_commit_of_an_earlier_epoch_is_refused);
+    tcase_add_test(tc, a_checkpoint_is_referred_to);
+    tcase_add_test(tc, a_verdict_of_an_earlier_attempt_is_dropped);
     suite_add_tcase(s, tc);
     return s;
 }

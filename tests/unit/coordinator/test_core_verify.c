@@ -88,6 +88,16 @@ static json_int_t verification(const char *key)
     return number;
 }
 
+/* When the last training pair was there. */
+static int64_t generated_ms(void)
+{
+    struct store_run *run;
+    struct store_iteration row;
+    ck_assert_int_eq(store_run_open(fx.world.store, WORLD_RUN, &run, NULL), SP_OK);
+    ck_assert_int_eq(store_iteration_get(run, 0, fx.arena, &row, NULL), SP_OK);
+    return row.generated_ms;
+}
+
 START_TEST(honest_workers_confirm_each_other)
 {
     ck_assert_uint_ge(work(a, 0), CF_TRAIN);
@@ -123,6 +133,8 @@ START_TEST(the_liar_is_quarantined)
     work(a, 0);
     ck_assert_int_gt(verification("disputed"), 0);
     c = cf_hello(&fx, PROTO_ROLE_GENERATOR, "c");
+    cf_tick(&fx, 1000);
+    int64_t found_ms = fx.now;
     work(c, 0);
     ck_assert_str_eq(hold_of("b"), "quarantined");
     ck_assert_str_eq(hold_of("a"), "");
@@ -134,6 +146,7 @@ START_TEST(the_liar_is_quarantined)
         continue;
     ck_assert_int_eq(verification("disputed"), 0);
     ck_assert_int_eq(verification("open"), 0);
+    ck_assert_int_ge(generated_ms(), found_ms); /* not when the liar's were there */
     const struct proto_trainer_lease_reply *lease = cf_train(&fx, trainer);
     CF_OK(cf_publish_begin(&fx, trainer, lease));
     /* The administrator may think otherwise. */

@@ -1,5 +1,7 @@
 /* create-run on data of every kind: which rows are held out, what is left out, fields by name,
  * compressed files, uclaml's given answers. */
+#include <math.h>
+
 #include "common/base/rng.h"
 #include "tests/unit/coordinator/create_fixture.h"
 
@@ -241,12 +243,14 @@ START_TEST(test_uclaml_given)
     OK(store_prompts_get(fx.run, STORE_SPLIT_TRAIN, 3, 1, fx.arena, &prompt, &fx.err));
     ck_assert(same_text(&prompt.sample_ids, "### Instruction: p3\n\n### Response: "));
     ck_assert_uint_eq(prompt.rejected_ids.count, 0);
-    /* The next iteration replays them; clearing drops what workers made, and that alone. */
+    /* The next iteration replays them; clearing drops what workers made, and that alone: also the
+     * trainer's references of what is given. */
     store_begin(fx.store);
     OK(store_replays_copy(fx.run, 1, 10, 5, &fx.err));
     struct store_result made = {.iteration = 1, .set = PROTO_SET_HOLDOUT, .worker = "gen"};
     enum store_put put;
     OK(store_result_put(fx.run, &made, &put, &fx.err));
+    OK(store_refs_put(fx.run, 1, PROTO_SET_TRAIN, 13, 3, 0, -1, -2, &fx.err));
     OK(store_iteration_clear(fx.run, 1, &fx.err));
     OK(store_commit(fx.store, &fx.err));
     uint64_t replayed = 13, held = 0;
@@ -254,6 +258,7 @@ START_TEST(test_uclaml_given)
     OK(store_results_get(fx.run, 1, PROTO_SET_TRAIN, &replayed, 1, fx.arena, &row, &fx.err));
     ck_assert_uint_eq(row.prompt, 3);
     ck_assert_uint_eq(row.source_iteration, 0);
+    ck_assert(isnan(row.ref_real) && isnan(row.ref_generated));
     ck_assert_uint_eq(row.ids.count, strlen("first") + 3);
     FAILS(SP_ENOTFOUND,
           store_results_get(fx.run, 1, PROTO_SET_HOLDOUT, &held, 1, fx.arena, &row, &fx.err));
