@@ -186,6 +186,28 @@ START_TEST(test_sighup)
 }
 END_TEST
 
+/* The authority's key is kept elsewhere: whoever renews a certificate without it must not get
+ * another authority, which would lock every worker out. */
+START_TEST(test_the_authority_is_made_once)
+{
+    struct tls_cluster tls;
+    struct said said;
+    const char *const hide[] = {"/bin/sh", "-c", "cp -r certs before && rm certs/ca.key", NULL};
+    const char *const same[] = {"/bin/cmp", "before/ca.pem", "certs/ca.pem", NULL};
+    const char *const make[] = {MAKE_CERTIFICATES, "certs", "new.test", NULL};
+    const char *const left[] = {"/bin/sh", "-c", "cd certs && ls ca.key new.test.pem", NULL};
+    cluster_open(&tls.cluster);
+    tls_cluster_make(&tls, "certs coordinator.test");
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, hide), 0);
+    ck_assert_int_ne(program_run_argv(tls.cluster.dir, &said, 30, make), 0);
+    ck_assert_msg(strstr(said.err, "bring the key back") != NULL, "%s", said.err);
+    ck_assert_int_eq(program_run_argv(tls.cluster.dir, &said, 9, same), 0);
+    ck_assert_int_ne(program_run_argv(tls.cluster.dir, &said, 9, left), 0);
+    ck_assert_str_eq(said.out, ""); /* neither of them */
+    cluster_close(&tls.cluster);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/spinctl_tls");
@@ -196,6 +218,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_the_coordinator_refuses_to_listen_in_the_open);
     tcase_add_test(c, test_certificates_of_strangers);
     tcase_add_test(c, test_sighup);
+    tcase_add_test(c, test_the_authority_is_made_once);
     suite_add_tcase(s, c);
     return s;
 }

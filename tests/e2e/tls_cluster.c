@@ -14,7 +14,6 @@
 #include "common/base/mem.h"
 
 #define SECONDS 60
-#define MAKE SPIN_SOURCE_ROOT "/deploy/tls/make-certificates"
 #define NAMES "coordinator.test generator.test trainer.test admin.test"
 
 int free_port(void)
@@ -46,7 +45,7 @@ int dial(int port)
 void tls_cluster_make(struct tls_cluster *tls, const char *arguments)
 {
     struct said said;
-    int code = program_run(tls->cluster.dir, &said, 30, MAKE, arguments);
+    int code = program_run(tls->cluster.dir, &said, 30, MAKE_CERTIFICATES, arguments);
     ck_assert_msg(code == 0, "%s", said.err);
 }
 

@@ -7,6 +7,8 @@
 #include "tests/e2e/harness.h"
 #include "tests/e2e/program.h"
 
+#define MAKE_CERTIFICATES SPIN_SOURCE_ROOT "/deploy/tls/make-certificates"
+
 struct tls_cluster {
     struct cluster cluster;
     int port, http;
