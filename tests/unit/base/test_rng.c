@@ -107,6 +107,23 @@ START_TEST(permutation_is_one)
 }
 END_TEST
 
+/* Each order is as likely as any other: of three elements there are 6, each about 1000 times. */
+START_TEST(permutations_are_even)
+{
+    uint32_t counts[27] = {0}, order[3];
+    for (uint32_t i = 0; i < 6000; i++) {
+        sp_rng_permutation(11, i, 0, 3, order);
+        counts[9 * order[0] + 3 * order[1] + order[2]]++;
+    }
+    uint32_t kinds = 0;
+    for (int i = 0; i < 27; i++) {
+        kinds += counts[i] > 0;
+        ck_assert_msg(counts[i] == 0 || (counts[i] > 850 && counts[i] < 1150), "%u", counts[i]);
+    }
+    ck_assert_uint_eq(kinds, 6);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("rng");
@@ -117,6 +134,7 @@ static Suite *suite(void)
     tcase_add_test(t, uniform_has_its_moments);
     tcase_add_test(t, below_stays_below);
     tcase_add_test(t, permutation_is_one);
+    tcase_add_test(t, permutations_are_even);
     suite_add_tcase(s, t);
     return s;
 }

@@ -91,6 +91,56 @@ START_TEST(test_put_get_delete)
 }
 END_TEST
 
+struct race {
+    struct ckpt_blobs *blobs;
+    struct sp_digest first; /* the blob that the collection came to first */
+    int seen;
+    bool reads;
+};
+
+/* Refers to nothing; while the second blob is looked at somebody asks for the first. */
+static bool refer_to_nothing(void *context, const struct sp_digest *digest)
+{
+    struct race *race = context;
+    if (++race->seen == 1)
+        race->first = *digest;
+    if (race->seen == 2 && race->reads) {
+        uint8_t *data;
+        size_t length;
+        ck_ok(ckpt_blobs_get(race->blobs, &race->first, &data, &length, &error));
+        free(data);
+    } else if (race->seen == 2) {
+        ck_assert(ckpt_blobs_has(race->blobs, &race->first));
+    }
+    return false;
+}
+
+/* An upload that was told "it is here" counts on it: no collection that had judged it before takes
+ * it away. _i: asked for or read. */
+START_TEST(test_what_is_asked_for_during_a_collection_stays)
+{
+    char *dir = scratch_new();
+    struct sp_digest blobs_of[2];
+    struct ckpt_collected done;
+    struct race race = {.reads = _i == 1, .seen = 2};
+    struct ckpt_collect ask = {.referenced = refer_to_nothing, .context = &race, .grace_ms = 10};
+    ck_ok(ckpt_blobs_open(dir, NULL, &race.blobs, &error));
+    ck_ok(ckpt_blobs_put_new(race.blobs, "hello", 5, &blobs_of[0], &error));
+    ck_ok(ckpt_blobs_put_new(race.blobs, "world", 5, &blobs_of[1], &error));
+    ck_ok(ckpt_blobs_collect(race.blobs, &ask, &done, &error)); /* marks both */
+    ck_assert_uint_eq(done.waiting, 2);
+    race.seen = 0;
+    ask.now_ms = 20;
+    ck_ok(ckpt_blobs_collect(race.blobs, &ask, &done, &error));
+    ck_assert_uint_eq(done.deleted, 1);
+    ck_assert(ckpt_blobs_has(race.blobs, &race.first));
+    bool same = sp_digest_equal(&race.first, &blobs_of[0]);
+    ck_assert(!ckpt_blobs_has(race.blobs, &blobs_of[same ? 1 : 0]));
+    ckpt_blobs_close(race.blobs);
+    scratch_free(dir);
+}
+END_TEST
+
 START_TEST(test_open_refuses)
 {
     struct ckpt_blobs *blobs;
@@ -296,6 +346,7 @@ static Suite *suite(void)
     Suite *s = suite_create("blobstore");
     TCase *t = tcase_create("blobstore");
     tcase_add_test(t, test_put_get_delete);
+    tcase_add_loop_test(t, test_what_is_asked_for_during_a_collection_stays, 0, 2);
     tcase_add_test(t, test_open_refuses);
     tcase_add_test(t, test_threads);
     tcase_add_test(t, test_power_loss);

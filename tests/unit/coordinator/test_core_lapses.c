@@ -157,6 +157,36 @@ START_TEST(a_claimed_lease_is_not_measured)
 }
 END_TEST
 
+/* How long is long depends on how long leases take: twice the median. */
+START_TEST(a_straggler_is_one_after_two_medians)
+{
+    uint64_t trainer = cf_hello(&fx, PROTO_ROLE_TRAINER, "t");
+    const struct proto_trainer_lease_reply *grant = cf_train(&fx, trainer);
+    uint64_t b = cf_hello(&fx, PROTO_ROLE_GENERATOR, "b");
+    const struct proto_lease_reply *slow = cf_lease(&fx, a, 1);
+    int64_t median_ms = fx.times.poll_ms / 3; /* 2 of them fit into a poll, 3 do not */
+    ck_assert_int_gt(median_ms, fx.times.straggler_floor_ms);
+    for (int i = 1; i < CF_TRAIN; i++) {
+        const struct proto_lease_reply *lease = cf_lease(&fx, b, 1);
+        renew(&slow->lease_id, 1);
+        cf_tick(&fx, median_ms);
+        cf_submit(&fx, b, lease, 0, 1);
+    }
+    cf_work_all(&fx, b); /* the other sets */
+    renew(&slow->lease_id, 1);
+    ck_assert(!cf_fetch(&fx, trainer, grant, 0, 4)->there);
+    uint64_t poll = cf_poll(&fx, b, 1, (uint32_t)fx.times.poll_ms);
+    cf_tick(&fx, 2 * median_ms - 500);
+    renew(&slow->lease_id, 1);
+    ck_assert(!cf_reply(&fx, poll)->there);
+    cf_tick(&fx, 1000);
+    ck_assert(cf_reply(&fx, poll)->there);
+    const struct proto_lease_reply *second = cf_reply(&fx, poll)->body;
+    ck_assert_uint_eq(second->items_count, 1);
+    ck_assert_uint_eq(second->items[0].position, slow->items[0].position);
+}
+END_TEST
+
 /* Who comes back when the work is given out already asks for work like everybody. */
 START_TEST(a_claim_that_comes_late_is_not_taken)
 {
@@ -185,6 +215,7 @@ static Suite *suite(void)
     tcase_add_test(tc, answers_keep_the_rest_of_a_lease);
     tcase_add_test(tc, late_answers_leave_other_leases_alone);
     tcase_add_test(tc, a_claimed_lease_is_not_measured);
+    tcase_add_test(tc, a_straggler_is_one_after_two_medians);
     tcase_add_test(tc, a_claim_that_comes_late_is_not_taken);
     suite_add_tcase(s, tc);
     return s;

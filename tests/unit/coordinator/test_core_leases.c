@@ -251,6 +251,8 @@ START_TEST(wrong_results_are_refused)
     WRONG("longer than max_new_tokens", r->ids = ((struct proto_ids){nine, 9}));
     WRONG("at least one token", r->ids = ((struct proto_ids){0}));
     WRONG("neither stop nor length", r->finish = 7);
+    WRONG("finish says something else", r->finish = PROTO_FINISH_LENGTH);
+    WRONG("finish says something else", r->ids.count--); /* "stop", but no end token */
     WRONG("logprob_ids: not a finite number", r->logprob_ids = NAN);
     WRONG("logprob_ids: not a finite number", r->logprob_ids = -INFINITY);
     WRONG("logprob_a: not a finite number", r->logprob_a = INFINITY);

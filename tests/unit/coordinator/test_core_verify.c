@@ -125,6 +125,17 @@ START_TEST(alone_nobody_checks)
 }
 END_TEST
 
+/* An answer that its maker sends twice is not confirmed by that. */
+START_TEST(nobody_confirms_itself)
+{
+    const struct proto_lease_reply *lease = try_lease(a, 2);
+    ck_assert_uint_eq(cf_submit(&fx, a, lease, 0, lease->items_count)->stored, lease->items_count);
+    ck_assert_uint_eq(cf_submit(&fx, a, lease, 0, lease->items_count)->duplicates,
+                      lease->items_count);
+    ck_assert_int_eq(verification("checked"), 0);
+}
+END_TEST
+
 /* b lies; a is asked again, and differs; c decides. */
 START_TEST(the_liar_is_quarantined)
 {
@@ -225,6 +236,32 @@ START_TEST(the_trainer_returns)
     lease = cf_train(&fx, trainer);
     ck_assert(lease && lease->granted);
     ck_assert_uint_eq(lease->rewind_epoch, epoch + 1);
+}
+END_TEST
+
+/* A trainer that missed a return has snapshots from before it: a later one, to a later step, does
+ * not make them good. */
+START_TEST(a_second_return_goes_as_far_back_as_the_first)
+{
+    ck_assert_uint_gt(work_once(b, 4, 0.5f), 0);
+    work_once(a, 4, 0);
+    const struct proto_trainer_lease_reply *lease = cf_train(&fx, trainer);
+    CF_OK(cf_fetch(&fx, trainer, lease, 0, CF_TRAIN));
+    CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"b\"}"));
+    c = cf_hello(&fx, PROTO_ROLE_GENERATOR, "c");
+    cf_tick(&fx, 3000);
+    work_once(a, 4, 0); /* the first step's again */
+    ck_assert_uint_gt(work_once(c, 4, 0.5f), 0);
+    lease = cf_train(&fx, trainer);
+    uint64_t first = lease->rewind_epoch;
+    ck_assert_uint_gt(first, 0);
+    CF_OK(cf_fetch(&fx, trainer, lease, 0, CF_TRAIN));
+    CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"c\"}"));
+    work(a, 0);
+    lease = cf_train(&fx, trainer);
+    ck_assert(lease && lease->granted);
+    ck_assert_uint_gt(lease->rewind_epoch, first);
+    ck_assert_uint_eq(lease->rewind_steps, 0);
 }
 END_TEST
 
@@ -353,11 +390,13 @@ static Suite *suite(void)
     tcase_add_checked_fixture(t, open_world, close_world);
     tcase_add_test(t, honest_workers_confirm_each_other);
     tcase_add_test(t, alone_nobody_checks);
+    tcase_add_test(t, nobody_confirms_itself);
     tcase_add_test(t, the_liar_is_quarantined);
     tcase_add_test(t, a_lying_checker_is_quarantined);
     tcase_add_test(t, three_answers_pause_the_iteration);
     tcase_add_test(t, a_dispute_of_two_waits);
     tcase_add_test(t, the_trainer_returns);
+    tcase_add_test(t, a_second_return_goes_as_far_back_as_the_first);
     tcase_add_test(t, back_from_evaluation);
     tcase_add_test(t, cordon_and_drain);
     tcase_add_loop_test(t, any_order, 0, 100);

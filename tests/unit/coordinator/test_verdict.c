@@ -76,6 +76,28 @@ START_TEST(converged)
 }
 END_TEST
 
+/* Within 0.05 of one half. */
+START_TEST(where_convergence_begins)
+{
+    make(0, 0.1, 0.54);
+    input.first_sight_correct = 100;
+    ck_assert_str_eq(judge(), "converged");
+    make(0, 0.1, 0.56);
+    input.first_sight_correct = 100;
+    ck_assert_str_eq(judge(), "plateau");
+}
+END_TEST
+
+/* Clearly wrong about what it was trained on is not the same as not knowing it. */
+START_TEST(below_chance_is_not_undertrained)
+{
+    make(0, 0.1, 0.5);
+    input.first_sight_correct = 100;
+    input.trained_correct = 60;
+    ck_assert_str_eq(judge(), "plateau");
+}
+END_TEST
+
 START_TEST(undertrained)
 {
     make(0, 0.1, 0.5);
@@ -191,6 +213,13 @@ START_TEST(bootstrap)
     ck_assert(x.low == y.low && x.high == y.high);
     y = verdict_bootstrap(values, 1000, 0.95, 2, 0);
     ck_assert(x.low != y.low);
+    /* One seed's interval may be off by chance; their mean has the width that it should have. */
+    double width = 0;
+    for (uint64_t seed = 0; seed < 16; seed++) {
+        y = verdict_bootstrap(values, 1000, 0.95, seed, 0);
+        width += (y.high - y.low) / 16;
+    }
+    ck_assert_double_eq_tol(width, 2 * half, 0.03 * half);
     ck_assert(isnan(verdict_bootstrap(values, 0, 0.95, 1, 0).low));
 }
 END_TEST
@@ -227,6 +256,8 @@ static Suite *suite(void)
     tcase_add_test(tc, improved_by_the_chosen_evaluation);
     tcase_add_test(tc, plateau);
     tcase_add_test(tc, converged);
+    tcase_add_test(tc, where_convergence_begins);
+    tcase_add_test(tc, below_chance_is_not_undertrained);
     tcase_add_test(tc, undertrained);
     tcase_add_test(tc, overfitted);
     tcase_add_test(tc, degraded);
