@@ -1,6 +1,7 @@
 /* Poisoned workers: a share of the answers is made again by others; a liar is found out, and what
  * it made is made again. Here every answer is checked. */
 #include "common/base/rng.h"
+#include "coordinator/core_internal.h"
 #include "tests/unit/coordinator/core_fixture.h"
 
 static struct cf fx;
@@ -265,6 +266,21 @@ START_TEST(a_second_return_goes_as_far_back_as_the_first)
 }
 END_TEST
 
+/* What another worker has found the same is good, whoever made it. */
+START_TEST(what_is_confirmed_stays)
+{
+    ck_assert_uint_gt(work_once(b, 4, 0), 0);
+    work(a, 0); /* the rest, and b's again */
+    ck_assert_int_gt(verification("checked"), 0);
+    const struct coord_set *train = &core_run(fx.core, WORLD_RUN)->iteration->sets[PROTO_SET_TRAIN];
+    ck_assert(set_complete(train));
+    CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"b\"}"));
+    ck_assert(set_complete(train));
+    CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"a\"}")); /* whom nobody has checked */
+    ck_assert(!set_complete(train));
+}
+END_TEST
+
 /* Found out after the publication: the iteration trains again. */
 START_TEST(back_from_evaluation)
 {
@@ -397,6 +413,7 @@ static Suite *suite(void)
     tcase_add_test(t, a_dispute_of_two_waits);
     tcase_add_test(t, the_trainer_returns);
     tcase_add_test(t, a_second_return_goes_as_far_back_as_the_first);
+    tcase_add_test(t, what_is_confirmed_stays);
     tcase_add_test(t, back_from_evaluation);
     tcase_add_test(t, cordon_and_drain);
     tcase_add_loop_test(t, any_order, 0, 100);
