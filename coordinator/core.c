@@ -28,20 +28,6 @@ static void run_free(struct coord_run *run)
     free(run);
 }
 
-static void worker_free(struct coord_worker *worker)
-{
-    free(worker->name);
-    free(worker->host);
-    free(worker->device);
-    free(worker->version);
-    free(worker->numerics_class);
-    free(worker->token_id);
-    free(worker->activity);
-    free(worker->serve);
-    free(worker->serve_name);
-    free(worker);
-}
-
 void coord_core_free(struct coord_core *core)
 {
     if (!core)
@@ -49,13 +35,9 @@ void coord_core_free(struct coord_core *core)
     for (uint32_t i = 0; i < core->run_count; i++)
         run_free(core->runs[i]);
     for (uint32_t i = 0; i < core->worker_count; i++)
-        worker_free(core->workers[i]);
-    for (uint32_t i = 0; i < core->lease_count; i++) {
-        free(core->leases[i]->positions);
-        free(core->leases[i]->done);
-        free(core->leases[i]->checks);
-        free(core->leases[i]);
-    }
+        core_worker_free(core->workers[i]);
+    for (uint32_t i = 0; i < core->lease_count; i++)
+        lease_free(core->leases[i]);
     for (uint32_t i = 0; i < core->parked_count; i++) {
         free(core->parked[i].run);
         free(core->parked[i].runs);

@@ -325,6 +325,8 @@ bool core_claim_class(struct coord_core *core, struct coord_run *run,
 /* Generators of the run's class that are alive; who falls silent may count a tick longer. */
 uint32_t core_live_generators(const struct coord_core *core, struct coord_run *run);
 void core_forget_workers(struct coord_core *core);
+/* Its memory only: who refers to it was told before. */
+void core_worker_free(struct coord_worker *worker);
 
 /* ---- scheduler.c ---- */
 void core_lease_request(struct coord_core *core, const struct coord_event *event);

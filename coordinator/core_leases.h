@@ -28,6 +28,8 @@ struct coord_lease {
 };
 
 /* ---- lease_table.c ---- */
+/* Its memory only: it is in no table and no list any more. */
+void lease_free(struct coord_lease *lease);
 /* The lease, if it is the worker's, marked as named by the list that core->lists counts. */
 struct coord_lease *lease_mark(const struct coord_core *core, const struct coord_worker *worker,
                                uint64_t id);

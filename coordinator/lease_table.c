@@ -61,16 +61,21 @@ struct coord_lease *lease_claimed(struct coord_core *core, struct coord_worker *
     return lease;
 }
 
+void lease_free(struct coord_lease *lease)
+{
+    free(lease->positions);
+    free(lease->done);
+    free(lease->checks);
+    free(lease);
+}
+
 /* Removes the record. */
 static void forget(struct coord_core *core, struct coord_lease *lease)
 {
     coord_map_remove(&core->lease_by_id, lease->id);
     core->leases[lease->place] = core->leases[--core->lease_count];
     core->leases[lease->place]->place = lease->place;
-    free(lease->positions);
-    free(lease->done);
-    free(lease->checks);
-    free(lease);
+    lease_free(lease);
 }
 
 static void leave_worker(struct coord_core *core, struct coord_lease *lease)

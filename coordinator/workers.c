@@ -362,6 +362,20 @@ static bool is_holder(const struct coord_core *core, const struct coord_worker *
     return false;
 }
 
+void core_worker_free(struct coord_worker *worker)
+{
+    free(worker->name);
+    free(worker->host);
+    free(worker->device);
+    free(worker->version);
+    free(worker->numerics_class);
+    free(worker->token_id);
+    free(worker->activity);
+    free(worker->serve);
+    free(worker->serve_name);
+    free(worker);
+}
+
 void core_forget_workers(struct coord_core *core)
 {
     for (uint32_t i = 0; i < core->worker_count;) {
@@ -380,16 +394,7 @@ void core_forget_workers(struct coord_core *core)
         coord_swarms_forget(core->sources.swarms, worker->id);
         coord_map_remove(&core->worker_by_name,
                          name_key(core_name(core, worker->name), worker->role));
-        free(worker->name);
-        free(worker->host);
-        free(worker->device);
-        free(worker->version);
-        free(worker->numerics_class);
-        free(worker->token_id);
-        free(worker->activity);
-        free(worker->serve);
-        free(worker->serve_name);
-        free(worker);
+        core_worker_free(worker);
         core->workers[i] = core->workers[--core->worker_count];
     }
 }
