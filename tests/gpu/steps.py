@@ -17,6 +17,8 @@ CUBLAS = "libcublasLt.so.13"
 LN2 = math.log(2)
 # Programs of BUILD/tests/gpu that never need a device.
 HOST_PROGRAMS = ("fake", "pages", "ptx")
+# When peers begin nothing new; what they have begun then ends within a step's time.
+PEER_SECONDS = 240
 # Tools that may be too slow for a program, which then counts as skipped.
 SLOW_TOOLS = ("racecheck", "initcheck")
 
@@ -30,11 +32,12 @@ class Skipped(Exception):
 
 
 class Step:
-    """slow: what is not done in time says nothing, and is no failure."""
+    """slow: what is not done in time says nothing, and is no failure. alone: nothing else is at work
+    beside it."""
 
-    def __init__(self, name, text, run, after=(), slow=False):
+    def __init__(self, name, text, run, after=(), slow=False, alone=False):
         self.name, self.text, self.run = name, text, run
-        self.after, self.slow = after, slow
+        self.after, self.slow, self.alone = after, slow, alone
 
 
 class Context:
@@ -271,7 +274,7 @@ def beside(c, script, *arguments):
         raise Skipped(f"{sys.executable} has no torch and transformers")
     path = c.out / (pathlib.Path(script).stem + ".json")
     c.python(f"tests/bench/peers/{script}", "--build", c.build, "--scratch", c.out, "--json", path,
-             *arguments)
+             "--seconds", PEER_SECONDS, *arguments)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -305,27 +308,39 @@ def sanitizer():
     return found
 
 
+def watched(c, tool, command, **more):
+    """The program under a tool of compute-sanitizer. What calls of CUDA return is not its business:
+    the device looks at all of it itself, and a library may try what it can do without."""
+    options = ["--tool", tool, "--error-exitcode", "9", "--print-limit", "20"]
+    if tool == "memcheck":
+        options += ["--report-api-errors", "no"]
+    command = [str(x) for x in [sanitizer(), *options, *command]]
+    print("+", *command, flush=True)
+    unsupported = False
+    with subprocess.Popen(command, env=c.environment(**more), text=True, errors="replace",
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        for line in process.stdout:
+            print(line, end="", flush=True)
+            unsupported |= "Device not supported" in line
+    if unsupported:
+        raise Skipped("compute-sanitizer does not support this device, or not on such a machine")
+    if process.returncode != 0:
+        raise Failed(f"compute-sanitizer ended with {process.returncode}")
+
+
 def sanitize(tool, command):
-    def run(c):
-        c.run(sanitizer(), "--tool", tool, "--error-exitcode", "9", "--print-limit", "20", *command)
-    return run
+    return lambda c: watched(c, tool, command)
 
 
 def memcheck_unit(relative):
-    def run(c):
-        # Without a process for each test, so that there is one to watch.
-        c.run(sanitizer(), "--tool", "memcheck", "--error-exitcode", "9", c.program(relative),
-              SPIN_TEST_BACKEND="cuda-fp32", CK_FORK="no")
-    return run
+    # Without a process for each test, so that there is one to watch.
+    return lambda c: watched(c, "memcheck", [c.program(relative)], SPIN_TEST_BACKEND="cuda-fp32",
+                             CK_FORK="no")
 
 
-def table(c):
-    runs = list(operation_runs(c))
-    found = [Step("module", "the device opens", step_module)]
-    for name, command in runs:
-        found.append(Step(name, f"operations beside the plain ones: {command[0].name}",
-                          lambda c, command=command: c.run(*command)))
-    found += [
+def operation_steps(runs):
+    return [Step(name, f"operations beside the plain ones: {command[0].name}",
+                 lambda c, command=command: c.run(*command)) for name, command in runs] + [
         Step("optimizers", "optimizer steps of all kinds of storage", step_optimizers),
         Step("digests", "answers, scores and steps in cuda-fp32: the digest of cpu", step_digests),
         Step("fixtures", "model fixtures from transformers in cuda-fp32", step_fixtures),
@@ -333,47 +348,84 @@ def table(c):
              lambda c: decoder(c, "cuda-fp32")),
         Step("decoder_bf16", "the decoder in cuda, likewise", lambda c: decoder(c, "cuda")),
     ]
-    loops = [
+
+
+def loop_steps():
+    return [
         Step("loop", "quickstart in cuda, generators and trainer share the device",
              lambda c: quickstart(c, "loop", "cuda", 1)),
-        Step("loop_again", "the same once more", lambda c: quickstart(c, "loop_again", "cuda", 1)),
-        Step("loop_three_generators", "the same with three generators",
-             lambda c: quickstart(c, "loop_three", "cuda", 3)),
-        Step("loop_digests", "pairs and checkpoints of these three are equal", step_loop_digests,
-             ("loop", "loop_again", "loop_three_generators")),
         Step("loop_beta", "quickstart in cuda at beta 0.1",
              lambda c: quickstart(c, "loop_beta", "cuda", 1, "--beta", "0.1")),
+        Step("loop_again", "the first of these once more",
+             lambda c: quickstart(c, "loop_again", "cuda", 1)),
+        Step("loop_three_generators", "the same with three generators",
+             lambda c: quickstart(c, "loop_three", "cuda", 3)),
         Step("loss_first_step", "within 1e-3 of ln 2 at beta 0.1 and at beta 5",
              step_loss_first_step, ("loop", "loop_beta")),
+        Step("loop_digests", "pairs and checkpoints of the other three are equal", step_loop_digests,
+             ("loop", "loop_again", "loop_three_generators")),
     ]
-    exact = [
+
+
+def exact_steps():
+    return [
         Step("loop_fp32", "quickstart in cuda-fp32",
              lambda c: quickstart(c, "fp32", "cuda-fp32", 1)),
         Step("loop_fp32_is_cpu", "… has the bits of cpu", step_loop_fp32_is_cpu, ("loop_fp32",)),
     ]
-    found += loops
-    if c.emulated:  # a device that is slow, and has no cublasLt to look at
-        return found + exact
-    found += [
+
+
+def step_7b():
+    return [
         Step("peer_step", "7B: a SPIN step beside torch, its share of the GEMM peak, peak and plan "
-             "of memory", step_peer_step),
-        Step("peer_decode", "7B: decoding beside transformers, its share of the memory roofline",
-             step_peer_decode),
-        Step("bench_7b_step", "7B: the step alone, where torch is missing", step_bench_7b_step),
-        Step("bench_7b_decode", "7B: decoding alone, where torch is missing", step_bench_7b_decode),
-        Step("gsm8k_0", "first iteration of self-play on GSM8K, from SPIN_GPU_MODEL and "
-             "SPIN_GPU_GSM8K", lambda c: gsm8k(c, 1)),
-        Step("gsm8k_1", "the second one", lambda c: gsm8k(c, 2), ("gsm8k_0",)),
+             "of memory", step_peer_step, alone=True),
+        Step("bench_7b_step", "7B: the step alone, where torch is missing", step_bench_7b_step,
+             alone=True),
     ]
-    for tool in ("memcheck", "synccheck", "racecheck", "initcheck"):
-        for name, command in runs:
-            found.append(Step(f"{tool}_{name}", f"compute-sanitizer, {tool}: {command[0].name}",
-                              sanitize(tool, command), slow=tool in SLOW_TOOLS))
-        if tool == "memcheck":
-            found.append(Step("memcheck_decoder", "compute-sanitizer, memcheck: the decoder",
-                              memcheck_unit("tests/unit/model/test_model_decoder")))
-            found.append(Step("memcheck_optimizers", "compute-sanitizer, memcheck: optimizer steps",
-                              memcheck_unit("tests/unit/tensor/test_tensor_optimizers")))
-    found += exact
-    found.append(Step("bench", "SmolLM2-135M's shape: prefill, scoring, decoding, steps", step_bench))
+
+
+def decode_7b():
+    return [
+        Step("peer_decode", "7B: decoding beside transformers, its share of the memory roofline",
+             step_peer_decode, alone=True),
+        Step("bench_7b_decode", "7B: decoding alone, where torch is missing", step_bench_7b_decode,
+             alone=True),
+    ]
+
+
+def whole_steps():
+    return [
+        Step("bench", "SmolLM2-135M's shape: prefill, scoring, decoding, steps", step_bench,
+             alone=True),
+        Step("gsm8k_0", "first iteration of self-play on GSM8K, from SPIN_GPU_MODEL and "
+             "SPIN_GPU_GSM8K", lambda c: gsm8k(c, 1), alone=True),
+        Step("gsm8k_1", "the second one", lambda c: gsm8k(c, 2), ("gsm8k_0",), alone=True),
+    ]
+
+
+def sanitizer_steps(runs, tool):
+    found = [Step(f"{tool}_{name}", f"compute-sanitizer, {tool}: {command[0].name}",
+                  sanitize(tool, command), slow=tool in SLOW_TOOLS) for name, command in runs]
+    if tool == "memcheck":
+        found += [
+            Step("memcheck_decoder", "compute-sanitizer, memcheck: the decoder",
+                 memcheck_unit("tests/unit/model/test_model_decoder")),
+            Step("memcheck_optimizers", "compute-sanitizer, memcheck: optimizer steps",
+                 memcheck_unit("tests/unit/tensor/test_tensor_optimizers"))]
+    return found
+
+
+def table(c):
+    """What says most of the device comes first: it may be had for some minutes only. op_products is
+    the longest of the operations: before those beside it, and last under the tools."""
+    runs = sorted(operation_runs(c), key=lambda run: run[0] != "op_products")
+    found = [Step("module", "the device opens", step_module, alone=True), *operation_steps(runs),
+             *loop_steps()]
+    if c.emulated:  # a device that is slow, and has no cublasLt to look at
+        return found + exact_steps()
+    runs = runs[1:] + runs[:1]
+    found += [*step_7b(), *sanitizer_steps(runs, "memcheck"), *decode_7b(), *whole_steps(),
+              *exact_steps()]
+    for tool in ("synccheck", "racecheck", "initcheck"):
+        found += sanitizer_steps(runs, tool)
     return found

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+STARTED = time.monotonic()
 SHAPES = {
     "mistral-7b": {
         "model_type": "mistral", "architectures": ["MistralForCausalLM"], "vocab_size": 32000,
@@ -56,6 +57,8 @@ def common_options(parser):
                         help="of the peer's weights and computing")
     parser.add_argument("--turns", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3, help="of each side in a turn")
+    parser.add_argument("--seconds", type=float, default=float("inf"),
+                        help="begin no other setting and no other turn after so long")
     parser.add_argument("--side", choices=("both", "ours", "peer"), default="both")
     parser.add_argument("--scratch", default="out-gpu", help="where the shape is written")
     parser.add_argument("--python", default=sys.executable, help="the one that has torch")
@@ -210,10 +213,19 @@ def ours(options, directory, *arguments):
     return json.loads(done.stdout)
 
 
-def choose(peer, tried):
-    """The setting that was fastest, each tried once; says what each gave."""
+def time_is_up(options):
+    return time.monotonic() - STARTED > options.seconds
+
+
+def choose(peer, options, tried):
+    """The setting that was fastest, each tried once; says what each gave. Not all of them where time
+    is short: one that works, and then as many as can begin in half of it."""
     best = None
     for setting in peer.ask("settings")["settings"]:
+        if best is not None and time.monotonic() - STARTED > options.seconds / 2:
+            tried.append({"setting": setting, "failed": "no time"})
+            print(f"  {setting} is not tried: time is short", file=sys.stderr, flush=True)
+            continue
         result = peer.ask("try", setting)
         tried.append({"setting": setting, **result})
         said = result.get("failed") or f"{result['seconds']:.3f} s"

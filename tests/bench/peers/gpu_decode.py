@@ -83,14 +83,16 @@ def drive(o):
     arguments = ["--directory", directory, "--sequences", o.sequences, "--device", o.device,
                  "--dtype", o.dtype]
     peer, setting, figures = None, None, {}
-    for _ in range(o.turns):
+    for turn in range(o.turns):
+        if turn > 0 and gpu.time_is_up(o):
+            break
         if o.side != "ours":
             if peer is None:
                 peer = gpu.Peer(__file__, o, arguments)
                 document["peer"] = peer.description
             if setting is None:
                 document["probe"] = peer.ask("probe")
-                setting = gpu.choose(peer, document["tried"])
+                setting = gpu.choose(peer, o, document["tried"])
             got = peer.ask("measure", setting, o.repeats)
             if "failed" in got:
                 sys.exit(f"the peer: {got['failed']}")

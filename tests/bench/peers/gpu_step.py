@@ -164,14 +164,16 @@ def drive(o):
     seconds, peer_seconds, setting, figure, ratios = [], [], None, None, []
     arguments = ["--directory", directory, "--pairs", o.pairs, "--device", o.device, "--dtype",
                  o.dtype, "--most-micro", str(o.most_micro)]
-    for _ in range(o.turns):
+    for turn in range(o.turns):
+        if turn > 0 and gpu.time_is_up(o):
+            break
         theirs, mine = None, None
         if o.side != "ours":
             peer = gpu.Peer(__file__, o, arguments)
             document["peer"] = peer.description
             if setting is None:
                 document["probe"] = peer.ask("probe")
-                setting = gpu.choose(peer, document["tried"])
+                setting = gpu.choose(peer, o, document["tried"])
             got = peer.ask("measure", setting, o.repeats)
             peer.close()
             if "failed" in got:
