@@ -347,6 +347,50 @@ static void shared_memory(void)
     device_close(d);
 }
 
+/* The made-up CUDA refuses what a device does. */
+static void refused(void)
+{
+    struct device *d = open_device((size_t)1 << 30);
+    uint8_t *at = device_alloc(d, 1000), host[1001];
+    const void *kernel = ((const struct gpu_handle *)gpu_noise_kernel)->function;
+    struct gpu_noise k = {.n = 0};
+    void *args[] = {&k};
+    cudaStream_t s = NULL;
+    cudaEvent_t never;
+    float ms;
+    SP_ASSERT(cudaStreamCreateWithFlags(&s, cudaStreamNonBlocking) == cudaSuccess);
+    SP_ASSERT(cudaEventCreate(&never) == cudaSuccess);
+    check(cudaMemcpyAsync(at, host, 1001, cudaMemcpyHostToDevice, s) == cudaErrorInvalidValue &&
+              cudaMemcpyAsync(host, at + 1, 1000, cudaMemcpyDeviceToHost, s) ==
+                  cudaErrorInvalidValue &&
+              cudaMemsetAsync(at + 999, 0, 2, s) == cudaErrorInvalidValue,
+          "copies and zeroing beyond what was had are refused");
+    check(cudaLaunchKernel(kernel, (dim3){0, 1, 1}, (dim3){1, 1, 1}, args, 0, s) ==
+                  cudaErrorInvalidConfiguration &&
+              cudaLaunchKernel(kernel, (dim3){1, 65536, 1}, (dim3){1, 1, 1}, args, 0, s) ==
+                  cudaErrorInvalidConfiguration &&
+              cudaLaunchKernel(kernel, (dim3){1, 1, 1}, (dim3){64, 32, 1}, args, 0, s) ==
+                  cudaErrorInvalidConfiguration,
+          "grids of no block, of too many, and blocks that are too large are refused");
+    SP_ASSERT(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 1000) ==
+              cudaSuccess);
+    check(cudaLaunchKernel(kernel, (dim3){1, 1, 1}, (dim3){1, 1, 1}, args, 1001, s) ==
+                  cudaErrorInvalidValue &&
+              cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                   DEVICE_SHARED_BYTES + 1) == cudaErrorInvalidValue,
+          "more shared memory than was asked for, or than there is, is refused");
+    check(cudaEventElapsedTime(&ms, never, never) == cudaErrorInvalidResourceHandle,
+          "an event that was never recorded has no time");
+    SP_ASSERT(device_record(d, 1));
+    device_zero(d, at, 1000);
+    SP_ASSERT(device_recorded(d) && d->graphs.n == 1);
+    SP_ASSERT(cudaFree(at) == cudaSuccess); /* behind the device's back */
+    check(cudaGraphLaunch(d->graphs.kept[0].work, s) == cudaErrorIllegalAddress,
+          "a graph of memory that was freed is refused");
+    SP_ASSERT(cudaEventDestroy(never) == cudaSuccess);
+    device_close(d);
+}
+
 static void without_services(void)
 {
     struct device *d = open_device((size_t)1 << 30);
@@ -406,6 +450,7 @@ int main(void)
     passes(false, true);
     passes(true, false);
     shared_memory();
+    refused();
     without_services();
     printf("1..%d\n", tests);
     return failures > 0;

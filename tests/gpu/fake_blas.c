@@ -128,6 +128,7 @@ cublasStatus_t cublasLtMatrixLayoutCreate(cublasLtMatrixLayout_t *ret, cudaDataT
                                           uint64_t rows, uint64_t columns, int64_t stride)
 {
     struct layout *l = sp_xalloc(SP_MAX(sizeof(*l), sizeof(**ret)));
+    SP_ASSERT(rows > 0 && columns > 0 && stride >= (int64_t)rows); /* column-major */
     *l = (struct layout){type, rows, columns, stride};
     *ret = (cublasLtMatrixLayout_t)(void *)l;
     return CUBLAS_STATUS_SUCCESS;
@@ -144,6 +145,7 @@ cublasStatus_t cublasLtMatrixLayoutSetAttribute(cublasLtMatrixLayout_t layout,
     struct layout *l = (struct layout *)(void *)layout;
     SP_ASSERT(what == CUBLASLT_MATRIX_LAYOUT_COLS && bytes == sizeof(l->columns));
     memcpy(&l->columns, value, bytes);
+    SP_ASSERT(l->columns > 0);
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -186,6 +188,31 @@ static enum fake_algorithm number_of(const cublasLtMatmulAlgo_t *algo)
     return (enum fake_algorithm)(algo->data[0] - 1000);
 }
 
+/* What an algorithm was asked for: not how many columns there are, which it may be tried with. */
+static uint64_t problem(cublasLtMatmulDesc_t plan, const struct layout *a, const struct layout *b,
+                        const struct layout *d)
+{
+    const bool *transposed = ((struct plan *)(void *)plan)->transposed;
+    uint64_t h = (uint64_t)transposed[0] | (uint64_t)transposed[1] << 1;
+    const uint64_t all[] = {(uint64_t)a->type,   (uint64_t)b->type,   (uint64_t)d->type,
+                            (uint64_t)a->stride, (uint64_t)b->stride, (uint64_t)d->stride};
+    for (size_t i = 0; i < SP_COUNT(all); i++)
+        h = (h ^ all[i]) * 0x100000001b3u;
+    return h;
+}
+
+static bool is_aligned(const cublasLtMatmulAlgo_t *algo, int matrix, const void *at)
+{
+    uint64_t bytes = algo->data[2] >> (16 * matrix) & 0xffff;
+    return bytes > 0 && (uintptr_t)at % bytes == 0;
+}
+
+static bool is_there(const struct layout *l, const void *at)
+{
+    size_t unit = l->type == CUDA_R_16BF ? 2 : 4;
+    return fake_is_had(at, ((l->columns - 1) * (size_t)l->stride + l->rows) * unit);
+}
+
 static bool can(enum fake_algorithm a, uint64_t rows)
 {
     return a == FAKE_FEW       ? rows <= 64
@@ -204,8 +231,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
     const struct layout *result = (const struct layout *)(void *)c;
     const struct preference *p = (const struct preference *)(void *)preference;
     bool many = result->columns > 1024;
-    (void)handle, (void)plan, (void)a, (void)b, (void)d;
-    SP_ASSERT(p->aligned[0] >= 2 && p->aligned[1] >= 2 && p->aligned[2] == p->aligned[3]);
+    uint64_t aligned = 0;
+    (void)handle;
+    SP_ASSERT(c == d && p->aligned[0] >= 2 && p->aligned[1] >= 2);
+    for (int i = 0; i < 4; i++)
+        aligned |= (uint64_t)p->aligned[i] << (16 * i);
     fake.heuristics++;
     *ret_count = 0;
     bool none = fake.no_algorithms || (fake.needs_workspace && p->workspace < needed(FAKE_SPLIT));
@@ -214,7 +244,11 @@ cublasStatus_t cublasLtMatmulAlgoGetHeuristic(cublasLtHandle_t handle, cublasLtM
             (i == FAKE_BACKWARDS && !many) || !can((enum fake_algorithm)i, result->columns))
             continue;
         ret[(*ret_count)++] = (cublasLtMatmulHeuristicResult_t){
-            .algo = {.data = {1000 + (uint64_t)i}}, .state = CUBLAS_STATUS_SUCCESS};
+            .algo = {.data = {1000 + (uint64_t)i,
+                              problem(plan, (struct layout *)(void *)a, (struct layout *)(void *)b,
+                                      result),
+                              aligned}},
+            .state = CUBLAS_STATUS_SUCCESS};
     }
     return *ret_count > 0 ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_SUPPORTED;
 }
@@ -226,7 +260,9 @@ cublasStatus_t cublasLtMatmulAlgoCheck(cublasLtHandle_t handle, cublasLtMatmulDe
                                        cublasLtMatmulHeuristicResult_t *ret)
 {
     const struct layout *result = (const struct layout *)(void *)c;
-    (void)handle, (void)plan, (void)a, (void)b, (void)d;
+    (void)handle;
+    SP_ASSERT(c == d && algo->data[1] == problem(plan, (struct layout *)(void *)a,
+                                                 (struct layout *)(void *)b, result));
     *ret =
         (cublasLtMatmulHeuristicResult_t){.algo = *algo, .workspaceSize = needed(number_of(algo))};
     return can(number_of(algo), result->columns) ? CUBLAS_STATUS_SUCCESS
@@ -261,7 +297,12 @@ cublasStatus_t cublasLtMatmul(cublasLtHandle_t handle, cublasLtMatmulDesc_t plan
     uint64_t k = transposed[0] ? la->rows : la->columns;
     (void)handle;
     SP_ASSERT(c_layout == d_layout && *(const float *)alpha == 1.0f);
+    SP_ASSERT(algo->data[1] == problem(plan, la, lb, ld));
+    SP_ASSERT(is_aligned(algo, 0, a) && is_aligned(algo, 1, b) && is_aligned(algo, 2, c) &&
+              is_aligned(algo, 3, d));
+    SP_ASSERT(is_there(la, a) && is_there(lb, b) && is_there(ld, c) && is_there(ld, d));
     SP_ASSERT((workspace == NULL) == (workspace_bytes == 0));
+    SP_ASSERT((uintptr_t)workspace % 16 == 0 && fake_is_had(workspace, workspace_bytes));
     SP_ASSERT(la->type == CUDA_R_16BF && lb->type == CUDA_R_16BF);
     SP_ASSERT((transposed[0] ? la->columns : la->rows) == ld->rows);
     SP_ASSERT((transposed[1] ? lb->rows : lb->columns) == ld->columns);

@@ -11,6 +11,9 @@ struct fake fake = {.memory_bytes = (size_t)2 << 30};
 
 #define ALIGNED 256
 #define PATTERN 0xa5
+#define SHARED_BYTES (48 << 10)      /* dynamic shared memory that needs no attribute */
+#define MOST_SHARED_BYTES (99 << 10) /* with it, on every device that we build for */
+#define ARGUMENT_BYTES 4096
 
 /* --- work --- */
 
@@ -33,6 +36,7 @@ struct list {
 
 struct CUevent_st {
     int pending; /* records that were not come to */
+    bool recorded;
     double at;
 };
 struct CUgraph_st {
@@ -74,15 +78,17 @@ static size_t *allowed(const void *kernel)
     while (all[i].kernel && all[i].kernel != kernel)
         i++;
     SP_ASSERT(i < (int)SP_COUNT(all) - 1);
+    if (!all[i].kernel)
+        all[i].bytes = SHARED_BYTES;
     all[i].kernel = kernel;
     return &all[i].bytes;
 }
 
 static void run_kernel(const struct work *w)
 {
-    static _Alignas(128) uint8_t dynamic[99 * 1024];
-    SP_ASSERT(w->threads.x * w->threads.y <= 256 && w->bytes <= sizeof(dynamic));
-    SP_ASSERT(w->bytes <= *allowed(w->kernel));
+    static _Alignas(128) uint8_t dynamic[MOST_SHARED_BYTES];
+    SP_ASSERT(w->threads.x * w->threads.y <= 256);
+    SP_ASSERT(w->bytes <= *allowed(w->kernel)); /* a graph's launches find what is set now */
     emu.threads = w->threads;
     emu.blocks = w->blocks;
     emu.dynamic = dynamic;
@@ -174,6 +180,12 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
 {
     const struct emu_kernel *k = kernel;
     SP_ASSERT(s == &stream && grid.z == 1 && block.z == 1);
+    SP_ASSERT(k->handle.args_bytes <= ARGUMENT_BYTES);
+    if (grid.x == 0 || grid.x > INT32_MAX || grid.y == 0 || grid.y > 65535 || block.x == 0 ||
+        block.y == 0 || block.x > 1024 || block.y > 1024 || block.x * block.y > 1024)
+        return cudaErrorInvalidConfiguration;
+    if (shared_bytes > *allowed(kernel))
+        return cudaErrorInvalidValue;
     if (recordable() != cudaSuccess)
         return cudaErrorStreamCaptureUnsupported;
     enqueue((struct work){.kind = WORK_LAUNCH,
@@ -187,7 +199,9 @@ cudaError_t cudaLaunchKernel(const void *kernel, dim3 grid, dim3 block, void **a
 
 cudaError_t cudaFuncSetAttribute(const void *kernel, enum cudaFuncAttribute what, int value)
 {
-    SP_ASSERT(what == cudaFuncAttributeMaxDynamicSharedMemorySize && value <= 99 * 1024);
+    SP_ASSERT(what == cudaFuncAttributeMaxDynamicSharedMemorySize);
+    if (value < 0 || value > MOST_SHARED_BYTES)
+        return cudaErrorInvalidValue;
     *allowed(kernel) = (size_t)value;
     return cudaSuccess;
 }
@@ -218,6 +232,12 @@ static struct piece *find_piece(const void *at)
             (const uint8_t *)at < pieces[i].at + pieces[i].bytes)
             return &pieces[i];
     return NULL;
+}
+
+bool fake_is_had(const void *at, size_t bytes)
+{
+    const struct piece *p = find_piece(at);
+    return bytes == 0 || (p && bytes <= (size_t)(p->at + p->bytes - (const uint8_t *)at));
 }
 
 static cudaError_t have(void **ret, size_t bytes, enum where where)
@@ -309,6 +329,9 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
     SP_ASSERT(is_on_device(to) == (kind != cudaMemcpyDeviceToHost) &&
               is_on_device(from) == (kind != cudaMemcpyHostToDevice));
     bool pageable = kind != cudaMemcpyDeviceToDevice && !find_piece(host);
+    if (!fake_is_had(kind == cudaMemcpyHostToDevice ? to : from, bytes) ||
+        (!pageable && !fake_is_had(kind == cudaMemcpyHostToDevice ? from : to, bytes)))
+        return cudaErrorInvalidValue;
     if (recordable() != cudaSuccess || (pageable && not_recording() != cudaSuccess))
         return cudaErrorStreamCaptureUnsupported;
     enqueue(w); /* whether what isn't pinned has been read now is promised nowhere */
@@ -318,6 +341,8 @@ cudaError_t cudaMemcpyAsync(void *to, const void *from, size_t bytes, enum cudaM
 cudaError_t cudaMemsetAsync(void *to, int value, size_t bytes, cudaStream_t s)
 {
     SP_ASSERT(s == &stream && value == 0 && (bytes == 0 || is_on_device(to)));
+    if (!fake_is_had(to, bytes))
+        return cudaErrorInvalidValue;
     if (recordable() != cudaSuccess)
         return cudaErrorStreamCaptureUnsupported;
     enqueue((struct work){.kind = WORK_SET, .to = to, .bytes = bytes});
@@ -367,6 +392,7 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t s)
 {
     SP_ASSERT(s == &stream && !stream.recording);
     event->pending++;
+    event->recorded = true;
     enqueue((struct work){.kind = WORK_EVENT, .event = event});
     return cudaSuccess;
 }
@@ -377,7 +403,10 @@ cudaError_t cudaEventSynchronize(cudaEvent_t event)
 }
 cudaError_t cudaEventElapsedTime(float *ret, cudaEvent_t start, cudaEvent_t stop)
 {
-    SP_ASSERT(start->pending == 0 && stop->pending == 0);
+    if (!start->recorded || !stop->recorded)
+        return cudaErrorInvalidResourceHandle;
+    if (start->pending > 0 || stop->pending > 0)
+        return cudaErrorNotReady;
     *ret = (float)(stop->at - start->at);
     return cudaSuccess;
 }
@@ -417,9 +446,27 @@ cudaError_t cudaGraphDestroy(cudaGraph_t graph)
     free(graph);
     return cudaSuccess;
 }
+/* Whether the memory that its copies, zeroing and products name is there: a device would read and
+ * write what is there instead. What kernels' arguments point to is not known. */
+static bool graph_is_sound(const struct list *l)
+{
+    bool ok = true;
+    for (const struct work *w = l->first; w; w = w->next) {
+        if (w->kind == WORK_COPY || w->kind == WORK_SET)
+            ok &= fake_is_had(w->to, w->bytes);
+        if (w->kind == WORK_COPY)
+            ok &= fake_is_had(w->from, w->bytes);
+        if (w->kind == WORK_PRODUCT)
+            ok &= find_piece(w->product.a) && find_piece(w->product.b) && find_piece(w->product.d);
+    }
+    return ok;
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t graph, cudaStream_t s)
 {
     SP_ASSERT(s == &stream && !stream.recording);
+    if (!graph_is_sound(&graph->list))
+        return cudaErrorIllegalAddress;
     if (fake.no_graph_memory)
         return cudaErrorMemoryAllocation;
     copy_list(&stream.list, &graph->list);

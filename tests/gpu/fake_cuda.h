@@ -2,6 +2,10 @@
  * so that its own code (common/tensor/cuda/device*.c) is run where there is no device. Kernels are
  * those of emulate.h. Work is done as late as CUDA allows: when somebody waits for it, so that a
  * buffer that is used again too early is seen. Memory is filled with a pattern when it is had.
+ * What a device refuses is refused: copies beyond what was had, launches that are too large or have
+ * more shared memory than was asked for, graphs of memory that was freed. What would be undefined
+ * ends the program: an algorithm for another problem than it was asked for, or at addresses that
+ * are not aligned as was said.
  *
  * cublasLt has algorithms with the faults that the device must find out (fake_blas.c), and a clock
  * that goes by what each of them is said to cost. */
@@ -38,6 +42,8 @@ struct fake_product { /* one call of cublasLtMatmul, sizes and types as cublasLt
 };
 void fake_multiply(const struct fake_product *p);
 double fake_cost(const struct fake_product *p);
+/* Whether so many bytes from there on are of one piece of memory, a device's or pinned. */
+bool fake_is_had(const void *at, size_t bytes);
 /* Puts it behind the stream's other work, or into what is recorded; false: it can't. */
 bool fake_enqueue_product(cudaStream_t stream, const struct fake_product *p);
 
