@@ -384,6 +384,7 @@ static void refused(void)
     SP_ASSERT(device_record(d, 1));
     device_zero(d, at, 1000);
     SP_ASSERT(device_recorded(d) && d->graphs.n == 1);
+    device_wait(d);
     SP_ASSERT(cudaFree(at) == cudaSuccess); /* behind the device's back */
     check(cudaGraphLaunch(d->graphs.kept[0].work, s) == cudaErrorIllegalAddress,
           "a graph of memory that was freed is refused");

@@ -106,6 +106,8 @@ void device_close(struct device *d)
 {
     if (!d)
         return;
+    if (d->stream)
+        (void)cudaStreamSynchronize(d->stream); /* for what uses memory that is freed now */
     device_passes_free(d);
     device_forget_graphs(d);
     device_products_close(d);

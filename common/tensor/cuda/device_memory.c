@@ -22,9 +22,10 @@ void *device_take(struct device *d, size_t bytes)
     return NULL;
 }
 
+/* cudaFree may wait for what uses the memory, or not. */
 void device_give(struct device *d, void *memory)
 {
-    SP_ASSERT(!d->graphs.recording);
+    device_do_wait(d);
     device_check(cudaFree(memory), "free");
 }
 
@@ -267,9 +268,10 @@ void *device_pinned_alloc(struct device *d, size_t bytes)
 
 void device_pinned_free(struct device *d, void *memory)
 {
-    (void)d;
-    if (memory)
-        device_check(cudaFreeHost(memory), "free");
+    if (!memory)
+        return;
+    device_do_wait(d);
+    device_check(cudaFreeHost(memory), "free");
 }
 
 void device_do_put_pinned(struct device *d, void *to, const void *from_pinned, size_t bytes)
