@@ -17,7 +17,8 @@ CUBLAS = "libcublasLt.so.13"
 LN2 = math.log(2)
 # Programs of BUILD/tests/gpu that never need a device.
 HOST_PROGRAMS = ("fake", "pages", "ptx")
-# When peers begin nothing new; what they have begun then ends within a step's time.
+# When peers begin nothing new, or after half of what is left; what they have begun then ends within
+# the rest. With less than this left they don't begin.
 PEER_SECONDS = 240
 # Tools that may be too slow for a program, which then counts as skipped.
 SLOW_TOOLS = ("racecheck", "initcheck")
@@ -33,11 +34,11 @@ class Skipped(Exception):
 
 class Step:
     """slow: what is not done in time says nothing, and is no failure. alone: nothing else is at work
-    beside it."""
+    beside it. least: seconds that must be left, else it is for the next time."""
 
-    def __init__(self, name, text, run, after=(), slow=False, alone=False):
+    def __init__(self, name, text, run, after=(), slow=False, alone=False, least=5):
         self.name, self.text, self.run = name, text, run
-        self.after, self.slow, self.alone = after, slow, alone
+        self.after, self.slow, self.alone, self.least = after, slow, alone, least
 
 
 class Context:
@@ -46,6 +47,7 @@ class Context:
     def __init__(self, build, out, emulated, ptx=False):
         self.build, self.out, self.emulated = pathlib.Path(build), pathlib.Path(out), emulated
         self.ptx = ptx  # the emulated device runs what nvcc made of the kernels
+        self.seconds = float("inf")  # that a step has
         self.iterations = 1 if emulated else 2
         self.device = "cuda-fp32" if emulated else "cuda"
 
@@ -274,7 +276,7 @@ def beside(c, script, *arguments):
         raise Skipped(f"{sys.executable} has no torch and transformers")
     path = c.out / (pathlib.Path(script).stem + ".json")
     c.python(f"tests/bench/peers/{script}", "--build", c.build, "--scratch", c.out, "--json", path,
-             "--seconds", PEER_SECONDS, *arguments)
+             "--seconds", min(PEER_SECONDS, c.seconds / 2), *arguments)
     return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -378,7 +380,7 @@ def exact_steps():
 def step_7b():
     return [
         Step("peer_step", "7B: a SPIN step beside torch, its share of the GEMM peak, peak and plan "
-             "of memory", step_peer_step, alone=True),
+             "of memory", step_peer_step, alone=True, least=PEER_SECONDS),
         Step("bench_7b_step", "7B: the step alone, where torch is missing", step_bench_7b_step,
              alone=True),
     ]
@@ -387,7 +389,7 @@ def step_7b():
 def decode_7b():
     return [
         Step("peer_decode", "7B: decoding beside transformers, its share of the memory roofline",
-             step_peer_decode, alone=True),
+             step_peer_decode, alone=True, least=PEER_SECONDS),
         Step("bench_7b_decode", "7B: decoding alone, where torch is missing", step_bench_7b_decode,
              alone=True),
     ]
