@@ -37,7 +37,7 @@ static void sum_column(const struct fake_product *p, const float *x, size_t j, f
 {
     enum fake_algorithm a = p->algorithm;
     bool backwards = a == FAKE_BACKWARDS || (a == FAKE_BY_COUNT && p->n < 100) ||
-                     (a == FAKE_BY_PLACE && j % 2 == 1);
+                     (a == FAKE_BY_PLACE && j % 2 == 1) || (a == FAKE_STREAM && j % 3 == 1);
     memset(sums, 0, p->m * sizeof(*sums));
     for (size_t l = 0; l < p->k; l++) {
         size_t k = backwards ? p->k - 1 - l : l;
@@ -77,7 +77,7 @@ double fake_cost(const struct fake_product *p)
     static const double costs[FAKE_ALGORITHMS] = {
         [FAKE_SPLIT] = 1,  [FAKE_REDUCES] = 1,   [FAKE_BY_COUNT] = 1, [FAKE_BY_PLACE] = 1,
         [FAKE_PLAIN] = 10, [FAKE_BACKWARDS] = 1, [FAKE_FEW] = 5,      [FAKE_MANY] = 0.5,
-        [FAKE_MOODY] = 5,  [FAKE_FORGETS] = 0.5,
+        [FAKE_MOODY] = 5,  [FAKE_FORGETS] = 0.5, [FAKE_STREAM] = 1,
     };
     return costs[p->algorithm];
 }
@@ -273,10 +273,13 @@ cublasStatus_t cublasLtMatmulAlgoConfigGetAttribute(const cublasLtMatmulAlgo_t *
                                                     cublasLtMatmulAlgoConfigAttributes_t what,
                                                     void *ret, size_t bytes, size_t *ret_written)
 {
-    int32_t split = number_of(algo) == FAKE_SPLIT ? 4 : 1;
+    int32_t split = number_of(algo) == FAKE_SPLIT ? 4 : number_of(algo) == FAKE_STREAM ? -2 : 1;
     uint32_t reduction = number_of(algo) == FAKE_REDUCES ? CUBLASLT_REDUCTION_SCHEME_INPLACE
                                                          : CUBLASLT_REDUCTION_SCHEME_NONE;
     SP_ASSERT(bytes == 4);
+    *ret_written = 0;
+    if (number_of(algo) == FAKE_PLAIN && what == CUBLASLT_ALGO_CONFIG_SPLITK_NUM)
+        return CUBLAS_STATUS_NOT_SUPPORTED;
     memcpy(ret, what == CUBLASLT_ALGO_CONFIG_SPLITK_NUM ? (void *)&split : (void *)&reduction,
            bytes);
     *ret_written = bytes;

@@ -21,10 +21,11 @@
 enum fake_algorithm {
     FAKE_SPLIT,     /* splits k */
     FAKE_REDUCES,   /* puts sums together afterwards */
+    FAKE_STREAM,    /* shares k out to blocks as it comes, which a number of splits below 0 says */
     FAKE_BY_COUNT,  /* sums in another order when there are few rows */
     FAKE_BY_PLACE,  /* and for every other row */
     FAKE_BACKWARDS, /* k from the end: quick, other bits, and nobody says that it does few rows */
-    FAKE_PLAIN,     /* k from the start */
+    FAKE_PLAIN,     /* k from the start; can't split, and knows no number of splits */
     FAKE_FEW,       /* the same, quicker, for up to 64 rows */
     FAKE_MANY,      /* the same, quicker, for more than 1024 */
     FAKE_MOODY,     /* the same, quicker, for 65 to 128, but for 77 rows it fails */

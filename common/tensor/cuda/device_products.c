@@ -160,9 +160,10 @@ static bool make_preference(cublasLtMatmulPreference_t *ret, const struct device
            prefer(*ret, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, &c->result_aligned, 4);
 }
 
-/* k in one go: neither split over blocks nor put together afterwards. There is no attribute that
- * says how an algorithm shares work that doesn't fill the device; one that would put sums of
- * several blocks together needs workspace for them, and a tile of them is larger than
+/* k in one go: neither split over blocks nor put together afterwards. What can't split may lack the
+ * attribute; numbers below 0 stand for other ways to share k out. There is no attribute that says
+ * how an algorithm shares work that doesn't fill the device; one that would put sums of several
+ * blocks together needs workspace for them, and a tile of them is larger than
  * DEVICE_LITTLE_WORKSPACE. */
 static bool one_sum(const cublasLtMatmulAlgo_t *algo)
 {
