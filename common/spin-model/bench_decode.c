@@ -18,8 +18,9 @@ struct decoding {
     const struct bench *bench;
     struct model_decoder *decoder;
     int32_t slots, prompt, tokens; /* tokens: after the first one of each answer */
-    /* All slots have one prompt, which is run before: they begin together, however long it is. */
-    bool same_prompt;
+    /* Prompts have been run when the clock starts: all begin together, however long they are. Each
+     * slot has its own, as one that all have would lie in a cache, or in one place for all. */
+    bool prompts_before;
     uint32_t runs; /* done, of those with prompts: what a prompt was must not come again */
 };
 
@@ -27,8 +28,7 @@ static enum sp_err submit(struct decoding *d, int32_t slot, int32_t new_tokens,
                           struct sp_error *err)
 {
     int32_t *prompt = sp_xarray((size_t)d->prompt, sizeof(*prompt));
-    uint32_t first = (d->runs * (uint32_t)d->slots + (uint32_t)(d->same_prompt ? 0 : slot)) *
-                     (uint32_t)d->prompt;
+    uint32_t first = (d->runs * (uint32_t)d->slots + (uint32_t)slot) * (uint32_t)d->prompt;
     for (int32_t i = 0; i < d->prompt; i++)
         prompt[i] = bench_random_id(d->bench, first + (uint32_t)i);
     struct model_decoder_request request = {
@@ -68,11 +68,11 @@ static enum sp_err finish(struct decoding *d, int64_t *ret_ns, struct sp_error *
     return rc;
 }
 
-static enum sp_err submit_all(struct decoding *d, struct sp_error *err)
+static enum sp_err submit_all(struct decoding *d, int32_t new_tokens, struct sp_error *err)
 {
     enum sp_err rc = SP_OK;
     for (int32_t s = 0; rc == SP_OK && s < d->slots; s++)
-        rc = submit(d, s, d->tokens + 1, err);
+        rc = submit(d, s, new_tokens, err);
     return rc;
 }
 
@@ -81,12 +81,12 @@ static enum sp_err run_decoding(void *context, int64_t *ret_ns, struct sp_error 
 {
     struct decoding *d = context;
     enum sp_err rc = SP_OK;
-    if (d->same_prompt)
-        rc = submit(d, 0, 1, err);
-    if (rc == SP_OK && d->same_prompt)
+    if (d->prompts_before) /* which slots keep */
+        rc = submit_all(d, 1, err);
+    if (rc == SP_OK && d->prompts_before)
         rc = finish(d, ret_ns, err);
     if (rc == SP_OK)
-        rc = submit_all(d, err);
+        rc = submit_all(d, d->tokens + 1, err);
     return rc == SP_OK ? finish(d, ret_ns, err) : rc;
 }
 
@@ -95,7 +95,7 @@ static enum sp_err run_answers(void *context, int64_t *ret_ns, struct sp_error *
 {
     struct decoding *d = context;
     int64_t start = sp_now_ns(), ignored;
-    enum sp_err rc = submit_all(d, err);
+    enum sp_err rc = submit_all(d, d->tokens + 1, err);
     if (rc == SP_OK)
         rc = finish(d, &ignored, err);
     *ret_ns = sp_now_ns() - start;
@@ -240,8 +240,14 @@ static enum sp_err measure_asked(struct bench *bench, struct decoding *d,
     snprintf(what, sizeof(what),
              with_prompts ? "%d prompts of %d, %d new" : "decode %d × (%d + %d)", d->slots,
              d->prompt, d->tokens + 1);
-    d->same_prompt = !with_prompts;
+    d->prompts_before = !with_prompts;
+    d->runs = with_prompts; /* none that a slot has */
+    struct model_decoder_stats before, after;
+    model_decoder_get_stats(d->decoder, &before);
     enum sp_err rc = bench_measure(bench, &f, err);
+    model_decoder_get_stats(d->decoder, &after);
+    json_object_set_new(f.fields, "prompt_rows_run",
+                        json_integer((json_int_t)(after.prefill_rows - before.prefill_rows)));
     if (rc == SP_OK)
         bench_report(bench, &f);
     else

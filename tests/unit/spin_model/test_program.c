@@ -407,6 +407,8 @@ static void bench_of_one_shape(void)
         ck_assert(json_real_value(json_object_get(f, "tokens_per_s")) > 0);
         ck_assert_int_gt(json_integer_value(json_object_get(f, "plan_bytes")), 0);
         ck_assert_ptr_null(json_object_get(f, "gemm_share"));
+        /* each sequence has a prompt of its own */
+        ck_assert_int_ge(json_integer_value(json_object_get(f, "prompt_rows_run")), 5 * 9);
     }
     json_decref(document);
     free(out);
