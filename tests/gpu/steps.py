@@ -22,6 +22,9 @@ HOST_PROGRAMS = ("fake", "pages", "ptx")
 PEER_SECONDS = 240
 # Tools that may be too slow for a program, which then counts as skipped.
 SLOW_TOOLS = ("racecheck", "initcheck")
+# Those that look at our kernels (gpu_…) only: what orders the threads of cublasLt's is its own. The
+# others see what is written by all, and where.
+OWN_KERNELS = ("racecheck", "synccheck")
 
 
 class Failed(Exception):
@@ -326,7 +329,7 @@ def watched(c, tool, command, **more):
     the device looks at all of it itself, and libraries ask the driver for what it may not have (one
     of CUDA 13.1 does so where the driver is of 13.0), which would count as errors."""
     options = ["--tool", tool, "--error-exitcode", "9", "--print-limit", "20", "--report-api-errors",
-               "no"]
+               "no", *(["--kernel-name", "kns=gpu_"] if tool in OWN_KERNELS else [])]
     command = [str(x) for x in [sanitizer(), *options, *command]]
     print("+", *command, flush=True)
     unsupported = False
