@@ -110,7 +110,8 @@ static const struct sp_setting table[] = {
          "Weight of the mean negative log-likelihood of the human answer, by iteration."),
     LIST("train", "learning_rate", learning_rate, "5e-7, 5e-7, 1e-7, 1e-7", 0, 1, "",
          "Peak of the schedule, by iteration."),
-    LIST("train", "epochs", epochs, "2", 1, 1000, "", "Passes over the pairs, by iteration."),
+    LIST("train", "epochs", epochs, "2", 1, 1000, "",
+         "Passes over the pairs, by iteration: whole numbers."),
     F64("train", "ipo_tau", ipo_tau, "0.1", 1e-6, 1000, "", "Regularisation of the ipo loss."),
     ENUM("train", "optimizer", optimizer, "rmsprop", "rmsprop|adamw",
          "rmsprop, as in the paper, without bias correction; adamw with it."),
@@ -122,11 +123,12 @@ static const struct sp_setting table[] = {
          "step, and not in the device's; needs backend = cuda or cuda-fp32."),
     ENUM("train", "weights", train_weights, "f32", "f32|bf16",
          "Storage of parameters and gradients in training; bf16 (backend = cuda) rounds updates up "
-         "or down at random, so that small ones count; in mode spin it needs score_by = trainer."),
+         "or down at random, so that small ones count; modes spin and dpo then need score_by = "
+         "trainer."),
     F64("train", "rms_alpha", rms_alpha, "0.99", 0, 1, "", "Smoothing of RMSProp."),
     F64("train", "adam_beta1", adam_beta1, "0.9", 0, 0.999999, "", "First moment of AdamW."),
     F64("train", "adam_beta2", adam_beta2, "0.999", 0, 0.999999, "", "Second moment of AdamW."),
-    F64("train", "eps", eps, "1e-8", 0, 1, "", "Added to the root in both optimizers."),
+    F64("train", "eps", eps, "1e-8", 0, 1, "", "Added to the root in both optimizers; above 0."),
     F64("train", "weight_decay", weight_decay, "0", 0, 10, "",
         "As in torch: rmsprop adds it to the gradient, adamw shrinks the weights by it."),
     ENUM("train", "schedule", schedule, "linear", "linear|cosine|constant",
@@ -238,14 +240,19 @@ static enum sp_err check_compat(const struct run_settings *s, struct sp_error *e
     return SP_OK;
 }
 
+/* Whether the trainer's margins start from what generators scored; mode sft has no references. */
+static bool scored_by_generator(const struct run_settings *s)
+{
+    return s->mode != RUN_MODE_SFT && s->score_by == RUN_SCORE_BY_GENERATOR;
+}
+
 /* What only a device does. */
 static enum sp_err check_storage(const struct run_settings *s, struct sp_error *err)
 {
     if (s->train_weights == RUN_DTYPE_BF16 && strcmp(s->backend, "cuda") != 0)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "[train] weights: bf16 needs [run] backend = cuda; it is %.40s", s->backend);
-    if (s->train_weights == RUN_DTYPE_BF16 && s->mode == RUN_MODE_SPIN &&
-        s->score_by == RUN_SCORE_BY_GENERATOR)
+    if (s->train_weights == RUN_DTYPE_BF16 && scored_by_generator(s))
         return sp_fail(err, SP_EINVAL,
                        "[train] weights: answers must be scored with bf16 weights, too: set [run] "
                        "score_by = trainer");
@@ -264,10 +271,11 @@ static enum sp_err check_numbers(const struct run_settings *s, struct sp_error *
         if (s->epochs.values[i] != floor(s->epochs.values[i]))
             return sp_fail(err, SP_EINVAL, "[train] epochs: %g: passes are whole",
                            s->epochs.values[i]);
-    if (s->eps <= 0)
+    if ((float)s->eps <= 0)
         return sp_fail(err, SP_EINVAL,
-                       "[train] eps: 0: a weight whose gradient was always 0 would be divided by "
-                       "it: give 1e-8");
+                       "[train] eps: %g: a weight whose gradient was always 0 would be divided by "
+                       "it, which is 0 in fp32: give 1e-8",
+                       s->eps);
     return SP_OK;
 }
 
@@ -314,7 +322,7 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
     if (s->activations_dtype != RUN_DTYPE_F32 && s->weights_dtype != RUN_DTYPE_BF16)
         return sp_fail(err, SP_EINVAL,
                        "[generate] activations: bf16 goes with weights = bf16 only");
-    if (s->mode == RUN_MODE_SPIN && s->score_by == RUN_SCORE_BY_GENERATOR &&
+    if (scored_by_generator(s) &&
         (s->weights_dtype != RUN_DTYPE_F32 || s->kv_dtype != RUN_DTYPE_F32))
         return sp_fail(
             err, SP_EINVAL,
