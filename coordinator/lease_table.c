@@ -4,6 +4,8 @@
 
 #include "coordinator/core_internal.h"
 
+#define REASON_FAILURE 256 /* bytes of what a worker says is wrong */
+
 struct coord_lease *core_lease(const struct coord_core *core, uint64_t id)
 {
     return coord_map_get(&core->lease_by_id, id);
@@ -54,8 +56,8 @@ struct coord_lease *lease_claimed(struct coord_core *core, struct coord_worker *
                                   struct coord_run *run, const struct proto_claim *claim,
                                   const uint32_t *positions, uint32_t count)
 {
-    struct coord_lease *lease = enter(core, claim->lease_id, worker, run,
-                                      (enum proto_set)claim->set, positions, count);
+    struct coord_lease *lease =
+        enter(core, claim->lease_id, worker, run, (enum proto_set)claim->set, positions, count);
     lease->confirm_by_ms = COORD_NEVER;
     lease->unmeasured = true;
     return lease;
@@ -103,31 +105,36 @@ static struct coord_iteration *iteration_of(const struct coord_lease *lease)
     return it;
 }
 
-/* A prompt whose workers die, one after the other, stops the iteration until somebody looks. */
+/* A prompt whose workers die, one after the other, or that the weights cannot answer (failure says
+ * why, else it is empty), stops the iteration until somebody looks. */
 static void pause_for(struct coord_core *core, struct coord_run *run, enum proto_set set,
-                      uint32_t position)
+                      uint32_t position, const char *failure)
 {
     struct coord_iteration *it = run->iteration;
     if (it->pending || !coord_transition_allowed(it->state, COORD_PAUSED))
         return;
-    char reason[256];
+    char reason[512], how[REASON_FAILURE + 32];
+    if (failure[0])
+        snprintf(how, sizeof(how), "came back %d times (%s)", COORD_MAX_DEATHS, failure);
+    else
+        snprintf(how, sizeof(how), "died %d times", COORD_MAX_DEATHS);
     if (set == PROTO_SET_TRAIN) {
         struct plan_key key;
         plan_key_at(&it->plan, position, &key);
-        snprintf(
-            reason, sizeof(reason),
-            "leases with prompt %u died %d times: `spinctl skip %s %u`, or `spinctl resume %s`",
-            key.prompt, COORD_MAX_DEATHS, run->info.name, key.prompt, run->info.name);
+        snprintf(reason, sizeof(reason),
+                 "leases with prompt %u %s: `spinctl skip %s %u`, or `spinctl resume %s`",
+                 key.prompt, how, run->info.name, key.prompt, run->info.name);
     } else {
         snprintf(reason, sizeof(reason),
-                 "leases with prompt %u of set %d died %d times: `spinctl resume %s` tries again",
-                 position, (int)set, COORD_MAX_DEATHS, run->info.name);
+                 "leases with prompt %u of set %d %s: `spinctl resume %s` tries again", position,
+                 (int)set, how, run->info.name);
     }
     it->sets[set].deaths[position] = 0;
     core_send(core, iteration_move(core, run, COORD_PAUSED, "coordinator", reason));
 }
 
-void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why)
+static void lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why,
+                  const char *failure)
 {
     struct coord_iteration *it = iteration_of(lease);
     lease->lapsed = true;
@@ -152,8 +159,13 @@ void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, 
         set_release(set, position);
         if (died && set->state[position] != KEY_STORED &&
             ++set->deaths[position] >= COORD_MAX_DEATHS)
-            pause_for(core, lease->run, lease->set, position);
+            pause_for(core, lease->run, lease->set, position, failure);
     }
+}
+
+void lease_lapse(struct coord_core *core, struct coord_lease *lease, bool died, const char *why)
+{
+    lapse(core, lease, died, why, "");
 }
 
 void lease_note_stored(struct coord_core *core, struct coord_lease *lease, uint32_t position)
@@ -273,13 +285,15 @@ void core_lease_return(struct coord_core *core, const struct coord_event *event)
     if (!worker)
         return;
     uint32_t returned = 0;
+    char *failure = core_clip(back->failure ? back->failure : "", REASON_FAILURE);
     for (uint32_t i = 0; i < back->leases.count; i++) {
         struct coord_lease *lease = core_lease(core, back->leases.values[i]);
         if (!lease || lease->lapsed || lease->worker != worker)
             continue;
         returned += lease->open;
-        lease_lapse(core, lease, false, "was returned");
+        lapse(core, lease, failure[0] != '\0', "was returned", failure);
     }
+    free(failure);
     core_reply(core, event->handle, PROTO_LEASE_RETURN_REPLY)->body.lease_return.returned =
         returned;
 }

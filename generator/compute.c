@@ -120,13 +120,15 @@ static void post(struct engine *engine, struct gen_out *out)
         free(out); /* closed: we are stopping */
 }
 
-/* The lease of this task can't be worked on: its queued items go back. */
+/* The lease of this task can't be worked on: its queued items go back. What is wrong with the
+ * weights is so for every worker; memory and disks are this one's own. */
 static void give_back(struct engine *engine, struct gen_task *task, const struct sp_error *why)
 {
     uint64_t id = task->lease->grant.lease_id;
     sp_errlog("lease %llu goes back: %s", (unsigned long long)id, why->text);
     gen_book_lose(&engine->book, id);
-    post(engine, gen_make_notice(GEN_OUT_RETURN, id));
+    bool of_all = why->code == SP_ENUMERIC || why->code == SP_EFORMAT;
+    post(engine, gen_make_notice(GEN_OUT_RETURN, id, of_all ? why->text : ""));
 }
 
 static void handle(struct engine *engine, struct gen_event *event)
@@ -198,7 +200,7 @@ static void collect(struct engine *engine)
         uint64_t done;
         gen_book_finish(&engine->book, task, &done);
         if (done != 0)
-            post(engine, gen_make_notice(GEN_OUT_DONE, done));
+            post(engine, gen_make_notice(GEN_OUT_DONE, done, ""));
     }
 }
 

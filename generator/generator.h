@@ -49,7 +49,8 @@ struct gen_out {
     uint32_t iteration;
     struct sp_digest checkpoint;
     struct proto_work_result result;
-    int32_t ids[]; /* what result.ids points to */
+    const char *failure; /* GEN_OUT_RETURN: why no worker can do it; empty: another one may */
+    int32_t ids[];       /* what result.ids, or failure, points to */
 };
 
 enum gen_activity { GEN_IDLE, GEN_LOADING, GEN_WORKING };
@@ -105,7 +106,7 @@ enum sp_err gen_make_request(const struct gen_task *task, int32_t max_positions,
                              struct model_decoder_request *ret, struct sp_error *err) SP_MUST_USE;
 struct gen_out *gen_make_result(const struct gen_task *task,
                                 const struct model_decoder_result *result);
-struct gen_out *gen_make_notice(enum gen_out_kind kind, uint64_t lease_id);
+struct gen_out *gen_make_notice(enum gen_out_kind kind, uint64_t lease_id, const char *failure);
 /* Prompt number in the key of the draws: sets are kept apart by offsets. */
 uint32_t gen_draw_prompt(uint32_t set, uint32_t prompt);
 

@@ -130,9 +130,10 @@ static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)
 }
 
 static void return_leases(struct submitter *s, const uint64_t *leases, uint32_t count,
-                          int64_t give_up_ms)
+                          const char *failure, int64_t give_up_ms)
 {
-    struct proto_lease_return request = {.leases = {.values = leases, .count = count}};
+    struct proto_lease_return request = {.leases = {.values = leases, .count = count},
+                                         .failure = failure};
     const void *reply;
     struct sp_error err = {0};
     if (worker_call(s->gen->submit_peer, PROTO_LEASE_RETURN, &request, give_up_ms, &reply, &err) !=
@@ -150,7 +151,7 @@ static void flush_head(struct submitter *s, int64_t give_up_ms)
         return;
     case GEN_OUT_RETURN:
         worker_link_drop(s->gen->link, first->lease_id);
-        return_leases(s, &first->lease_id, 1, give_up_ms);
+        return_leases(s, &first->lease_id, 1, first->failure, give_up_ms);
         forget(s, 1);
         return;
     case GEN_OUT_DONE:
@@ -255,7 +256,7 @@ static void finish(struct submitter *s)
     uint32_t n_held = worker_link_held(s->gen->link, &held);
     int64_t left_ms = end_ms - sp_now_ms();
     if (n_held > 0 && left_ms > 0)
-        return_leases(s, held, n_held, left_ms);
+        return_leases(s, held, n_held, "", left_ms);
     sp_info("stopping: %u results not handed in, %u leases given back", s->count, n_held);
     free(held);
     forget(s, s->count);

@@ -73,9 +73,11 @@ enum sp_err gen_make_request(const struct gen_task *task, int32_t max_positions,
     return SP_OK;
 }
 
-struct gen_out *gen_make_notice(enum gen_out_kind kind, uint64_t lease_id)
+struct gen_out *gen_make_notice(enum gen_out_kind kind, uint64_t lease_id, const char *failure)
 {
-    struct gen_out *out = sp_xalloc(sizeof(*out));
+    size_t bytes = strlen(failure) + 1;
+    struct gen_out *out = sp_xalloc(sizeof(*out) + bytes);
+    out->failure = memcpy(out->ids, failure, bytes);
     out->kind = kind;
     out->lease_id = lease_id;
     out->since_ms = sp_now_ms();

@@ -184,6 +184,28 @@ START_TEST(test_failed_and_cancelled_survive_and_reopen)
 }
 END_TEST
 
+/* One step of 10^12 times the gradient: the weights are numbers, their logits are not. Nobody can
+ * give it a verdict, which is said and not tried for ever. */
+START_TEST(test_weights_without_finite_logits_are_said)
+{
+    struct cluster cluster;
+    cluster_open(&cluster);
+    cluster_write_rows(&cluster, "train.jsonl", 0, 60);
+    cluster_create_run(&cluster, "r", 7,
+                       "train.learning_rate=1 train.rms_alpha=1 train.eps=1e-12 train.clip=0 "
+                       "train.batch_pairs=64 train.epochs=1");
+    start_workers(&cluster);
+    cluster_start_iteration(&cluster, "r");
+    cluster_wait_state(&cluster, "r", "paused", SECONDS);
+    json_t *row = cluster_iteration(&cluster, "r", 0);
+    ck_assert_msg(strstr(cluster_text(row, "reason"), "logits are not finite") != NULL, "%s",
+                  cluster_text(row, "reason"));
+    json_decref(row);
+    command(&cluster, "cancel");
+    cluster_close(&cluster);
+}
+END_TEST
+
 START_TEST(test_start_iteration_twice_is_one_iteration)
 {
     struct cluster cluster;
@@ -315,6 +337,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_restarts_and_pauses_in_every_state);
     tcase_add_test(c, test_publishing_survives_and_another_trainer_finishes);
     tcase_add_test(c, test_failed_and_cancelled_survive_and_reopen);
+    tcase_add_test(c, test_weights_without_finite_logits_are_said);
     tcase_add_test(c, test_start_iteration_twice_is_one_iteration);
     tcase_add_test(c, test_a_standby_takes_over_a_lost_trainers_run);
     tcase_add_test(c, test_an_old_epoch_is_refused);

@@ -151,6 +151,25 @@ START_TEST(so_does_a_trainer)
 }
 END_TEST
 
+/* Given back as it is, a lease may come and go; where the weights are to blame, five times. */
+START_TEST(what_the_weights_cannot_answer_pauses)
+{
+    uint64_t a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
+    struct proto_lease_return back = {.worker_id = a, .leases.count = 1};
+    cf_tick(&fx, fx.times.fair_ms);
+    for (int i = 0; i < 12; i++) {
+        const struct proto_lease_reply *lease = cf_lease(&fx, a, 2);
+        back.leases.values = &lease->lease_id;
+        back.failure = i < 7 ? "" : "logits are not finite";
+        CF_STATE(&fx, COORD_RUNNING);
+        CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_LEASE_RETURN, &back));
+    }
+    CF_STATE(&fx, COORD_PAUSED);
+    ck_assert_msg(strstr(cf_reason(&fx), "came back 5 times (logits are not finite): `spinctl "),
+                  "%s", cf_reason(&fx));
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("core_workers");
@@ -161,6 +180,7 @@ static Suite *suite(void)
     tcase_add_test(tc, a_worker_names_so_many_leases_and_no_more);
     tcase_add_test(tc, a_generator_says_how_full_and_busy_its_device_is);
     tcase_add_test(tc, so_does_a_trainer);
+    tcase_add_test(tc, what_the_weights_cannot_answer_pauses);
     suite_add_tcase(s, tc);
     return s;
 }
