@@ -26,11 +26,10 @@ static json_t *checkpoint_json(struct store_run *run, const struct store_checkpo
 {
     return json_pack(
         "{s:o, s:o, s:s, s:i, s:I, s:I, s:b, s:o, s:o, s:o}", "digest",
-        query_hex(&checkpoint->digest),
-        "manifest", query_hex(&checkpoint->manifest), "run", store_run_name(run), "iteration",
-        (int)checkpoint->iteration, "bytes", (json_int_t)checkpoint->bytes, "created_ms",
-        (json_int_t)checkpoint->created_ms, "pinned", checkpoint->pinned, "dropped_ms",
-        query_time(checkpoint->dropped_ms), "verdict",
+        query_hex(&checkpoint->digest), "manifest", query_hex(&checkpoint->manifest), "run",
+        store_run_name(run), "iteration", (int)checkpoint->iteration, "bytes",
+        (json_int_t)checkpoint->bytes, "created_ms", (json_int_t)checkpoint->created_ms, "pinned",
+        checkpoint->pinned, "dropped_ms", query_time(checkpoint->dropped_ms), "verdict",
         it && it->verdict[0] ? query_text(it->verdict, strlen(it->verdict)) : json_null(),
         "accepted", it ? json_boolean(it->accepted) : json_null());
 }
@@ -82,6 +81,7 @@ enum sp_err query_checkpoints(struct query *q, json_t **ret, struct sp_error *er
 struct wanted {
     const char *prefix; /* of the digest in hex; "": any */
     int64_t iteration;  /* INT64_MIN: any */
+    bool best;          /* what the next iteration would start from */
 };
 
 struct found {
@@ -117,12 +117,57 @@ static enum sp_err search_run(struct coord_query *all, struct store_run *run,
     return rc;
 }
 
-static enum sp_err search(const struct query *q, const struct wanted *wanted, struct found *ret,
+static bool has_published(const struct store_iteration *it)
+{
+    static const struct sp_digest none;
+    return !sp_digest_equal(&it->checkpoint, &none);
+}
+
+/* What an iteration has published is in its own row: weights that are the same as others before
+ * them, bit for bit, are listed once, as those that came first. */
+static enum sp_err search_iteration(const struct query *q, uint32_t iteration, struct found *ret,
+                                    struct sp_error *err)
+{
+    struct store_iteration it;
+    enum sp_err rc = store_iteration_get(q->run, iteration, q->all->arena, &it, err);
+    if (rc == SP_ENOTFOUND || (rc == SP_OK && !has_published(&it)))
+        return SP_OK;
+    if (rc == SP_OK)
+        rc = store_checkpoint_get(q->run, &it.checkpoint, q->all->arena, &ret->checkpoint, err);
+    if (rc != SP_OK)
+        return rc;
+    ret->run = q->run;
+    ret->checkpoint.iteration = (int32_t)iteration;
+    return SP_OK;
+}
+
+/* The newest iteration with a checkpoint, best: with one that was accepted; −1, the base: none. */
+static enum sp_err find_newest(const struct query *q, bool best, int64_t *ret, struct sp_error *err)
+{
+    struct store_iteration *rows = NULL;
+    size_t count = 0;
+    *ret = -1;
+    enum sp_err rc = store_iterations_list(q->run, q->all->arena, &rows, &count, err);
+    for (size_t i = 0; rc == SP_OK && i < count; i++) {
+        bool accepted = rows[i].state == STORE_STATE_CLOSED && rows[i].accepted;
+        if (best ? accepted : has_published(&rows[i]))
+            *ret = rows[i].iteration;
+    }
+    return rc;
+}
+
+static enum sp_err search(const struct query *q, struct wanted *wanted, struct found *ret,
                           struct sp_error *err)
 {
     const char **names = NULL;
     size_t count = 0;
     enum sp_err rc = SP_OK;
+    if (q->run && !wanted->prefix[0] && wanted->iteration == INT64_MIN)
+        rc = find_newest(q, wanted->best, &wanted->iteration, err);
+    if (rc == SP_OK && q->run && wanted->iteration >= 0)
+        rc = search_iteration(q, (uint32_t)wanted->iteration, ret, err);
+    if (rc != SP_OK || ret->run)
+        return rc;
     if (q->run) {
         rc = search_run(q->all, q->run, wanted, ret, err);
     } else {
@@ -158,6 +203,7 @@ static enum sp_err parse_wanted(const struct query *q, struct wanted *ret, struc
     }
     if (q->run == NULL)
         return sp_fail(err, SP_EINVAL, "checkpoint: give a digest, or a run");
+    ret->best = json_is_true(json_object_get(q->args, "best"));
     return query_arg_i64(q, "iteration", -1, UINT32_MAX, &ret->iteration, err);
 }
 

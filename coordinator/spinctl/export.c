@@ -80,9 +80,12 @@ int ctl_export(void *context)
     struct source source = {.ctl = ctl};
     char hex[SP_DIGEST_HEX] = "";
     char *run = sp_xstrdup(ctl_string(args, "run", ""));
+    if (!json_object_get(args, "iteration"))
+        json_object_set_new(args, "best", json_true()); /* of no meaning with a digest */
     enum sp_err rc = ctl_admin(ctl, "checkpoint", run, args, &found, &err);
     if (rc == SP_OK && ctl_integer(found, "dropped_ms", 0) != 0)
-        rc = sp_fail(&err, SP_ENOTFOUND, "checkpoint %.12s was let go of: `spinctl gc` keeps the "
+        rc = sp_fail(&err, SP_ENOTFOUND,
+                     "checkpoint %.12s was let go of: `spinctl gc` keeps the "
                      "newest and those that `spinctl pin` names",
                      ctl_string(found, "digest", ""));
     if (rc == SP_OK)

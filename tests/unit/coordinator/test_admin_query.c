@@ -391,6 +391,63 @@ START_TEST(test_checkpoints)
 }
 END_TEST
 
+/* Iterations 1 and 3 have changed nothing, so that their checkpoint is iteration 0's; 2 made it
+ * worse. */
+static void put_more_iterations(struct aq *aq)
+{
+    struct fx fx = aq->cf.fx;
+    struct store_iteration it = {.iteration = 1,
+                                 .state = STORE_STATE_CLOSED,
+                                 .return_state = STORE_STATE_CLOSED,
+                                 .verdict = "plateau",
+                                 .accepted = true,
+                                 .summary = ""};
+    store_begin(fx.store);
+    for (; it.iteration <= 3; it.iteration++) {
+        bool worse = it.iteration == 2;
+        fx_digest(&it.checkpoint, worse ? "c2" : "c0");
+        fx_digest(&it.checkpoint_manifest, worse ? "m2" : "m0");
+        it.verdict = worse ? "degraded" : "plateau";
+        it.accepted = it.iteration == 1;
+        struct store_checkpoint checkpoint = {.iteration = (int32_t)it.iteration,
+                                              .digest = it.checkpoint,
+                                              .manifest = it.checkpoint_manifest,
+                                              .provenance = "{}"};
+        OK(store_iteration_put(fx.run, &it, &fx.err));
+        OK(store_checkpoint_put(fx.run, &checkpoint, &fx.err));
+    }
+    OK(store_commit(fx.store, &fx.err));
+}
+
+START_TEST(test_checkpoints_by_what_their_iterations_say)
+{
+    static const struct {
+        const char *args, *digest;
+        int iteration;
+        const char *verdict;
+    } cases[] = {
+        {"{\"iteration\":0}", "c0", 0, "improved"}, {"{\"iteration\":1}", "c0", 1, "plateau"},
+        {"{\"iteration\":2}", "c2", 2, "degraded"}, {"{}", "c0", 3, "plateau"},
+        {"{\"best\":true}", "c0", 1, "plateau"},
+    };
+    struct aq aq = aq_new();
+    put_more_iterations(&aq);
+    for (size_t i = 0; i < SP_COUNT(cases); i++) {
+        struct sp_digest digest;
+        char hex[SP_DIGEST_HEX];
+        fx_digest(&digest, cases[i].digest);
+        sp_digest_hex(&digest, hex);
+        json_t *reply = ask(&aq, "checkpoint", "demo", cases[i].args);
+        TEXT(reply, "digest", hex);
+        NUMBER(reply, "iteration", cases[i].iteration);
+        TEXT(reply, "verdict", cases[i].verdict);
+        NUMBER(reply, "provenance.iteration", cases[i].iteration);
+        json_decref(reply);
+    }
+    aq_free(&aq);
+}
+END_TEST
+
 START_TEST(test_refused)
 {
     struct aq aq = aq_new();
@@ -443,6 +500,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_pairs_text);
     tcase_add_test(t, test_listings);
     tcase_add_test(t, test_checkpoints);
+    tcase_add_test(t, test_checkpoints_by_what_their_iterations_say);
     tcase_add_test(t, test_refused);
     suite_add_tcase(s, t);
     return s;
