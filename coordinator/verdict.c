@@ -43,8 +43,8 @@ double verdict_normal_quantile(double p)
     static const double c[] = {-7.784894002430293e-03, -3.223964580411365e-01,
                                -2.400758277161838e+00, -2.549732539343734e+00,
                                4.374664141464968e+00,  2.938163982698783e+00};
-    static const double d[] = {7.784695709041462e-03, 3.224671290700398e-01,
-                               2.445134137142996e+00, 3.754408661907416e+00, 1};
+    static const double d[] = {7.784695709041462e-03, 3.224671290700398e-01, 2.445134137142996e+00,
+                               3.754408661907416e+00, 1};
     const double low = 0.02425;
     if (!(p > 0 && p < 1))
         return NAN;
@@ -96,19 +96,21 @@ struct verdict_interval verdict_bootstrap(const double *values, size_t n, double
     double sum = 0;
     for (size_t i = 0; i < n; i++)
         sum += values[i];
-    double *means = sp_xarray(RESAMPLES, sizeof(*means));
-    for (uint32_t r = 0; r < RESAMPLES; r++) {
+    /* The outermost of 2,000 is as far out as the tail of 0.999. */
+    double tail = (1 - confidence) / 2;
+    uint32_t resamples = (uint32_t)SP_MAX(RESAMPLES, lround(1 / tail));
+    double *means = sp_xarray(resamples, sizeof(*means));
+    for (uint32_t r = 0; r < resamples; r++) {
         double resampled = 0;
         for (uint32_t i = 0; i < n; i++)
             resampled +=
                 values[sp_rng_below(seed, SP_STREAM_BOOTSTRAP, iteration, r, i, 0, (uint64_t)n)];
         means[r] = resampled / (double)n;
     }
-    qsort(means, RESAMPLES, sizeof(*means), compare_doubles);
-    double tail = (1 - confidence) / 2;
-    size_t low = (size_t)floor(tail * (RESAMPLES - 1));
+    qsort(means, resamples, sizeof(*means), compare_doubles);
+    size_t low = (size_t)floor(tail * (resamples - 1));
     struct verdict_interval interval = {
-        .value = sum / (double)n, .low = means[low], .high = means[RESAMPLES - 1 - low]};
+        .value = sum / (double)n, .low = means[low], .high = means[resamples - 1 - low]};
     free(means);
     return interval;
 }
@@ -153,8 +155,8 @@ void verdict_judge(const struct verdict_input *input, struct verdict_result *ret
     ret->a = input->margins ? verdict_wilson(positive, input->pairs, level) : nothing;
     ret->f = verdict_wilson(input->first_sight_correct, input->first_sight_pairs, level);
     ret->r = verdict_wilson(input->trained_correct, input->trained_pairs, level);
-    ret->nll_change = verdict_bootstrap(input->nll_change, input->pairs, level, input->seed,
-                                        input->iteration);
+    ret->nll_change =
+        verdict_bootstrap(input->nll_change, input->pairs, level, input->seed, input->iteration);
     ret->exact_match_change =
         verdict_newcombe(input->eval_correct, input->eval_count, input->eval_correct_before,
                          input->eval_count_before, level);

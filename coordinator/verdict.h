@@ -1,11 +1,13 @@
 /* verdict: what an iteration has achieved, from numbers. Pure; any thread; blocks on nothing.
  *
- *   a  share of held-out pairs with m > 0 under the new player (ties count one half): Wilson
- * interval f  the same at first sight, second half of the first pass, replays left out r  the same
- * on trained pairs after training d  paired difference of the mean negative log-likelihood of a
- * human answer's token, player minus opponent: percentile bootstrap interval, 2,000 resamples drawn
- * from SP_STREAM_BOOTSTRAP e  exact match of the player minus that of the opponent: Newcombe's
- * interval (1998, method 10)
+ *   a: share of held-out pairs with m > 0 under the new player (ties count one half): Wilson's
+ *      interval
+ *   f: the same at first sight, second half of the first pass, replays left out
+ *   r: the same on trained pairs after training
+ *   d: paired difference of the mean negative log-likelihood of a human answer's token, player
+ *      minus opponent: percentile bootstrap interval of 2,000 resamples (more where confidence is
+ *      above 0.999), drawn from SP_STREAM_BOOTSTRAP
+ *   e: exact match of the player minus that of the opponent: Newcombe's interval (1998, method 10)
  *
  * The first rule that holds gives the verdict:
  *   undecided     fewer than min_pairs held-out pairs

@@ -221,6 +221,10 @@ START_TEST(bootstrap)
     }
     ck_assert_double_eq_tol(width, 2 * half, 0.03 * half);
     ck_assert(isnan(verdict_bootstrap(values, 0, 0.95, 1, 0).low));
+    /* Far out, too, it is about as wide as the normal one: ± 3.89 standard errors. */
+    x = verdict_bootstrap(values, 1000, 0.9999, 1, 0);
+    half = verdict_normal_quantile(0.99995) * sqrt(variance / 1000);
+    ck_assert_double_eq_tol((x.high - x.low) / (2 * half), 1, 0.1);
 }
 END_TEST
 
