@@ -1,4 +1,5 @@
 /* evaluate: tasks for a checkpoint, beside another one. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -203,6 +204,8 @@ static enum sp_err evaluate_one(struct ctl *ctl, const struct subject *subject, 
 
 /* ---- results ---- */
 
+/* What there is no number for is a nan: the standard error of one problem is no 0. */
+
 static void print_metrics(const json_t *row, const char *name)
 {
     const char *metric;
@@ -210,7 +213,7 @@ static void print_metrics(const json_t *row, const char *name)
     json_object_foreach(json_object_get(row, "metrics"), metric, value)
     {
         printf("%-20s %-24s %-22s %8.4f ± %.4f  (n = %lld)\n", ctl_string(row, "task", "?"), name,
-               metric, ctl_number(value, "value", 0), ctl_number(value, "stderr", 0),
+               metric, ctl_number(value, "value", NAN), ctl_number(value, "stderr", NAN),
                (long long)ctl_integer(value, "n", 0));
     }
 }
@@ -223,7 +226,7 @@ static void print_difference(const json_t *difference)
     {
         const json_t *interval = json_object_get(value, "bootstrap");
         printf("%-20s %-24s %-22s %+8.4f ± %.4f  (95 %%: %+.4f to %+.4f)\n", "", "difference",
-               metric, ctl_number(value, "value", 0), ctl_number(value, "stderr", 0),
+               metric, ctl_number(value, "value", NAN), ctl_number(value, "stderr", NAN),
                json_number_value(json_array_get(interval, 0)),
                json_number_value(json_array_get(interval, 1)));
     }
@@ -367,6 +370,10 @@ int ctl_evaluate(void *context)
     enum sp_err rc = SP_OK;
     if (ctl->task_count == 0)
         rc = sp_fail(&err, SP_EINVAL, "evaluate: --task: no task given");
+    if (rc == SP_OK && ctl->items && (ctl->task_count > 1 || ctl->no_wait))
+        rc = sp_fail(&err, SP_EINVAL,
+                     "evaluate: --items: one file has the problems of one task, "
+                     "which are there after it: give one --task and no --no-wait");
     if (rc == SP_OK)
         rc = resolve(ctl, ctl->args[0], &subject, &err);
     if (rc == SP_OK && ctl->against)

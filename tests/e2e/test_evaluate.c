@@ -351,6 +351,14 @@ START_TEST(test_what_goes_wrong_is_named)
     ck_assert_int_eq(cluster_ctl(&cluster, NULL, "evaluate", "r", "--task", "sort.conf", "--data",
                                  "missing", NULL),
                      4);
+    /* One file for two tasks would hold the second one's problems only; before any is made, none.
+     */
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "evaluate", "r", "--task", "sort.conf", "--task",
+                                 "sort.conf", "--items", "items.jsonl", NULL),
+                     2);
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "evaluate", "r", "--task", "sort.conf",
+                                 "--no-wait", "--items", "items.jsonl", NULL),
+                     2);
     cluster_write(&cluster, "bad.jsonl", "{\"q\":\"x\"}\n");
     ck_assert_int_ne(cluster_ctl(&cluster, NULL, "evaluate", "r", "--task", "sort.conf", "--data",
                                  "bad.jsonl", NULL),
