@@ -82,7 +82,10 @@ static const struct sp_setting table[] = {
     I64("data", "max_prompt_tokens", max_prompt_tokens, "0", 0, SP_MAX_SEQUENCE_TOKENS, "tokens",
         "Longer prompts are left out and counted; 0: what max_sequence_tokens allows."),
     I64("data", "max_sequence_tokens", max_sequence_tokens, "2048", 2, SP_MAX_SEQUENCE_TOKENS,
-        "tokens", "Prompt and answer together; longer rows are left out and counted."),
+        "tokens",
+        "Prompt and answer together; longer rows are left out and counted. Where answers are "
+        "sampled "
+        "max_new_tokens must fit behind the prompt, too."),
 
     STR("model", "base", base, "", "Directory of the SFT model, in Hugging Face layout."),
     ENUM("model", "checkpoint_dtype", checkpoint_dtype, "f32", "f32|bf16|f16",

@@ -420,6 +420,23 @@ static enum sp_err read_file(struct data_rows *rows, int file, const uint8_t *he
     return rc;
 }
 
+static enum sp_err none_left(const struct data_rows *rows, struct sp_error *err)
+{
+    const struct data_counts *train = &rows->counts[DATA_TRAIN];
+    struct sp_buf why = SP_BUF_INIT;
+    for (int i = 0; i < DATA_REASONS; i++)
+        if (train->left_out[i] > 0)
+            sp_buf_printf(&why, "; %llu: %s", (unsigned long long)train->left_out[i],
+                          reason_texts[i]);
+    enum sp_err rc =
+        sp_fail(err, SP_EFORMAT,
+                "%s: no row is left to train on: %llu rows%s (max_sequence_tokens counts as %lld)",
+                rows->names[DATA_TRAIN], (unsigned long long)train->rows, why.data ? why.data : "",
+                (long long)rows->limit_tokens);
+    sp_buf_deinit(&why);
+    return rc;
+}
+
 enum sp_err data_rows_run(struct data_rows *rows, struct sp_error *err)
 {
     const struct run_settings *s = rows->settings;
@@ -457,10 +474,7 @@ enum sp_err data_rows_run(struct data_rows *rows, struct sp_error *err)
         rc = data_given_run(rows, err);
     const struct data_counts *train = &rows->counts[DATA_TRAIN];
     if (rc == SP_OK && train->used == 0)
-        rc = sp_fail(err, SP_EFORMAT,
-                     "%s: no row is left to train on: %llu rows, %llu too long, %llu empty",
-                     rows->names[DATA_TRAIN], (unsigned long long)train->rows,
-                     (unsigned long long)train->overlong, (unsigned long long)train->empty);
+        rc = none_left(rows, err);
     uint64_t pairs = train->used * (uint64_t)s->samples_per_prompt * 2;
     if (rc == SP_OK && pairs > UINT32_MAX / 4)
         rc = sp_fail(err, SP_ELIMIT, "%llu pairs in an iteration: lower samples_per_prompt",

@@ -102,7 +102,11 @@ START_TEST(test_check_refuses)
         {"dataset check good.jsonl --model base --set data.max_sequence_tokens=8 --set "
          "data.max_prompt_tokens=4",
          3,
-         {"no row is left to train on", "too long"}},
+         {"no row is left to train on", "the prompt is longer than max_prompt_tokens"}},
+        /* an answer that is still to be sampled counts, too */
+        {"dataset check good.jsonl --model base --set generate.max_new_tokens=5000",
+         3,
+         {"no row is left to train on", "no room behind the prompt for max_new_tokens"}},
         {"dataset check bad.csv --model base --set data.prompt=Question --set "
          "'data.response=Best Answer' --set data.holdout_share=0 --set generate.max_new_tokens=8",
          0,
