@@ -209,10 +209,8 @@ static enum sp_err judge_trained(struct judge *j, struct sp_error *err)
 
 static enum sp_err judge_steps(struct judge *j, struct sp_error *err)
 {
-    uint64_t batch = (uint64_t)j->info->settings.batch_pairs;
-    uint64_t steps = (plan_pairs(&j->plan) + batch - 1) / batch; /* of one pass */
     struct store_step_sums sums;
-    SP_TRY(store_step_sums(j->run, j->plan.iteration, steps / 2 + 1, &sums, err));
+    SP_TRY(store_step_sums(j->run, j->plan.iteration, &sums, err));
     struct proto_step_metrics *last;
     size_t count = 0;
     sp_arena_reset(j->arena);

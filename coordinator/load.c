@@ -120,7 +120,7 @@ static enum sp_err load_info(const struct load *l, struct sp_error *err)
 static enum sp_err load_steps(const struct load *l, uint32_t number, struct sp_error *err)
 {
     struct coord_iteration_info *it = &l->to->iteration;
-    SP_TRY(store_step_sums(l->run, number, 0, &it->sums, err));
+    SP_TRY(store_step_sums(l->run, number, &it->sums, err));
     if (it->sums.steps == 0)
         return SP_OK;
     struct proto_step_metrics *steps;

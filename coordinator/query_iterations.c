@@ -161,7 +161,7 @@ static enum sp_err add_steps(const struct query *q, const struct store_iteration
     struct store_step_sums sums;
     struct proto_step_metrics first = {.loss = (double)NAN, .margin_abs_max = (double)NAN};
     struct proto_step_metrics last = {.loss = (double)NAN, .margin = (double)NAN};
-    enum sp_err rc = store_step_sums(q->run, it->iteration, 0, &sums, err);
+    enum sp_err rc = store_step_sums(q->run, it->iteration, &sums, err);
     if (rc == SP_OK && sums.steps)
         rc = step_at(q, it->iteration, sums.first_step, &first, err);
     if (rc == SP_OK && sums.steps)

@@ -79,19 +79,18 @@ static uint64_t count_of(double sum)
     return sum >= 0x1p53 ? (uint64_t)1 << 53 : sum >= 0 ? (uint64_t)sum : 0;
 }
 
-enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, uint64_t from_step,
-                            struct store_step_sums *ret, struct sp_error *err)
+enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, struct store_step_sums *ret,
+                            struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
     bool have = false;
     enum sp_err rc = sdb_query(run->db,
                                "SELECT count(*), coalesce(min(step), 0), coalesce(max(step), 0),"
                                " total(pairs), total(identical), total(tokens),"
-                               " total(milliseconds),"
-                               " total(CASE WHEN step >= ?2 THEN first_sight_pairs ELSE 0 END),"
-                               " total(CASE WHEN step >= ?2 THEN first_sight_correct ELSE 0 END)"
+                               " total(milliseconds), total(first_sight_pairs),"
+                               " total(first_sight_correct)"
                                " FROM steps WHERE iteration = ?1",
-                               &statement, err, "iu", (int64_t)iteration, from_step);
+                               &statement, err, "i", (int64_t)iteration);
     if (rc == SP_OK)
         rc = sdb_step(run->db, statement, &have, err);
     if (rc == SP_OK && have) {

@@ -281,11 +281,11 @@ enum sp_err store_steps_list(struct store_run *run, uint32_t iteration, uint64_t
 struct store_step_sums {
     uint64_t steps, first_step, last_step; /* rows; lowest and highest number; 0: none */
     uint64_t pairs, identical, tokens, milliseconds;
-    uint64_t first_sight_pairs; /* of steps ≥ from_step only, as is first_sight_correct */
+    uint64_t first_sight_pairs; /* the trainer knows which pairs count */
     double first_sight_correct;
 };
-enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, uint64_t from_step,
-                            struct store_step_sums *ret, struct sp_error *err) SP_MUST_USE;
+enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, struct store_step_sums *ret,
+                            struct sp_error *err) SP_MUST_USE;
 
 /* ---- checkpoints and the blobs that they need ---- */
 

@@ -99,6 +99,23 @@ START_TEST(test_spin_scored_by_the_trainer_is_the_same)
 }
 END_TEST
 
+/* The second half of 54 pairs begins in the first batch of 50. */
+START_TEST(test_first_sight_counts_half_of_the_pairs)
+{
+    struct cluster cluster;
+    open_with_workers(&cluster);
+    cluster_write_rows(&cluster, "train.jsonl", 0, 60);
+    cluster_create_run(&cluster, "r", 7, "train.batch_pairs=50");
+    cluster_iterate(&cluster, "r", SECONDS);
+    json_t *row = cluster_iteration(&cluster, "r", 0);
+    ck_assert_double_eq(cluster_number(row, "pairs"), 54);
+    const json_t *seen = json_object_get(json_object_get(row, "statistics"), "first_sight");
+    ck_assert_double_eq(cluster_number(seen, "pairs"), 27);
+    json_decref(row);
+    cluster_close(&cluster);
+}
+END_TEST
+
 /* Orders differ, so do the checkpoints; the pairs are the same. */
 START_TEST(test_both_curricula)
 {
@@ -192,6 +209,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_sft_makes_the_human_answers_likelier);
     tcase_add_test(c, test_dpo_scored_by_generator_and_by_trainer_is_the_same);
     tcase_add_test(c, test_spin_scored_by_the_trainer_is_the_same);
+    tcase_add_test(c, test_first_sight_counts_half_of_the_pairs);
     tcase_add_test(c, test_both_curricula);
     tcase_add_test(c, test_every_loss_starts_at_its_value_at_zero);
     tcase_add_test(c, test_two_iterations_of_tinystories);
