@@ -74,6 +74,7 @@ static void look_at(struct judge *j, const struct proto_train_pair *pair,
                     memcmp(pair->generated_ids.ids, pair->real_ids.ids,
                            pair->real_ids.count * sizeof(int32_t)) == 0;
     features[(*count)++] = (struct verdict_features){
+        .prompt = pair->prompt,
         .length = {pair->real_ids.count, pair->generated_ids.count},
         .first_token = {pair->real_ids.count ? pair->real_ids.ids[0] : -1,
                         pair->generated_ids.ids[0]},

@@ -185,9 +185,11 @@ static int64_t score_of(const struct token_count *counts, size_t n, int32_t toke
 
 static double first_token_accuracy(const struct verdict_features *pairs, size_t n)
 {
-    struct token_count *counts = sp_xarray(n + 2, sizeof(*counts));
+    struct token_count *counts = sp_xarray(2 * n, sizeof(*counts));
     size_t used = 0, tested = 0, unique = 0;
-    for (size_t i = 0; i < n; i += 2) {
+    for (size_t i = 0; i < n; i++) {
+        if (pairs[i].prompt % 2 != 0)
+            continue;
         counts[used++] = (struct token_count){pairs[i].first_token[0], 1};
         counts[used++] = (struct token_count){pairs[i].first_token[1], -1};
     }
@@ -199,7 +201,10 @@ static double first_token_accuracy(const struct verdict_features *pairs, size_t 
             counts[unique++] = counts[i];
     }
     double correct = 0;
-    for (size_t i = 1; i < n; i += 2, tested++) {
+    for (size_t i = 0; i < n; i++) {
+        if (pairs[i].prompt % 2 == 0)
+            continue;
+        tested++;
         int64_t human = score_of(counts, unique, pairs[i].first_token[0]);
         int64_t other = score_of(counts, unique, pairs[i].first_token[1]);
         correct += human > other ? 1 : human == other ? 0.5 : 0;

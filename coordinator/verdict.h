@@ -83,6 +83,7 @@ double verdict_normal_quantile(double p);
 /* ---- shortcuts: can one feature tell the human answer from the other? ---- */
 
 struct verdict_features {
+    uint32_t prompt;
     uint32_t length[2];      /* tokens: human, generated */
     int32_t first_token[2];  /* −1: none */
     bool cut;                /* the generated answer ended at the token limit */
@@ -90,8 +91,9 @@ struct verdict_features {
 struct verdict_shortcuts {
     double length;      /* "the longer (or the shorter) one is human" */
     double end_token;   /* "the one with an end token is human" */
-    double first_token; /* by how often each first token starts a human answer; learned on one half
-                           of the pairs, counted on the other */
+    double first_token; /* by how often each first token starts a human answer; learned on the even
+                           prompts, counted on the odd ones: all pairs of a prompt have one human
+                           answer */
 };
 #define VERDICT_SHORTCUT_WARN 0.7
 /* Accuracies; NaN without pairs. */

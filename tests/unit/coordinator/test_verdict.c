@@ -233,7 +233,8 @@ START_TEST(shortcuts)
     struct verdict_features pairs[100];
     struct verdict_shortcuts result;
     for (int i = 0; i < 100; i++)
-        pairs[i] = (struct verdict_features){.length = {10, 10}, .first_token = {5, 5}};
+        pairs[i] = (struct verdict_features){
+            .prompt = (uint32_t)i, .length = {10, 10}, .first_token = {5, 5}};
     verdict_shortcuts(pairs, 100, &result);
     ck_assert_double_eq(result.length, 0.5);
     ck_assert_double_eq(result.end_token, 0.5);
@@ -249,6 +250,15 @@ START_TEST(shortcuts)
     ck_assert_double_eq_tol(result.first_token, 0.9, 1e-9);
     verdict_shortcuts(pairs, 0, &result);
     ck_assert(isnan(result.length));
+    /* No token begins the answers of two prompts: nothing can be learned, though each prompt's
+     * human answer is there twice, of two samples or of a replay. */
+    for (int i = 0; i < 100; i++) {
+        pairs[i].prompt = (uint32_t)i / 2;
+        pairs[i].first_token[0] = i / 2;
+        pairs[i].first_token[1] = 1000 + i;
+    }
+    verdict_shortcuts(pairs, 100, &result);
+    ck_assert_double_eq(result.first_token, 0.5);
 }
 END_TEST
 
