@@ -137,7 +137,7 @@ void sp_setting_describe_range(const struct sp_setting *setting, struct sp_buf *
         sp_buf_puts(out, "true or false");
     if (!has_range(setting))
         return;
-    bool open_above = setting->max >= 9e15;
+    bool open_above = setting->max >= 9e15 && setting->kind != SP_SET_I64;
     sp_buf_puts(out, open_above ? "at least " : "");
     format_bound(setting, setting->min, out);
     if (!open_above) {

@@ -107,7 +107,7 @@ static const struct {
     {"[run]\nworkers =\n", "\"\" is not a whole number"},
     {"[run]\nworkers = 7 ; seven\n", "\"7 ; seven\" is not a whole number"},
     {"[run]\nseed = 99999999999999999999\n", "99999999999999999999 does not fit in 64 bits"},
-    {"[run]\nseed = -1\n", "-1 is out of range, expected at least 0"},
+    {"[run]\nseed = -1\n", "-1 is out of range, expected 0 to 9007199254740991"},
     {"[train]\nrate = 1e\n", "[train] rate: \"1e\" is not a number"},
     {"[train]\nrate = nan\n", "\"nan\" is not a number"},
     {"[train]\nrate = 0x1p-3\n", "\"0x1p-3\" is not a number"},

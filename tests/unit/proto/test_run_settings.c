@@ -87,6 +87,7 @@ static const struct {
                                    "pairs"},
     {"[generate]\ntop_p = 0\n", "[generate] top_p: 0 is out of range"},
     {"[train]\nmemory_budget = lots\n", "[train] memory_budget: \"lots\" is not a size such as"},
+    {"[run]\nseed = 9007199254740993\n", "is out of range, expected 0 to 9007199254740991"},
     {"[run]\niterations = 65\n", "[run] iterations: 65 is out of range, expected 1 to 64"},
 };
 
