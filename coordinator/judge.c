@@ -29,6 +29,7 @@ struct judge {
     uint64_t identical, cut, real_tokens, generated_tokens, generated_rows, human_too_long;
     struct sp_digest pairs_sha256;
     double logp_real_change; /* of the last step; NaN: none */
+    uint64_t steps, skipped_steps;
 };
 
 static double loss_of(const struct run_settings *settings, double margin, double beta)
@@ -218,6 +219,8 @@ static enum sp_err judge_steps(struct judge *j, struct sp_error *err)
     if (sums.last_step > 0)
         SP_TRY(store_steps_list(j->run, j->plan.iteration, sums.last_step - 1, 1, j->arena, &last,
                                 &count, err));
+    j->steps = sums.steps;
+    j->skipped_steps = sums.skipped;
     j->logp_real_change = count == 1 ? last[0].logp_real_change : NAN;
     if (j->info->settings.mode == RUN_MODE_SFT)
         return SP_OK;
@@ -312,6 +315,11 @@ static json_t *warnings_of(const struct judge *j)
     if (j->logp_real_change < 0)
         json_array_append_new(
             list, json_string("training has made the human answers less likely than they were"));
+    if (j->skipped_steps > 0)
+        json_array_append_new(list, json_sprintf("%llu of %llu steps changed nothing: a loss or a "
+                                                 "gradient was not finite",
+                                                 (unsigned long long)j->skipped_steps,
+                                                 (unsigned long long)j->steps));
     return list;
 }
 

@@ -104,8 +104,16 @@ static enum train_end score_batch(struct train_session *session, const struct tr
         if (rc != SP_OK)
             end = train_session_error(session, rc, &err);
     }
-    for (int32_t i = 0; i < n; i++) {
+    for (int32_t i = 0; i < n && end == TRAIN_END_NONE; i++) {
         const struct proto_train_pair *pair = &batch->pairs[index[i]];
+        if (!isfinite(real[i]) || !isfinite(generated[i])) {
+            sp_fail(&err, SP_ENUMERIC,
+                    "scoring: the log-probability of an answer to prompt %u is not finite; the "
+                    "opponent's weights are unusable",
+                    pair->prompt);
+            end = train_session_error(session, SP_ENUMERIC, &err);
+            break;
+        }
         results[i] = (struct proto_work_result){
             .set = PROTO_SET_TRAIN,
             .position = pair->position,

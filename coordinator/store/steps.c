@@ -88,7 +88,7 @@ enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, struct st
                                "SELECT count(*), coalesce(min(step), 0), coalesce(max(step), 0),"
                                " total(pairs), total(identical), total(tokens),"
                                " total(milliseconds), total(first_sight_pairs),"
-                               " total(first_sight_correct)"
+                               " total(first_sight_correct), total(skipped)"
                                " FROM steps WHERE iteration = ?1",
                                &statement, err, "i", (int64_t)iteration);
     if (rc == SP_OK)
@@ -105,6 +105,7 @@ enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, struct st
         sums.milliseconds = count_of(sdb_f64(&row));
         sums.first_sight_pairs = count_of(sdb_f64(&row));
         sums.first_sight_correct = sdb_f64(&row);
+        sums.skipped = count_of(sdb_f64(&row));
         rc = sdb_row_end(&row, err);
         if (rc == SP_OK)
             *ret = sums;

@@ -283,6 +283,7 @@ struct store_step_sums {
     uint64_t pairs, identical, tokens, milliseconds;
     uint64_t first_sight_pairs; /* the trainer knows which pairs count */
     double first_sight_correct;
+    uint64_t skipped; /* steps without an update */
 };
 enum sp_err store_step_sums(struct store_run *run, uint32_t iteration, struct store_step_sums *ret,
                             struct sp_error *err) SP_MUST_USE;

@@ -202,6 +202,25 @@ START_TEST(test_weights_without_finite_logits_are_said)
                   cluster_text(row, "reason"));
     json_decref(row);
     command(&cluster, "cancel");
+    /* As a base: the trainer says so of its own scores; steps that changed nothing are counted. */
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "export", "r:0", "unusable", NULL), 0);
+    snprintf(cluster.base, sizeof(cluster.base), "%s/unusable", cluster.dir);
+    cluster_create_run(&cluster, "s", 7,
+                       "run.mode=sft train.max_nonfinite_steps=100 data.holdout_share=0");
+    cluster_iterate(&cluster, "s", SECONDS);
+    row = cluster_iteration(&cluster, "s", 0);
+    char *text = json_dumps(json_object_get(row, "statistics"), 0);
+    ck_assert_msg(strstr(text, "16 of 16 steps changed nothing") != NULL, "%s", text);
+    free(text);
+    json_decref(row);
+    cluster_write_preferences(&cluster, "train.jsonl", 20);
+    cluster_create_run(&cluster, "d", 7, "run.mode=dpo run.score_by=trainer data.holdout_share=0");
+    cluster_start_iteration(&cluster, "d");
+    cluster_wait_state(&cluster, "d", "failed", SECONDS);
+    row = cluster_iteration(&cluster, "d", 0);
+    ck_assert_msg(strstr(cluster_text(row, "reason"), "is not finite; the opponent's") != NULL,
+                  "%s", cluster_text(row, "reason"));
+    json_decref(row);
     cluster_close(&cluster);
 }
 END_TEST

@@ -463,6 +463,7 @@ START_TEST(test_steps)
     ck_assert_uint_eq(sums.identical, 7);
     ck_assert_uint_eq(sums.first_sight_pairs, 21);
     ck_assert_double_eq(sums.first_sight_correct, 10.5);
+    ck_assert_uint_eq(sums.skipped, 1);
     OK(store_step_sums(fx.run, 4, &sums, &fx.err));
     ck_assert_uint_eq(sums.steps, 0);
     fx_free(&fx);
