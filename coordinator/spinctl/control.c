@@ -17,7 +17,7 @@ static int simple(struct ctl *ctl, const char *verb, json_t *args)
     else if (!ctl->quiet)
         printf("%s: iteration %lld is %s\n", ctl->args[0],
                (long long)ctl_integer(reply, "iteration", 0),
-               ctl_string(reply, "state", "unchanged"));
+               ctl_string(reply, "state", "?"));
     json_decref(reply);
     return 0;
 }
@@ -59,7 +59,17 @@ int ctl_skip(void *context)
                 "skip: PROMPT is the prompt's number, as `spinctl why %s` names it", ctl->args[0]);
         return ctl_failed(&err);
     }
-    return simple(ctl, "skip", json_pack("{s:I}", "prompt", (json_int_t)prompt));
+    struct sp_error err = {0};
+    json_t *args = json_pack("{s:I}", "prompt", (json_int_t)prompt), *reply = NULL;
+    if (ctl_admin(ctl, "skip", ctl->args[0], args, &reply, &err) != SP_OK)
+        return ctl_failed(&err);
+    if (ctl->json)
+        ctl_print_json(reply);
+    else if (!ctl->quiet)
+        printf("%s: prompt %lld is taken out of iteration %lld\n", ctl->args[0],
+               (long long)prompt, (long long)ctl_integer(reply, "iteration", 0));
+    json_decref(reply);
+    return 0;
 }
 
 int ctl_priority(void *context)

@@ -155,7 +155,9 @@ START_TEST(test_a_skipped_prompt_is_left_out)
     cluster_write_rows(&cluster, "train.jsonl", 0, 30);
     cluster_create_run(&cluster, "r", 5, "");
     cluster_start_iteration(&cluster, "r");
-    json_decref(cluster_ctl_ok(&cluster, "skip", "r", "4", NULL));
+    struct said said;
+    ck_assert_int_eq(program_run(cluster.dir, &said, 20, SPINCTL, "--state-dir state skip r 4"), 0);
+    ck_assert_str_eq(said.out, "r: prompt 4 is taken out of iteration 0\n");
     cluster_start_generator(&cluster, 0);
     cluster_start_trainer(&cluster, 0);
     cluster_wait_state(&cluster, "r", "closed", SECONDS);
