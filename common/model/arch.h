@@ -53,11 +53,16 @@ struct model_arch {
     double attention_softcap, logit_softcap; /* when absent; 0: none */
     bool capped;                             /* attn_logit_softcapping, final_logit_softcapping */
     int32_t head_size;                       /* what head_dim is when absent; 0: D / H */
-    double rope_theta;                       /* when absent; 0: no rotation */
-    double local_theta;   /* of windowed layers when absent; 0: the same as the others */
-    double partial;       /* partial_rotary_factor when absent */
-    bool plain_heads;     /* as many keys as queries, and heads that fill the hidden size */
-    bool may_turn_partly; /* partial_rotary_factor below 1 */
+    int32_t kv_heads;                        /* num_key_value_heads when absent; 0: H */
+    int32_t window_size;                     /* sliding_window when absent; 0: none */
+    int32_t positions;                       /* of the context when absent */
+    double eps;                              /* of the norms when absent */
+    int32_t bos_id, eos_id; /* when absent, where the vocabulary has them; -1: none */
+    double rope_theta;      /* when absent; 0: no rotation */
+    double local_theta;     /* of windowed layers when absent; 0: the same as the others */
+    double partial;         /* partial_rotary_factor when absent */
+    bool plain_heads;       /* as many keys as queries, and heads that fill the hidden size */
+    bool may_turn_partly;   /* partial_rotary_factor below 1 */
     /* In llama.cpp: its name; whether rows of queries and keys are dealt anew, a window is known,
      * biases may be there or not, tie_word_embeddings must be as `tied` says. */
     const char *gguf;

@@ -41,7 +41,9 @@ static enum sp_err parse_heads(const json_t *json, const struct model_arch *arch
                                struct model_config *c, struct sp_error *err)
 {
     enum sp_err rc;
-    c->kv_heads = c->heads;
+    /* Null is the number of heads in every family. */
+    bool absent = !json_object_get(json, "num_key_value_heads");
+    c->kv_heads = absent && arch->kv_heads > 0 ? arch->kv_heads : c->heads;
     if ((rc = opt_i32(json, "num_key_value_heads", 1, MAX_HEADS, what, &c->kv_heads, err)))
         return rc;
     if (c->heads % c->kv_heads != 0)
@@ -88,7 +90,7 @@ static enum sp_err parse_sizes(const json_t *json, const struct model_arch *arch
     else if ((rc = field_i32(json, k->ffn, 1, MAX_FFN, what, &c->ffn, err)))
         return rc;
     /* Longer contexts than the limit are usable up to it. */
-    c->max_positions = 2048;
+    c->max_positions = arch->positions;
     if ((rc = opt_i32(json, k->positions, 1, INT32_MAX, what, &c->max_positions, err)))
         return rc;
     c->context = c->max_positions;
@@ -180,7 +182,7 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
 static enum sp_err parse_numbers(const json_t *json, const struct model_arch *arch,
                                  const char *what, struct model_config *c, struct sp_error *err)
 {
-    double eps = arch->traits.norm == MODEL_NORM_LAYER ? 1e-5 : 1e-6;
+    double eps = arch->eps;
     c->init_std = 0.02;
     c->tie_embeddings = arch->tied;
     enum sp_err rc;
@@ -220,8 +222,9 @@ static enum sp_err token_id(const json_t *value, const char *key, const char *wh
     json_int_t id = json_integer_value(value);
     if (id < 0 || id >= vocab)
         return sp_fail(err, SP_EFORMAT,
-                       "%s: field \"%s\": %lld is not below the vocabulary's size, %d", what, key,
-                       (long long)id, vocab);
+                       "%s: field \"%s\": %lld is not below the vocabulary's size, %d; write null "
+                       "where the model has none",
+                       what, key, (long long)id, vocab);
     *ret = (int32_t)id;
     return SP_OK;
 }
@@ -266,6 +269,15 @@ static enum sp_err parse_special(const json_t *json, const char *key, const char
     return token_id(value, key, what, vocab, ret, err);
 }
 
+/* What transformers takes for granted in a file that does not mention a field. */
+static void default_ids(const json_t *json, const struct model_arch *arch, struct model_config *c)
+{
+    if (!json_object_get(json, "bos_token_id") && arch->bos_id < c->vocab)
+        c->bos_id = arch->bos_id;
+    if (!json_object_get(json, "eos_token_id") && arch->eos_id >= 0 && arch->eos_id < c->vocab)
+        c->eos_ids[c->n_eos++] = arch->eos_id;
+}
+
 static enum sp_err count_params(struct model_config *c, const char *what, struct sp_error *err)
 {
     /* Every factor is below 2^21 and a layer has few matrices, so int64 holds the sum. */
@@ -302,6 +314,7 @@ enum sp_err model_config_parse(const json_t *json, const json_t *generation, con
         (rc = parse_numbers(json, arch, what, &c, err)) ||
         (rc = model_config_parse_layers(json, arch, what, &c, err)))
         return rc;
+    default_ids(json, arch, &c);
     if ((rc = parse_special(json, "bos_token_id", what, c.vocab, &c.bos_id, err)) ||
         (rc = parse_special(json, "pad_token_id", what, c.vocab, &c.pad_id, err)) ||
         (rc = parse_eos(json, what, &c, err)))

@@ -23,7 +23,7 @@ static void put_sizes(json_t *json, const struct model_config *c, const struct m
     put_int(json, k->layers, c->layers);
     put_int(json, k->heads, c->heads);
     put_int(json, k->positions, c->context > 0 ? c->context : c->max_positions);
-    if (c->kv_heads != c->heads || arch->names == model_arch_find("llama")->names)
+    if (!arch->plain_heads)
         put_int(json, "num_key_value_heads", c->kv_heads);
     if (c->head_size * c->heads != c->hidden || arch->names == model_arch_find("llama")->names ||
         arch->head_size)
@@ -55,15 +55,17 @@ static void put_traits(json_t *json, const struct model_config *c, const struct 
     }
 }
 
+/* An id that is absent is the family's own to transformers, which may be beyond this vocabulary: it
+ * loads no model then. So what there is not is written as null. */
 static void put_ids(json_t *json, const struct model_config *c)
 {
-    if (c->bos_id >= 0)
-        put_int(json, "bos_token_id", c->bos_id);
-    if (c->pad_id >= 0)
-        put_int(json, "pad_token_id", c->pad_id);
-    if (c->n_eos == 1) {
+    put(json, "bos_token_id", c->bos_id >= 0 ? json_integer(c->bos_id) : json_null());
+    put(json, "pad_token_id", c->pad_id >= 0 ? json_integer(c->pad_id) : json_null());
+    if (c->n_eos == 0) {
+        put(json, "eos_token_id", json_null());
+    } else if (c->n_eos == 1) {
         put_int(json, "eos_token_id", c->eos_ids[0]);
-    } else if (c->n_eos > 1) {
+    } else {
         json_t *list = json_array();
         for (int32_t i = 0; i < c->n_eos; i++)
             json_array_append_new(list, json_integer(c->eos_ids[i]));

@@ -144,8 +144,8 @@ enum sp_err model_config_parse_layers(const json_t *json, const struct model_arc
         if (!asked)
             return check_unused_types(json, arch, what, err);
     }
-    if (arch->window == MODEL_WINDOW_MIXED)
-        c->window = 4096;
+    if (arch->window == MODEL_WINDOW_MIXED || !json_object_get(json, "sliding_window"))
+        c->window = arch->window_size;
     rc = opt_i32(json, "sliding_window", INT32_MAX, what, &c->window, err);
     if (rc == SP_OK && c->window > 0)
         rc = parse_types(json, arch, what, c, err);

@@ -322,6 +322,93 @@ START_TEST(writes_what_it_reads)
 }
 END_TEST
 
+/* What a family's class in transformers takes for a field that the file does not mention. */
+START_TEST(absent_fields_are_those_of_the_family)
+{
+    static const struct {
+        const char *type;
+        int32_t heads, kv_heads, positions, window, bos, eos;
+        double eps;
+    } rows[] = {
+        {"llama", 64, 64, 2048, 0, 1, 2, 1e-6},
+        {"mistral", 64, 8, SP_MAX_SEQUENCE_TOKENS, 4096, 1, 2, 1e-6},
+        {"qwen2", 64, 32, 32768, 4096, -1, -1, 1e-6},
+        {"qwen3", 64, 32, 32768, 4096, -1, -1, 1e-6},
+        {"smollm3", 64, 4, 32768, 0, 128000, 128001, 1e-6},
+        {"phi3", 64, 64, 4096, 0, 1, 32000, 1e-5},
+        {"gemma2", 64, 4, 8192, 4096, 2, 1, 1e-6},
+        {"gemma3_text", 64, 4, SP_MAX_SEQUENCE_TOKENS, 4096, 2, 1, 1e-6},
+        {"gpt2", 64, 64, 1024, 0, 50256, 50256, 1e-5},
+        {"gpt_neox", 64, 64, 2048, 0, 0, 2, 1e-5},
+    };
+    for (size_t i = 0; i < SP_COUNT(rows); i++) {
+        struct model_config c;
+        bool gpt2 = strcmp(rows[i].type, "gpt2") == 0;
+        json_t *json = json_pack("{s:s, s:i, s:i, s:i, s:i, s:i}", "model_type", rows[i].type,
+                                 "vocab_size", 200000, gpt2 ? "n_embd" : "hidden_size", 512,
+                                 gpt2 ? "n_inner" : "intermediate_size", 48,
+                                 gpt2 ? "n_layer" : "num_hidden_layers", 30,
+                                 gpt2 ? "n_head" : "num_attention_heads", 64);
+        if (strncmp(rows[i].type, "qwen", 4) == 0)
+            json_object_set_new(json, "use_sliding_window", json_true());
+        ck_ok(model_config_parse(json, NULL, "config.json", &c, err));
+        ck_assert_msg(c.kv_heads == rows[i].kv_heads && c.window == rows[i].window &&
+                          c.max_positions == SP_MIN(rows[i].positions, SP_MAX_SEQUENCE_TOKENS),
+                      "%s: %d heads of keys, window %d, %d positions", rows[i].type, c.kv_heads,
+                      c.window, c.max_positions);
+        ck_assert_msg(c.bos_id == rows[i].bos && c.n_eos == (rows[i].eos >= 0) &&
+                          c.eos_ids[0] == SP_MAX(rows[i].eos, 0) && c.rms_eps == rows[i].eps,
+                      "%s: bos %d, eos %d, epsilon %g", rows[i].type, c.bos_id, c.eos_ids[0],
+                      c.rms_eps);
+        /* Null is none, and what no vocabulary of this size has is none either. */
+        json_object_set_new(json, "eos_token_id", json_null());
+        json_object_set_new(json, "bos_token_id", json_null());
+        ck_ok(model_config_parse(json, NULL, "config.json", &c, err));
+        ck_assert(c.n_eos == 0 && c.bos_id == -1);
+        json_object_del(json, "eos_token_id");
+        json_object_set_new(json, "vocab_size", json_integer(2));
+        ck_ok(model_config_parse(json, NULL, "config.json", &c, err));
+        ck_assert(c.n_eos == (rows[i].eos == 1));
+        json_decref(json);
+    }
+}
+END_TEST
+
+/* transformers puts its own number for what a file does not mention: four heads of keys for Gemma,
+ * an id beyond a small vocabulary for Phi-3's padding, which it fails to load. */
+START_TEST(written_files_leave_nothing_to_a_default)
+{
+    static const char *const fixtures[] = {"llama3", "qwen2",  "qwen3", "smollm3", "phi3",
+                                           "gemma2", "gemma3", "gpt2",  "gpt-neox"};
+    static const char *const ids[] = {"bos_token_id", "pad_token_id", "eos_token_id"};
+    for (size_t i = 0; i < SP_COUNT(fixtures); i++) {
+        struct model_config c, d;
+        char path[4096];
+        json_t *json = NULL;
+        snprintf(path, sizeof(path), GOLDEN "arch/%s/config.json", fixtures[i]);
+        ck_ok(sp_json_load(path, 1 << 20, &json, err));
+        bool plain = strncmp(fixtures[i], "gpt", 3) == 0;
+        if (!plain)
+            json_object_set_new(json, "num_key_value_heads",
+                                json_incref(json_object_get(json, "num_attention_heads")));
+        for (size_t k = 0; k < SP_COUNT(ids); k++)
+            json_object_set_new(json, ids[k], json_null());
+        ck_ok(model_config_parse(json, NULL, "config.json", &c, err));
+        json_decref(json);
+        json = model_config_to_json(&c);
+        for (size_t k = 0; k < SP_COUNT(ids); k++)
+            ck_assert_msg(json_is_null(json_object_get(json, ids[k])), "%s: %s", fixtures[i],
+                          ids[k]);
+        ck_assert_msg(plain || json_integer_value(json_object_get(json, "num_key_value_heads")) ==
+                                   c.heads,
+                      "%s: num_key_value_heads", fixtures[i]);
+        ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
+        ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+        json_decref(json);
+    }
+}
+END_TEST
+
 START_TEST(reads_directories)
 {
     struct model_config c;
@@ -351,6 +438,8 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_what_is_malformed);
     tcase_add_test(t, refuses_fields_of_the_families);
     tcase_add_test(t, writes_what_it_reads);
+    tcase_add_test(t, absent_fields_are_those_of_the_family);
+    tcase_add_test(t, written_files_leave_nothing_to_a_default);
     tcase_add_test(t, reads_directories);
     suite_add_tcase(s, t);
     return s;
