@@ -7,8 +7,8 @@
 
 static const char *const silu[] = {"silu", "swish", NULL};
 static const char *const gelu_tanh[] = {"gelu_pytorch_tanh", NULL};
-static const char *const gelu_new[] = {"gelu_new", "gelu_pytorch_tanh", NULL};
-static const char *const gelu[] = {"gelu", NULL};
+static const char *const gelu_new[] = {"gelu_new", "gelu_pytorch_tanh", "gelu_fast", "gelu", NULL};
+static const char *const gelu[] = {"gelu", "gelu_new", "gelu_pytorch_tanh", "gelu_fast", NULL};
 
 /* clang-format off */
 static const struct model_names llama_names = {
@@ -96,13 +96,15 @@ static const struct model_arch table[] = {
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qkv_bias = true},
      .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1,
-     .kv_heads = 32, .window_size = 4096, .positions = 32768, .eps = 1e-6, .bos_id = -1, .eos_id = -1,
+     .kv_heads = 32, .window_size = 4096, .positions = 32768, .eps = 1e-6,
+     .bos_id = -1, .eos_id = -1,
      .gguf = "qwen2"},
     {.model_type = "qwen3", .class_name = "Qwen3ForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,
      .traits = {.qk_norm = true}, .may_bias = true, .head_size = 128,
      .window = MODEL_WINDOW_ASKED, .rope_theta = 10000, .partial = 1,
-     .kv_heads = 32, .window_size = 4096, .positions = 32768, .eps = 1e-6, .bos_id = -1, .eos_id = -1,
+     .kv_heads = 32, .window_size = 4096, .positions = 32768, .eps = 1e-6,
+     .bos_id = -1, .eos_id = -1,
      .gguf = "qwen3"},
     {.model_type = "smollm3", .class_name = "SmolLM3ForCausalLM",
      .names = &llama_names, .keys = &llama_keys, .activation = silu,

@@ -45,11 +45,13 @@ struct model_arch {
     struct model_traits traits; /* before fields of config.json change them */
     enum model_window_rule window;
     int32_t window_pattern; /* every how manieth layer is full, where layer_types is absent */
-    const char *const *activation; /* names of the activation, NULL-terminated */
-    bool may_bias;                 /* attention_bias adds biases to the attention's matrices */
-    bool may_bias_ffn;             /* mlp_bias to the feed-forward's */
-    bool tied;                     /* what tie_word_embeddings is when absent */
-    bool nope;                     /* some layers have no rotation: no_rope_layers */
+    /* Names of the activation, NULL-terminated; the first one is that of the traits, and is
+     * written. */
+    const char *const *activation;
+    bool may_bias;     /* attention_bias adds biases to the attention's matrices */
+    bool may_bias_ffn; /* mlp_bias to the feed-forward's */
+    bool tied;         /* what tie_word_embeddings is when absent */
+    bool nope;         /* some layers have no rotation: no_rope_layers */
     double attention_softcap, logit_softcap; /* when absent; 0: none */
     bool capped;                             /* attn_logit_softcapping, final_logit_softcapping */
     int32_t head_size;                       /* what head_dim is when absent; 0: D / H */

@@ -102,13 +102,17 @@ static enum sp_err parse_sizes(const json_t *json, const struct model_arch *arch
 }
 
 static enum sp_err parse_activation(const json_t *json, const struct model_arch *arch,
-                                    const char *what, struct sp_error *err)
+                                    const char *what, struct model_config *c, struct sp_error *err)
 {
     const char *act = arch->activation[0];
     enum sp_err rc = sp_json_opt_str(json, arch->keys->activation, what, &act, err);
     for (size_t i = 0; rc == SP_OK && arch->activation[i]; i++)
-        if (strcmp(act, arch->activation[i]) == 0)
+        if (strcmp(act, arch->activation[i]) == 0) {
+            /* GELU without a gate comes in two forms; all names but one are the tanh form's. */
+            if (c->traits.activation >= MODEL_GELU_TANH)
+                c->traits.activation = strcmp(act, "gelu") ? MODEL_GELU_TANH : MODEL_GELU_EXACT;
             return SP_OK;
+        }
     if (rc != SP_OK)
         return rc;
     return sp_fail(err, SP_EUNSUPPORTED, "%s: %s \"%.40s\" is not supported: only %s in a %s model",
@@ -130,7 +134,7 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
     enum sp_err rc;
     if ((rc = sp_json_opt_bool(json, "attention_bias", what, &attention_bias, err)) ||
         (rc = sp_json_opt_bool(json, "mlp_bias", what, &mlp_bias, err)) ||
-        (rc = parse_activation(json, arch, what, err)) ||
+        (rc = parse_activation(json, arch, what, c, err)) ||
         (arch->traits.parallel &&
          (rc = sp_json_opt_bool(json, "use_parallel_residual", what, &t->parallel, err))))
         return rc;
@@ -161,6 +165,12 @@ static enum sp_err parse_traits(const json_t *json, const struct model_arch *arc
                                   err)) ||
             (rc = sp_json_opt_f64(json, "final_logit_softcapping", what, &c->logit_softcap, err)))
             return rc;
+        /* transformers reads the field of a Gemma 3 and leaves it out of the computation. */
+        if (arch->attention_softcap == 0 && c->attention_softcap != 0)
+            return sp_fail(err, SP_EUNSUPPORTED,
+                           "%s: attn_logit_softcapping %g is not supported in a %s model: "
+                           "transformers does not apply it; write null",
+                           what, c->attention_softcap, arch->model_type);
         c->attention_scalar = 256;
         rc = sp_json_opt_f64(json, "query_pre_attn_scalar", what, &c->attention_scalar, err);
         if (rc != SP_OK)

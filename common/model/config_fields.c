@@ -63,6 +63,7 @@ static const struct field {
     /* Who wrote it, and what for. */
     {"architectures", IGNORED},
     {"auto_map", IGNORED},
+    {"custom_pipelines", IGNORED},
     {"transformers_version", IGNORED},
     {"transformers.js_config", IGNORED},
     {"unsloth_version", IGNORED},
@@ -97,10 +98,12 @@ static const struct field {
     {"use_bfloat16", IGNORED},
     /* Dropout, which neither transformers' eval() nor training here applies. */
     {"attention_dropout", IGNORED},
+    {"attention_probs_dropout_prob", IGNORED},
     {"attn_pdrop", IGNORED},
     {"embd_pdrop", IGNORED},
     {"resid_pdrop", IGNORED},
     {"hidden_dropout", IGNORED},
+    {"hidden_dropout_prob", IGNORED},
     {"classifier_dropout", IGNORED},
     /* Heads for other tasks. */
     {"id2label", IGNORED},
@@ -114,7 +117,9 @@ static const struct field {
     {"summary_type", IGNORED},
     {"summary_use_proj", IGNORED},
     /* Old copies of other fields, which transformers does not read. */
+    {"max_sequence_length", IGNORED},
     {"n_ctx", IGNORED},
+    {"n_special", IGNORED},
     {"sliding_window_size", IGNORED},
     /* Generation, which the run's settings decide. */
     {"bad_words_ids", IGNORED},

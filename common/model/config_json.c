@@ -32,7 +32,10 @@ static void put_sizes(json_t *json, const struct model_config *c, const struct m
 
 static void put_traits(json_t *json, const struct model_config *c, const struct model_arch *arch)
 {
-    put(json, arch->keys->activation, json_string(arch->activation[0]));
+    const char *activation = arch->activation[0];
+    if (c->traits.activation != arch->traits.activation)
+        activation = c->traits.activation == MODEL_GELU_EXACT ? "gelu" : "gelu_new";
+    put(json, arch->keys->activation, json_string(activation));
     put(json, arch->keys->eps, json_real(c->rms_eps));
     put(json, "initializer_range", json_real(c->init_std));
     put(json, "tie_word_embeddings", json_boolean(c->tie_embeddings));

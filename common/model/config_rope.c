@@ -170,7 +170,9 @@ static enum sp_err read_scaling(const json_t *json, const json_t *object, const 
     if (rc == SP_OK && s.type == MODEL_ROPE_LLAMA3 && s.high_freq <= s.low_freq)
         return sp_fail(err, SP_EFORMAT, "%s: high_freq_factor %g is not above low_freq_factor %g",
                        what, s.high_freq, s.low_freq);
-    if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT && s.factor < 1)
+    /* longrope's scales cos and sin only, and below 1 it doesn't. */
+    if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT && s.type != MODEL_ROPE_LONGROPE &&
+        s.factor < 1)
         return sp_fail(err, SP_EFORMAT, "%s: field \"factor\": %g is below 1", what, s.factor);
     if (s.type == MODEL_ROPE_DYNAMIC)
         s.original = c->max_positions;

@@ -85,6 +85,9 @@ static enum sp_err check(const struct model_config *c, const struct model_arch *
         return refuse(
             what, c->tie_embeddings ? "tie_word_embeddings = true" : "tie_word_embeddings = false",
             "llama.cpp has no such model of this family", err);
+    if (c->traits.activation != arch->traits.activation)
+        return refuse(what, arch->keys->activation, "there is one form of GELU for this family",
+                      err);
     if (arch->names->qkv && c->heads * c->head_size != c->hidden)
         return refuse(what, "head_dim", "the heads have to fill the hidden size", err);
     if (arch->window == MODEL_WINDOW_MIXED && gguf_window_period(c) == 0)

@@ -81,6 +81,7 @@ START_TEST(generation_config_has_the_end_tokens)
     ck_assert(c.n_eos == 1 && c.eos_ids[0] == 2);
     ck_fails(SP_EFORMAT, "generation_config.json: field \"eos_token_id\"",
              parse(base, "{\"eos_token_id\":100}", &c, err));
+    ck_fails(SP_EFORMAT, "write null", parse(base, "{\"eos_token_id\":100}", &c, err));
     ck_fails(SP_EFORMAT, "generation_config.json", parse(base, "[]", &c, err));
 }
 END_TEST
@@ -135,6 +136,54 @@ START_TEST(refuses_unknown_fields_by_name)
     ck_ok(parse_with("transformers_version", "\"9.9\"", &c, err));
     ck_ok(parse_with("use_cache", "false", &c, err));
     ck_ok(parse_with("id2label", "{\"0\":\"x\"}", &c, err));
+    /* LLaMA-1 and Vicuna; GPT-2 medium; GPT-NeoX-20B; Dolly. */
+    ck_ok(parse_with("max_sequence_length", "16384", &c, err));
+    ck_ok(parse_with("n_special", "0", &c, err));
+    ck_ok(parse_with("attention_probs_dropout_prob", "0.1", &c, err));
+    ck_ok(parse_with("hidden_dropout_prob", "0.1", &c, err));
+    ck_ok(parse_with("custom_pipelines", "{\"text-generation\":{\"pt\":\"x\"}}", &c, err));
+}
+END_TEST
+
+/* A field of a committed fixture set to a JSON value. */
+static enum sp_err parse_fixture(const char *name, const char *key, const char *value,
+                                 struct model_config *ret, struct sp_error *detail)
+{
+    char path[4096];
+    json_t *json = NULL;
+    json_error_t unused;
+    snprintf(path, sizeof(path), GOLDEN "arch/%s/config.json", name);
+    ck_ok(sp_json_load(path, 1 << 20, &json, err));
+    json_object_set_new(json, key, json_loads(value, JSON_DECODE_ANY, &unused));
+    enum sp_err rc = model_config_parse(json, NULL, "config.json", ret, detail);
+    json_decref(json);
+    return rc;
+}
+
+/* Cerebras-GPT is a GPT-2 with the exact form, GPT-NeoX-20B a GPT-NeoX with the tanh form. */
+START_TEST(both_forms_of_gelu)
+{
+    static const struct {
+        const char *fixture, *key, *name, *written;
+        enum model_activation form;
+    } rows[] = {
+        {"gpt2", "activation_function", "\"gelu_new\"", "gelu_new", MODEL_GELU_TANH},
+        {"gpt2", "activation_function", "\"gelu_pytorch_tanh\"", "gelu_new", MODEL_GELU_TANH},
+        {"gpt2", "activation_function", "\"gelu\"", "gelu", MODEL_GELU_EXACT},
+        {"gpt-neox", "hidden_act", "\"gelu\"", "gelu", MODEL_GELU_EXACT},
+        {"gpt-neox", "hidden_act", "\"gelu_fast\"", "gelu_new", MODEL_GELU_TANH},
+        {"gpt-neox", "hidden_act", "\"gelu_new\"", "gelu_new", MODEL_GELU_TANH},
+    };
+    for (size_t i = 0; i < SP_COUNT(rows); i++) {
+        struct model_config c, d;
+        ck_ok(parse_fixture(rows[i].fixture, rows[i].key, rows[i].name, &c, err));
+        ck_assert_msg(c.traits.activation == rows[i].form, "%s %s", rows[i].fixture, rows[i].name);
+        json_t *json = model_config_to_json(&c);
+        ck_assert_str_eq(json_string_value(json_object_get(json, rows[i].key)), rows[i].written);
+        ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
+        ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+        json_decref(json);
+    }
 }
 END_TEST
 
@@ -154,6 +203,16 @@ START_TEST(rotation_in_both_forms)
                      &c, err));
     ck_assert(c.max_positions == 16 && c.scaling.type == MODEL_ROPE_LONGROPE);
     ck_assert(fabs(c.scaling.attention_factor - sqrt(1 + log(4) / log(16))) < 1e-12);
+    /* A context that was shortened below them leaves cos and sin as they are. */
+    ck_ok(parse_with("rope_scaling",
+                     "{\"type\":\"longrope\",\"short_factor\":[1,1,1,1],\"long_factor\":[2,2,2,2],"
+                     "\"original_max_position_embeddings\":128}",
+                     &c, err));
+    ck_assert(c.max_positions == 64 && c.scaling.attention_factor == 1);
+    json_t *json = model_config_to_json(&c);
+    ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
+    ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+    json_decref(json);
 }
 END_TEST
 
@@ -261,6 +320,7 @@ START_TEST(refuses_fields_of_the_families)
         {"gemma2", "attn_logit_softcapping", "-3", "attn_logit_softcapping"},
         {"gemma2", "final_logit_softcapping", "1e300", "final_logit_softcapping"},
         {"gemma2", "hidden_activation", "\"gelu\"", "hidden_activation"},
+        {"gemma3", "attn_logit_softcapping", "50.0", "write null"},
         {"gemma3", "use_bidirectional_attention", "true", "use_bidirectional_attention"},
         {"gemma3", "rope_parameters",
          "{\"sliding_attention\":{\"rope_type\":\"linear\",\"factor\":2}}", "sliding_attention"},
@@ -279,22 +339,15 @@ START_TEST(refuses_fields_of_the_families)
         {"gpt-neox", "use_parallel_residual", "1", "use_parallel_residual"},
     };
     for (size_t i = 0; i < SP_COUNT(rows); i++) {
-        char path[4096];
         struct sp_error detail = {0};
         struct model_config c = {.vocab = 12345};
-        json_error_t unused;
-        json_t *json = NULL;
-        snprintf(path, sizeof(path), GOLDEN "arch/%s/config.json", rows[i].fixture);
-        ck_ok(sp_json_load(path, 1 << 20, &json, err));
-        json_object_set_new(json, rows[i].key, json_loads(rows[i].value, JSON_DECODE_ANY, &unused));
-        enum sp_err rc = model_config_parse(json, NULL, "config.json", &c, &detail);
+        enum sp_err rc = parse_fixture(rows[i].fixture, rows[i].key, rows[i].value, &c, &detail);
         ck_assert_msg(
             rc == SP_EUNSUPPORTED || rc == SP_EFORMAT || rc == SP_ELIMIT || rc == SP_ENOTFOUND,
             "%s: %s = %s gave %s", rows[i].fixture, rows[i].key, rows[i].value, sp_err_name(rc));
         ck_assert_msg(strstr(detail.text, rows[i].part), "\"%s\" lacks \"%s\"", detail.text,
                       rows[i].part);
         ck_assert_int_eq(c.vocab, 12345);
-        json_decref(json);
     }
 }
 END_TEST
@@ -433,6 +486,7 @@ static Suite *suite(void)
     tcase_add_test(t, generation_config_has_the_end_tokens);
     tcase_add_test(t, refuses_what_it_cannot_compute);
     tcase_add_test(t, refuses_unknown_fields_by_name);
+    tcase_add_test(t, both_forms_of_gelu);
     tcase_add_test(t, rotation_in_both_forms);
     tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);

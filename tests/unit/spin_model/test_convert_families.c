@@ -247,12 +247,32 @@ START_TEST(there_and_back)
 }
 END_TEST
 
+/* A GGUF file doesn't say which GELU: another one than the family's would come back as that. */
+START_TEST(the_other_gelu_is_refused)
+{
+    make_checkpoint("gpt2");
+    char *path = sp_path_join(dir, "hf/config.json");
+    json_t *config;
+    ck_ok(sp_json_load(path, 1 << 20, &config, &error));
+    json_object_set_new(config, "activation_function", json_string("gelu"));
+    ck_assert_int_eq(json_dump_file(config, path, 0), 0);
+    json_decref(config);
+    free(path);
+    shell("cp " ARCH "%s/model.safetensors %s/hf", "gpt2", dir);
+    ck_assert_int_eq(tool("convert hf out.gguf"), 18);
+    char *errors = get_text(dir, ".err");
+    ck_assert_msg(strstr(errors, "activation_function can't be written as GGUF"), "%s", errors);
+    free(errors);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("convert_families");
     TCase *c = tcase_create("families");
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, there_and_back, 0, (int)SP_COUNT(families));
+    tcase_add_test(c, the_other_gelu_is_refused);
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
     return s;
