@@ -235,8 +235,8 @@ static void shape_text(struct sp_buf *out, int32_t dims, const int64_t *shape)
     sp_buf_putc(out, ']');
 }
 
-enum sp_err ckpt_read_f32(const struct ckpt *ckpt, const char *name, int32_t dims,
-                          const int64_t *shape, float *to, struct sp_error *err)
+enum sp_err ckpt_check_shape(const struct ckpt *ckpt, const char *name, int32_t dims,
+                             const int64_t *shape, struct sp_error *err)
 {
     const struct ckpt_tensor *tensor = ckpt_find(ckpt, name);
     if (tensor == NULL)
@@ -244,16 +244,24 @@ enum sp_err ckpt_read_f32(const struct ckpt *ckpt, const char *name, int32_t dim
     bool same = tensor->dims == dims;
     for (int32_t i = 0; same && i < dims; i++)
         same = tensor->shape[i] == shape[i];
-    if (!same) {
-        struct sp_buf have = SP_BUF_INIT, want = SP_BUF_INIT;
-        shape_text(&have, tensor->dims, tensor->shape);
-        shape_text(&want, dims, shape);
-        enum sp_err rc = sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: shape %s, expected %s",
-                                 ckpt->dir, name, have.data, want.data);
-        sp_buf_deinit(&have);
-        sp_buf_deinit(&want);
+    if (same)
+        return SP_OK;
+    struct sp_buf have = SP_BUF_INIT, want = SP_BUF_INIT;
+    shape_text(&have, tensor->dims, tensor->shape);
+    shape_text(&want, dims, shape);
+    enum sp_err rc = sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: shape %s, expected %s",
+                             ckpt->dir, name, have.data, want.data);
+    sp_buf_deinit(&have);
+    sp_buf_deinit(&want);
+    return rc;
+}
+
+enum sp_err ckpt_read_f32(const struct ckpt *ckpt, const char *name, int32_t dims,
+                          const int64_t *shape, float *to, struct sp_error *err)
+{
+    enum sp_err rc = ckpt_check_shape(ckpt, name, dims, shape, err);
+    if (rc != SP_OK)
         return rc;
-    }
-    enum sp_err rc = ckpt_tensor_to_f32(tensor, to, err);
+    rc = ckpt_tensor_to_f32(ckpt_find(ckpt, name), to, err);
     return rc == SP_OK ? rc : sp_wrap(err, rc, "checkpoint %s", ckpt->dir);
 }

@@ -31,9 +31,12 @@ size_t ckpt_shards(const struct ckpt *ckpt);
 uint64_t ckpt_weight_bytes(const struct ckpt *ckpt);
 uint64_t ckpt_parameters(const struct ckpt *ckpt);
 
-/* Converts a tensor (F32, F16, BF16 or F64) of exactly this shape into `to` (as many floats as the
- * product of the shape). SP_ENOTFOUND when absent; SP_EFORMAT for another shape:
+/* SP_ENOTFOUND when there is no such tensor; SP_EFORMAT when it has another shape:
  *     checkpoint DIR: tensor model.norm.weight: shape [512], expected [576] */
+enum sp_err ckpt_check_shape(const struct ckpt *ckpt, const char *name, int32_t dims,
+                             const int64_t *shape, struct sp_error *err) SP_MUST_USE;
+/* Converts a tensor (F32, F16, BF16 or F64) of exactly this shape into `to` (as many floats as the
+ * product of the shape). Fails as ckpt_check_shape does. */
 enum sp_err ckpt_read_f32(const struct ckpt *ckpt, const char *name, int32_t dims,
                           const int64_t *shape, float *to, struct sp_error *err) SP_MUST_USE;
 /* Any tensor to fp32, no shape asked. */

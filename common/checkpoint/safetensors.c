@@ -214,8 +214,12 @@ static enum sp_err check_header(const uint8_t *bytes, size_t length, size_t *ret
 {
     if (length < PREFIX_BYTES)
         return sp_fail(err, SP_EFORMAT,
-                       "%zu bytes are too few for a safetensors file (an unfetched Git LFS file?)",
-                       length);
+                       "%zu bytes are too few for a safetensors file (is it cut short?)", length);
+    /* What Git leaves in place of a file that it was told not to fetch. */
+    static const char pointer[] = "version https://git-lfs";
+    if (length >= sizeof(pointer) - 1 && memcmp(bytes, pointer, sizeof(pointer) - 1) == 0)
+        return sp_fail(err, SP_EFORMAT,
+                       "a pointer of Git LFS, not the weights; fetch them with \"git lfs pull\"");
     uint64_t header = 0;
     for (int i = PREFIX_BYTES - 1; i >= 0; i--)
         header = header << 8 | bytes[i];

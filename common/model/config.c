@@ -356,8 +356,16 @@ enum sp_err model_config_load(const char *dir, struct model_config *ret, struct 
 {
     char *path = sp_path_join(dir, "config.json");
     char *generation_path = sp_path_join(dir, "generation_config.json");
+    char *adapter_path = sp_path_join(dir, "adapter_config.json");
     json_t *json = NULL, *generation = NULL;
-    enum sp_err rc = sp_json_load(path, SP_MAX_CONFIG_JSON, &json, err);
+    enum sp_err rc = SP_OK;
+    if (!sp_path_exists(path) && sp_path_exists(adapter_path))
+        rc = sp_fail(err, SP_EUNSUPPORTED,
+                     "%s: an adapter of peft without its base model; merge both first "
+                     "(merge_and_unload) and save the whole",
+                     adapter_path);
+    if (rc == SP_OK)
+        rc = sp_json_load(path, SP_MAX_CONFIG_JSON, &json, err);
     if (rc == SP_OK && sp_path_exists(generation_path))
         rc = sp_json_load(generation_path, SP_MAX_CONFIG_JSON, &generation, err);
     if (rc == SP_OK)
@@ -366,6 +374,7 @@ enum sp_err model_config_load(const char *dir, struct model_config *ret, struct 
     json_decref(generation);
     free(path);
     free(generation_path);
+    free(adapter_path);
     return rc;
 }
 

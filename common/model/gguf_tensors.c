@@ -84,12 +84,9 @@ static void describe(const struct model_config *c, const struct model_arch *arch
     size_t length;
     split_name(arch->names, tensor->name, &layer, &name, &length);
     const struct part *part = find_part(arch->names, name, length);
-    bool turned = tensor->storage == MODEL_STORED_TRANSPOSED;
     *ret = (struct model_gguf_tensor){
-        .tensor = *tensor,
-        .dims = tensor->cols ? 2 : 1,
-        .shape = {tensor->rows, tensor->cols},
-        .stored = {turned ? tensor->cols : tensor->rows, turned ? tensor->rows : tensor->cols}};
+        .tensor = *tensor, .dims = tensor->cols ? 2 : 1, .shape = {tensor->rows, tensor->cols}};
+    model_tensor_shape(tensor, ret->stored);
     ret->plus_one = part->is == NORM && c->traits.norm == MODEL_NORM_RMS_PLUS;
     if (part->is == DEALT && arch->gguf_dealt)
         ret->dealt = tensor->rows / c->head_size;

@@ -14,6 +14,13 @@ size_t model_tensor_count(const struct model_tensor *tensor)
     return (size_t)tensor->rows * (size_t)(tensor->cols ? tensor->cols : 1);
 }
 
+void model_tensor_shape(const struct model_tensor *tensor, int64_t ret[2])
+{
+    bool turned = tensor->storage == MODEL_STORED_TRANSPOSED;
+    ret[0] = turned ? tensor->cols : tensor->rows;
+    ret[1] = turned ? tensor->rows : tensor->cols;
+}
+
 static void align(struct model_layout *l)
 {
     l->count = (l->count + ALIGN_ELEMENTS - 1) / ALIGN_ELEMENTS * ALIGN_ELEMENTS;

@@ -43,11 +43,12 @@ struct model;
  * that Llama checkpoints are known to carry (rotary tables) are passed over, others refused. */
 enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model **ret,
                        struct sp_error *err) SP_MUST_USE;
-/* Fails with SP_EUNSUPPORTED and the first tensor of a checkpoint that a model of this
- * configuration has no place for. */
+/* That a checkpoint is what its configuration describes: SP_EUNSUPPORTED names the first tensor
+ * that there is no place for, SP_EFORMAT one that is missing, has another shape, or is an output
+ * matrix beside a table that should be the same. Values are not looked at otherwise. */
 struct ckpt;
-enum sp_err model_check_names(const struct model_config *config, const struct ckpt *ckpt,
-                              struct sp_error *err) SP_MUST_USE;
+enum sp_err model_check_tensors(const struct model_config *config, const struct ckpt *ckpt,
+                                struct sp_error *err) SP_MUST_USE;
 #define MODEL_FILE_NAME_BYTES (MODEL_TENSOR_NAME_BYTES + 32)
 /* What the checkpoint calls this tensor; the tensor's own name where it isn't there. `other` may
  * hold the answer. */

@@ -27,11 +27,8 @@ static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
 {
     char other[MODEL_FILE_NAME_BYTES];
     const char *name = model_file_name(&m->config, ckpt, tensor, other);
-    int64_t shape[2] = {tensor->rows, tensor->cols};
-    if (tensor->storage == MODEL_STORED_TRANSPOSED) {
-        shape[0] = tensor->cols;
-        shape[1] = tensor->rows;
-    }
+    int64_t shape[2];
+    model_tensor_shape(tensor, shape);
     enum sp_err rc = ckpt_read_f32(ckpt, name, tensor->cols ? 2 : 1, shape, host, err);
     if (rc != SP_OK)
         return rc;
@@ -47,17 +44,6 @@ static enum sp_err read_tensor(struct model *m, const struct ckpt *ckpt,
     return SP_OK;
 }
 
-/* What the file holds is compared with what config.json promises before memory is taken for it. */
-static enum sp_err check_size(const struct ckpt *ckpt, const struct model_config *config,
-                              struct sp_error *err)
-{
-    if (ckpt_parameters(ckpt) < (uint64_t)config->n_params)
-        return sp_fail(
-            err, SP_EFORMAT, "checkpoint %s: holds %llu parameters, its config.json describes %lld",
-            ckpt_dir(ckpt), (unsigned long long)ckpt_parameters(ckpt), (long long)config->n_params);
-    return SP_OK;
-}
-
 enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model **ret,
                        struct sp_error *err)
 {
@@ -69,12 +55,11 @@ enum sp_err model_open(struct tn_backend *backend, const char *dir, struct model
     enum sp_err rc = model_config_load(dir, &config, err);
     if (rc == SP_OK)
         rc = ckpt_open(dir, &ckpt, err);
+    /* What config.json promises is in the files before memory is taken for it. */
     if (rc == SP_OK)
-        rc = check_size(ckpt, &config, err);
+        rc = model_check_tensors(&config, ckpt, err);
     if (rc == SP_OK)
         rc = model_alloc(backend, &config, &m, err);
-    if (rc == SP_OK)
-        rc = model_check_names(&m->config, ckpt, err);
     if (rc != SP_OK)
         goto out;
     for (int32_t t = 0; t < m->layout.n_tensors; t++)
@@ -169,14 +154,11 @@ enum sp_err model_save(struct model *m, const char *dir, enum tn_dtype dtype,
     }
     for (int32_t t = 0; t < m->layout.n_tensors; t++) {
         const struct model_tensor *tensor = &m->layout.tensors[t];
-        bool turned = tensor->storage == MODEL_STORED_TRANSPOSED;
-        arrays[t] = (struct ckpt_array){
-            .name = tensor->name,
-            .dims = tensor->cols ? 2 : 1,
-            .shape = {turned ? tensor->cols : tensor->rows, turned ? tensor->rows : tensor->cols},
-            .fill = fill,
-            .fill_context = &saving,
-        };
+        arrays[t] = (struct ckpt_array){.name = tensor->name,
+                                        .dims = tensor->cols ? 2 : 1,
+                                        .fill = fill,
+                                        .fill_context = &saving};
+        model_tensor_shape(tensor, arrays[t].shape);
     }
     struct ckpt_save_options options = {.dtype = file_dtype(dtype), .template_dir = template_dir};
     if (!template_dir) {

@@ -52,6 +52,8 @@ static inline void *model_grad(const struct model *m, size_t offset)
 enum sp_err model_alloc(struct tn_backend *backend, const struct model_config *config,
                         struct model **ret, struct sp_error *err) SP_MUST_USE;
 size_t model_tensor_count(const struct model_tensor *tensor); /* elements */
+/* In files; the second number is of matrices only. */
+void model_tensor_shape(const struct model_tensor *tensor, int64_t ret[2]);
 void model_layout_init(struct model_layout *layout, const struct model_config *config);
 void model_layout_deinit(struct model_layout *layout);
 

@@ -59,6 +59,9 @@ static enum sp_err fill(void *context, const struct ckpt_array *array, float *to
         rc = ckpt_tensor_to_f32(source->tensor, first, err);
     if (rc == SP_OK)
         rc = check_numbers(source, first, count, err);
+    /* The caller names what is written; what was read may be called otherwise. */
+    if (rc != SP_OK && source->tensor != NULL)
+        return sp_wrap(err, rc, "from %s of checkpoint %s", source->tensor->name, c->tool->dir);
     if (rc == SP_OK && source->changed && c->gguf)
         model_gguf_to_stored(source->changed, first, first + count, to);
     else if (rc == SP_OK && source->changed)

@@ -80,27 +80,12 @@ static enum sp_err choose_type(const struct tool *tool, const struct ckpt *ckpt,
                    tool->dtype);
 }
 
-static enum sp_err check_tensor(const struct convert *c, const struct model_gguf_tensor *want,
-                                const struct ckpt_tensor *t, struct sp_error *err)
-{
-    if (t == NULL)
-        return sp_fail(err, SP_EFORMAT, "checkpoint %s: tensor %s: not there", c->tool->dir,
-                       want->tensor.name);
-    if (t->dims != want->dims || t->shape[0] != want->stored[0] ||
-        (t->dims == 2 && t->shape[1] != want->stored[1]))
-        return sp_fail(err, SP_EFORMAT,
-                       "checkpoint %s: tensor %s: another shape than config.json asks for (%lld "
-                       "rows)",
-                       c->tool->dir, want->tensor.name, (long long)want->stored[0]);
-    return SP_OK;
-}
-
 /* Arrays and their types: vectors stay F32, and rows that no block fits are F16 in place of Q8_0,
  * as llama.cpp's converter has it. */
 static enum sp_err add_tensors(struct convert *c, enum ckpt_gguf_type type,
                                enum ckpt_gguf_type *types, size_t count, struct sp_error *err)
 {
-    enum sp_err rc = model_check_names(&c->config, c->ckpt, err);
+    enum sp_err rc = model_check_tensors(&c->config, c->ckpt, err);
     if (rc != SP_OK)
         return rc;
     for (size_t i = 0; i < count; i++) {
@@ -108,9 +93,6 @@ static enum sp_err add_tensors(struct convert *c, enum ckpt_gguf_type type,
         const struct model_gguf_tensor *want = &c->tensors[i];
         const struct ckpt_tensor *t =
             ckpt_find(c->ckpt, model_file_name(&c->config, c->ckpt, &want->tensor, other));
-        rc = check_tensor(c, want, t, err);
-        if (rc != SP_OK)
-            return rc;
         types[c->count] = want->dims == 1 ? CKPT_GGUF_F32 : type;
         if (want->dims == 2 && want->shape[1] % (int64_t)ckpt_gguf_block_elements(type) != 0)
             types[c->count] = CKPT_GGUF_F16;

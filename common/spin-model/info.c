@@ -11,6 +11,7 @@
 #include "common/checkpoint/hf_dir.h"
 #include "common/checkpoint/manifest.h"
 #include "common/model/config.h"
+#include "common/model/model.h"
 #include "common/spin-model/tool.h"
 #include "common/text/tokenizer.h"
 
@@ -23,6 +24,7 @@ struct found {
     bool has_template;
     bool has_digest;
     struct ckpt_manifest manifest;
+    struct sp_error problem; /* weights that are not what config.json describes; empty: none */
 };
 
 static bool exists_in(const char *dir, const char *name)
@@ -56,6 +58,8 @@ static enum sp_err look(const struct tool *tool, struct found *found, struct sp_
         any = true;
         rc = ckpt_open(dir, &found->weights, err);
     }
+    if (rc == SP_OK && found->has_config && found->weights != NULL)
+        (void)!model_check_tensors(&found->config, found->weights, &found->problem);
     if (rc == SP_OK && exists_in(dir, "tokenizer.json")) {
         any = true;
         rc = tok_load(dir, &found->tokenizer, err);
@@ -150,6 +154,8 @@ static enum sp_err print_found_json(const struct tool *tool, const struct found 
         sp_digest_hex(&found->manifest.digest, hex);
         json_object_set_new(root, "checkpoint_sha256", json_string(hex));
     }
+    if (found->problem.text[0] != 0)
+        json_object_set_new(root, "problem", json_string(found->problem.text));
     return tool_print_json(root, err);
 }
 
@@ -163,7 +169,11 @@ static void print_config(const struct model_config *c)
     if (c->window > 0)
         printf(", window of %d", c->window);
     printf("\nvocabulary   %d ids\n", c->vocab);
-    printf("context      %d positions, RoPE theta %g\n", c->max_positions, c->rope_theta);
+    printf("context      %d positions, ", c->max_positions);
+    if (c->traits.learned_positions)
+        printf("each with a learned embedding\n");
+    else
+        printf("RoPE theta %g\n", c->rope_theta);
     printf("end tokens  ");
     for (int32_t i = 0; i < c->n_eos; i++)
         printf(" %d", c->eos_ids[i]);
@@ -210,6 +220,8 @@ static void print_found(const struct tool *tool, const struct found *found)
         sp_digest_hex(&found->manifest.digest, hex);
         printf("digest       %s\n", hex);
     }
+    if (found->problem.text[0] != 0)
+        printf("problem      %s\n", found->problem.text);
     if (tool->tensors && found->weights != NULL)
         print_tensors(found->weights);
 }

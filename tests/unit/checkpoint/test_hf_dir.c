@@ -260,10 +260,15 @@ START_TEST(test_no_weights)
     struct ckpt *ckpt;
     ck_fails(ckpt_open("/no/such", &ckpt, &error), SP_ENOTFOUND, "no such directory");
     ck_fails(ckpt_open(dir, &ckpt, &error), SP_ENOTFOUND, "neither model.safetensors");
+    put_text(dir, "adapter_model.safetensors", "");
+    ck_fails(ckpt_open(dir, &ckpt, &error), SP_EUNSUPPORTED, "merge_and_unload");
     put_text(dir, "pytorch_model.bin", "");
     ck_fails(ckpt_open(dir, &ckpt, &error), SP_EUNSUPPORTED, "safe_serialization");
-    put_text(dir, "model.safetensors", "version https://git-lfs");
-    ck_fails(ckpt_open(dir, &ckpt, &error), SP_ELIMIT, "model.safetensors");
+    put_text(dir, "model.safetensors",
+             "version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 536223056\n");
+    ck_fails(ckpt_open(dir, &ckpt, &error), SP_EFORMAT, "git lfs pull");
+    put_text(dir, "model.safetensors", "version of something else");
+    ck_fails(ckpt_open(dir, &ckpt, &error), SP_ELIMIT, "not a safetensors file?");
 }
 END_TEST
 

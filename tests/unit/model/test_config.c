@@ -470,6 +470,15 @@ START_TEST(reads_directories)
     ck_ok(model_config_load(GOLDEN "tiny-mistral", &c, err));
     ck_assert(c.window == 5 && c.tie_embeddings);
     ck_ok(model_config_load_file(GOLDEN "tiny-mistral/config.json", &c, err));
+    char adapter[] = "/tmp/spin-config-XXXXXX";
+    ck_assert_ptr_nonnull(mkdtemp(adapter));
+    char *path = sp_path_join(adapter, "adapter_config.json");
+    ck_ok(sp_write_file_durable(path, "{}", 2, 0666, err));
+    ck_fails(SP_EUNSUPPORTED, "adapter_config.json: an adapter of peft without its base model",
+             model_config_load(adapter, &c, err));
+    struct sp_error unused;
+    ck_assert_int_eq(sp_remove_tree(adapter, &unused), SP_OK);
+    free(path);
     const char *dir = shared_data(STORIES);
     if (!dir)
         return;

@@ -191,7 +191,10 @@ START_TEST(bad_checkpoints_are_refused)
         {{.drop = "model.norm.weight", .add = "extra.bias"}, "extra.bias"},
         {{.drop = "model.norm.weight", .add = "model.rotary_emb.inv_freq"},
          "tensor model.norm.weight"},
-        {{.drop = "lm_head.weight"}, "parameters"},
+        {{.drop = "lm_head.weight"},
+         "tensor lm_head.weight: not there, and its config.json asks for it; set tie_word"},
+        {{.drop = "model.layers.2.mlp.up_proj.weight"},
+         "tensor model.layers.2.mlp.up_proj.weight: not there"},
         {{.nan = "model.layers.1.mlp.up_proj.weight"}, "up_proj.weight: element 3 is not finite"},
         {{.reshape = "model.layers.0.mlp.up_proj.weight"}, "up_proj.weight"},
         {{.add = "model.layers.0.self_attn.q_proj.bias"}, "q_proj.bias"},
@@ -217,6 +220,62 @@ START_TEST(bad_checkpoints_are_refused)
     struct model *none = NULL;
     ck_fails(SP_ENOTFOUND, "config.json", model_open(cpu, in_scratch("nothing"), &none, err));
     ck_assert_ptr_null(none);
+}
+END_TEST
+
+/* Beside the one file of a saved model, a second shard with an output matrix. */
+static void add_head(const char *dir, const struct model *m, const float *head,
+                     enum ckpt_dtype dtype)
+{
+    int32_t n;
+    const struct model_tensor *tensors = model_tensors(m, &n);
+    const struct model_config *c = model_get_config(m);
+    struct ckpt_array array = {
+        .name = "lm_head.weight", .dims = 2, .shape = {c->vocab, c->hidden}, .data = head};
+    json_t *map = json_pack("{s:s}", array.name, "b.safetensors");
+    for (int32_t t = 0; t < n; t++)
+        json_object_set_new(map, tensors[t].name, json_string("a.safetensors"));
+    json_t *index = json_pack("{s:o}", "weight_map", map);
+    char *one = sp_path_join(dir, "model.safetensors"), *a = sp_path_join(dir, "a.safetensors");
+    char *b = sp_path_join(dir, "b.safetensors");
+    char *path = sp_path_join(dir, "model.safetensors.index.json");
+    ck_assert_int_eq(rename(one, a), 0);
+    ck_ok(ckpt_st_write(b, &array, 1, dtype, NULL, 0, err));
+    ck_assert_int_eq(json_dump_file(index, path, 0), 0);
+    json_decref(index);
+    free(one);
+    free(a);
+    free(b);
+    free(path);
+}
+
+/* A tied table that is stored twice: as the same numbers, also in another type, or refused. */
+START_TEST(a_head_beside_a_tied_table_is_the_table)
+{
+    enum ckpt_dtype dtype = _i < 2 ? CKPT_F32 : CKPT_BF16;
+    struct model_config config = odd_config(true);
+    struct model *m = NULL, *back = NULL;
+    size_t count = (size_t)config.vocab * (size_t)config.hidden;
+    float *head = sp_xarray(count, sizeof(*head));
+    ck_ok(model_new(cpu, &config, 5, &m, err));
+    float *table =
+        (float *)model_params(m, NULL) + model_find_tensor(m, "model.embed_tokens.weight")->offset;
+    for (size_t k = 0; k < count; k++) /* what BF16 holds */
+        head[k] = table[k] = sp_bf16_to_f32(sp_f32_to_bf16(table[k]));
+    ck_ok(model_save(m, in_scratch("twice"), TN_F32, NULL, err));
+    if (_i % 2)
+        head[count - 1] += 1;
+    add_head(in_scratch("twice"), m, head, dtype);
+    if (_i % 2) {
+        ck_fails(SP_EFORMAT, "tensor lm_head.weight: not the same as model.embed_tokens.weight",
+                 model_open(cpu, in_scratch("twice"), &back, err));
+    } else {
+        ck_ok(model_open(cpu, in_scratch("twice"), &back, err));
+        same_weights(m, back, TN_F32);
+    }
+    free(head);
+    model_free(m);
+    model_free(back);
 }
 END_TEST
 
@@ -248,6 +307,7 @@ static Suite *suite(void)
     tcase_add_test(t, opens_a_tied_model_that_stores_the_output_matrix);
     tcase_add_test(t, random_weights_are_a_function_of_the_seed);
     tcase_add_test(t, bad_checkpoints_are_refused);
+    tcase_add_loop_test(t, a_head_beside_a_tied_table_is_the_table, 0, 4);
     tcase_add_test(t, ruined_weights_are_not_saved);
     suite_add_tcase(s, t);
     return s;

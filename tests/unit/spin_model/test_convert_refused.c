@@ -146,6 +146,15 @@ START_TEST(test_numbers)
             "tensor model.norm.weight: element 31 is 1e+06, more than F16 can hold");
     works("convert m.gguf fine --dtype bf16");
     refused("convert fine out --dtype f16", 15, "choose --dtype BF16 or F32");
+    char *path = sp_path_join(dir, "fine/model.safetensors"), *data;
+    ck_ok(sp_read_file(path, 1 << 24, &data, &bytes.length, &error));
+    memcpy(data + bytes.length - 2, (uint8_t[]){0xc0, 0x7f}, 2);
+    put_file(dir, "fine/model.safetensors", (const uint8_t *)data, bytes.length);
+    refused("convert fine out.gguf", 15,
+            "tensor output_norm.weight: from model.norm.weight of checkpoint fine: element 31 is "
+            "not a finite number");
+    free(data);
+    free(path);
     bytes = golden("spm");
     bytes.length /= 2;
     change_refused(bytes, 3, "cut short");

@@ -200,13 +200,31 @@ START_TEST(test_init_info)
     free(out);
     out = expect_output("info .", NULL); /* no weights */
     ck_assert_ptr_nonnull(strstr(out, "llama"));
+    ck_assert_ptr_null(strstr(out, "problem"));
+    free(out);
+    /* Weights of another shape than config.json's. */
+    char *command = sp_xprintf("cd %s && mkdir w && cp m/model.safetensors w && sed "
+                               "'s/\"intermediate_size\": 32/\"intermediate_size\": 24/' "
+                               "config.json > w/config.json",
+                               dir);
+    ck_assert_int_eq(system(command), 0);
+    free(command);
+    static const char problem[] = "checkpoint w: tensor model.layers.0.mlp.gate_proj.weight: shape "
+                                  "[32, 16], expected [24, 16]";
+    out = expect_output("info w", NULL);
+    ck_assert_msg(strstr(out, problem), "%s", out);
+    free(out);
+    out = expect_output("info w --json", NULL);
+    info = parse_line(out);
+    ck_assert_str_eq(json_string_value(json_object_get(info, "problem")), problem);
+    json_decref(info);
     free(out);
     /* Same seed, same bytes; another seed, other bytes; BF16 is stored and said. */
     free(expect_output("init again --config config.json --tokenizer m --seed 5", NULL));
     free(expect_output("init other --config config.json --seed 6 --dtype bf16", NULL));
-    char *command = sp_xprintf("cd %s && diff -r m again && ! cmp -s m/model.safetensors "
-                               "other/model.safetensors && grep -q bfloat16 other/config.json",
-                               dir);
+    command = sp_xprintf("cd %s && diff -r m again && ! cmp -s m/model.safetensors "
+                         "other/model.safetensors && grep -q bfloat16 other/config.json",
+                         dir);
     ck_assert_int_eq(system(command), 0);
     free(command);
     expect_failure("init m --config config.json", NULL, 5, "exists already");
