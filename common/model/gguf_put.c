@@ -90,7 +90,8 @@ static enum sp_err check(const struct model_config *c, const struct model_arch *
                       err);
     if (arch->names->qkv && c->heads * c->head_size != c->hidden)
         return refuse(what, "head_dim", "the heads have to fill the hidden size", err);
-    if (arch->window == MODEL_WINDOW_MIXED && gguf_window_period(c) == 0)
+    /* Without a layer that has a window llama.cpp aborts. */
+    if (arch->window == MODEL_WINDOW_MIXED && gguf_window_period(c) <= 1)
         return refuse(what, "layer_types", "every n-th layer has to be full, the others not", err);
     enum sp_err rc = check_rotation(c, arch, what, err);
     return rc == SP_OK ? check_caps(c, arch, what, err) : rc;

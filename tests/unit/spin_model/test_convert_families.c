@@ -248,21 +248,35 @@ START_TEST(there_and_back)
 END_TEST
 
 /* A GGUF file doesn't say which GELU: another one than the family's would come back as that. */
-START_TEST(the_other_gelu_is_refused)
+static const struct {
+    const char *fixture, *key, *value;
+} refusals[] = {
+    {"gpt2", "activation_function", "\"gelu\""},
+    {"gpt-neox", "hidden_act", "\"gelu_fast\""},
+    {"gemma2-even", "layer_types", "[\"full_attention\",\"full_attention\",\"full_attention\"]"},
+    {"gemma2-even", "layer_types",
+     "[\"full_attention\",\"sliding_attention\",\"sliding_attention\"]"},
+};
+
+START_TEST(fields_without_a_word_are_refused)
 {
-    make_checkpoint("gpt2");
-    char *path = sp_path_join(dir, "hf/config.json");
+    make_checkpoint(refusals[_i].fixture);
+    char *path = sp_path_join(dir, "hf/config.json"), *part;
     json_t *config;
+    json_error_t unused;
     ck_ok(sp_json_load(path, 1 << 20, &config, &error));
-    json_object_set_new(config, "activation_function", json_string("gelu"));
+    json_object_set_new(config, refusals[_i].key,
+                        json_loads(refusals[_i].value, JSON_DECODE_ANY, &unused));
     ck_assert_int_eq(json_dump_file(config, path, 0), 0);
     json_decref(config);
     free(path);
-    shell("cp " ARCH "%s/model.safetensors %s/hf", "gpt2", dir);
+    shell("cp " ARCH "%s/model.safetensors %s/hf", refusals[_i].fixture, dir);
     ck_assert_int_eq(tool("convert hf out.gguf"), 18);
     char *errors = get_text(dir, ".err");
-    ck_assert_msg(strstr(errors, "activation_function can't be written as GGUF"), "%s", errors);
+    part = sp_xprintf("%s can't be written as GGUF", refusals[_i].key);
+    ck_assert_msg(strstr(errors, part), "%s", errors);
     free(errors);
+    free(part);
 }
 END_TEST
 
@@ -272,7 +286,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("families");
     tcase_add_checked_fixture(c, setup, teardown);
     tcase_add_loop_test(c, there_and_back, 0, (int)SP_COUNT(families));
-    tcase_add_test(c, the_other_gelu_is_refused);
+    tcase_add_loop_test(c, fields_without_a_word_are_refused, 0, (int)SP_COUNT(refusals));
     tcase_set_timeout(c, 60);
     suite_add_tcase(s, c);
     return s;
