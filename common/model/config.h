@@ -48,6 +48,7 @@ enum model_rope_type {
     MODEL_ROPE_LLAMA3,   /* low frequencies / factor, with a smooth passage */
     MODEL_ROPE_DYNAMIC,  /* default up to max_positions, where it would change */
     MODEL_ROPE_LONGROPE, /* frequencies / short factors up to max_positions, cos and sin scaled */
+    MODEL_ROPE_YARN,     /* low frequencies / factor, by how often they turn; cos and sin scaled */
 };
 
 struct model_rope_scaling {
@@ -55,6 +56,10 @@ struct model_rope_scaling {
     int32_t original; /* original_max_position_embeddings; dynamic: max_position_embeddings */
     double factor, low_freq, high_freq;
     double attention_factor; /* of cos and sin; 0: 1 */
+    /* YaRN: turns within `original` above which a frequency stays and below which it is divided;
+     * whether both ends are rounded to whole frequencies. */
+    double beta_fast, beta_slow;
+    bool truncate;
     int32_t n_short;
     double short_factor[MODEL_MAX_ROPE_FACTORS];
     /* Of what lies beyond the switch, and is never computed here: kept for those who read what we

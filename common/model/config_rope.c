@@ -17,6 +17,7 @@ static const struct {
     {"default", MODEL_ROPE_DEFAULT},   {"linear", MODEL_ROPE_LINEAR},
     {"llama3", MODEL_ROPE_LLAMA3},     {"dynamic", MODEL_ROPE_DYNAMIC},
     {"longrope", MODEL_ROPE_LONGROPE}, {"su", MODEL_ROPE_LONGROPE},
+    {"yarn", MODEL_ROPE_YARN},
 };
 
 /* What is read on the way to a config: of one kind of layer. */
@@ -41,7 +42,7 @@ static enum sp_err read_type(const json_t *object, const char *key, const char *
         }
     return sp_fail(err, SP_EUNSUPPORTED,
                    "%s: %s of type \"%.40s\" is not supported; supported: default, linear, llama3, "
-                   "dynamic, longrope",
+                   "dynamic, longrope, yarn",
                    what, key, type ? type : "");
 }
 
@@ -126,10 +127,64 @@ static enum sp_err read_longrope(const json_t *json, const json_t *object, const
     return rc;
 }
 
-/* Nothing in it that would change the angles in a way that is not built. */
-static enum sp_err check_keys(const json_t *object, const char *key, const char *what,
-                              struct sp_error *err)
+static double yarn_scale(double factor, double m)
 {
+    return factor <= 1 ? 1 : 0.1 * m * model_log(factor) + 1;
+}
+
+/* A number of zero counts as absent, as in transformers. */
+static enum sp_err read_yarn(const json_t *json, const json_t *object, const char *what,
+                             const struct model_config *c, struct model_rope_scaling *s,
+                             struct sp_error *err)
+{
+    double above = 0, below = 0, given = 0;
+    const struct {
+        const char *key;
+        double *to;
+    } numbers[] = {{"beta_fast", &s->beta_fast},
+                   {"beta_slow", &s->beta_slow},
+                   {"mscale", &above},
+                   {"mscale_all_dim", &below},
+                   {"attention_factor", &given}};
+    for (size_t i = 0; i < SP_COUNT(numbers); i++) {
+        enum sp_err rc = sp_json_opt_f64(object, numbers[i].key, what, numbers[i].to, err);
+        if (rc != SP_OK)
+            return rc;
+        if (!(*numbers[i].to >= 0 && *numbers[i].to <= 1e6))
+            return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": %g is not between 0 and 1e6", what,
+                           numbers[i].key, *numbers[i].to);
+    }
+    /* Of Phi-3, where the name means another thing. */
+    if (json_object_get(object, "short_factor"))
+        return sp_fail(err, SP_EUNSUPPORTED, "%s: yarn with a short_factor is not supported", what);
+    s->truncate = true;
+    enum sp_err rc = sp_json_opt_bool(object, "truncate", what, &s->truncate, err);
+    if (rc == SP_OK)
+        rc = read_original(json, object, what, &s->original, err);
+    if (rc == SP_ENOTFOUND) {
+        s->original = c->context;
+        rc = SP_OK;
+    }
+    if (rc != SP_OK)
+        return rc;
+    s->beta_fast = s->beta_fast > 0 ? s->beta_fast : 32;
+    s->beta_slow = s->beta_slow > 0 ? s->beta_slow : 1;
+    if (s->beta_fast < s->beta_slow)
+        return sp_fail(err, SP_EFORMAT, "%s: beta_fast %g is below beta_slow %g", what,
+                       s->beta_fast, s->beta_slow);
+    s->attention_factor = given > 0 ? given
+                          : above > 0 && below > 0
+                              ? yarn_scale(s->factor, above) / yarn_scale(s->factor, below)
+                              : yarn_scale(s->factor, 1);
+    return SP_OK;
+}
+
+/* Nothing in it that would change the angles in a way that is not built. */
+static enum sp_err check_keys(const json_t *object, enum model_rope_type type, const char *key,
+                              const char *what, struct sp_error *err)
+{
+    static const char *const yarn[] = {"beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+                                       "truncate"};
     static const char *const known[] = {
         "type",        "rope_type",       "rope_theta",       "partial_rotary_factor",
         "factor",      "low_freq_factor", "high_freq_factor", "original_max_position_embeddings",
@@ -141,6 +196,8 @@ static enum sp_err check_keys(const json_t *object, const char *key, const char 
         bool found = json_is_null(value);
         for (size_t i = 0; !found && i < SP_COUNT(known); i++)
             found = strcmp(known[i], name) == 0;
+        for (size_t i = 0; type == MODEL_ROPE_YARN && !found && i < SP_COUNT(yarn); i++)
+            found = strcmp(yarn[i], name) == 0;
         if (!found)
             return sp_fail(err, SP_EUNSUPPORTED, "%s: field \"%s.%.80s\" is not supported", what,
                            key, name);
@@ -157,11 +214,13 @@ static enum sp_err read_scaling(const json_t *json, const json_t *object, const 
         return sp_fail(err, SP_EFORMAT, "%s: field \"%s\": expected an object or null", what, key);
     enum sp_err rc = read_type(object, key, what, &s.type, err);
     if (rc == SP_OK)
-        rc = check_keys(object, key, what, err);
+        rc = check_keys(object, s.type, key, what, err);
     if (rc == SP_OK && s.type == MODEL_ROPE_LONGROPE)
         rc = read_longrope(json, object, what, c, &s, err);
     else if (rc == SP_OK && s.type != MODEL_ROPE_DEFAULT)
         rc = read_positive(object, "factor", what, &s.factor, err);
+    if (rc == SP_OK && s.type == MODEL_ROPE_YARN)
+        rc = read_yarn(json, object, what, c, &s, err);
     if (rc == SP_OK && s.type == MODEL_ROPE_LLAMA3 &&
         ((rc = read_positive(object, "low_freq_factor", what, &s.low_freq, err)) ||
          (rc = read_positive(object, "high_freq_factor", what, &s.high_freq, err)) ||
@@ -263,6 +322,9 @@ enum sp_err model_config_parse_rope(const json_t *json, const struct model_arch 
                        "%s: rope_parameters of sliding_attention: only type "
                        "default is supported",
                        what);
+    if (global.scaling.type == MODEL_ROPE_YARN && global.theta <= 1)
+        return sp_fail(err, SP_EFORMAT, "%s: rope_theta %g with yarn; it has to be above 1", what,
+                       global.theta);
     double size = floor(c->head_size * global.partial);
     if (global.partial != 1 && !arch->may_turn_partly)
         return sp_fail(err, SP_EUNSUPPORTED,
@@ -311,10 +373,17 @@ static json_t *write_object(const struct model_config *c, const struct model_arc
         json_object_set_new(object, "low_freq_factor", json_real(s->low_freq));
         json_object_set_new(object, "high_freq_factor", json_real(s->high_freq));
     }
-    if (s->type == MODEL_ROPE_LLAMA3 || s->type == MODEL_ROPE_LONGROPE)
+    if (s->type == MODEL_ROPE_LLAMA3 || s->type == MODEL_ROPE_LONGROPE ||
+        s->type == MODEL_ROPE_YARN)
         json_object_set_new(object, "original_max_position_embeddings", json_integer(s->original));
-    if (s->type == MODEL_ROPE_LONGROPE) {
+    if (s->type == MODEL_ROPE_LONGROPE || s->type == MODEL_ROPE_YARN)
         json_object_set_new(object, "attention_factor", json_real(s->attention_factor));
+    if (s->type == MODEL_ROPE_YARN) {
+        json_object_set_new(object, "beta_fast", json_real(s->beta_fast));
+        json_object_set_new(object, "beta_slow", json_real(s->beta_slow));
+        json_object_set_new(object, "truncate", json_boolean(s->truncate));
+    }
+    if (s->type == MODEL_ROPE_LONGROPE) {
         json_object_set_new(object, "short_factor", factors_json(s->n_short, s->short_factor));
         if (s->n_long > 0)
             json_object_set_new(object, "long_factor", factors_json(s->n_long, s->long_factor));

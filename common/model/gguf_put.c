@@ -43,6 +43,8 @@ static enum sp_err check_rotation(const struct model_config *c, const struct mod
                                   const char *what, struct sp_error *err)
 {
     bool llama = strcmp(arch->gguf, "llama") == 0, phi3 = strcmp(arch->gguf, "phi3") == 0;
+    if (c->scaling.type == MODEL_ROPE_YARN)
+        return refuse(what, "rope_scaling of type yarn", "llama.cpp has its own rules for it", err);
     if (c->scaling.type == MODEL_ROPE_LLAMA3 && !llama)
         return refuse(what, "rope_scaling of type llama3", "llama.cpp has it in Llama only", err);
     if (c->scaling.type == MODEL_ROPE_LONGROPE && !llama && !phi3)

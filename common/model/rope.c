@@ -1,3 +1,5 @@
+#include <math.h>
+
 #include "common/base/mem.h"
 #include "common/model/dmath.h"
 #include "common/model/workspace_impl.h"
@@ -17,6 +19,32 @@ static float llama3_frequency(float frequency, const struct model_rope_scaling *
     return (1.0f - smooth) * frequency / factor + smooth * frequency;
 }
 
+/* Of R / 2 frequencies the one that turns so often within the original context. */
+static double yarn_place(const struct model_config *c, double turns, int32_t rotary)
+{
+    const double two_pi = 6.283185307179586;
+    return rotary * model_log(c->scaling.original / (turns * two_pi)) /
+           (2 * model_log(c->rope_theta));
+}
+
+/* YaRN (arXiv 2309.00071), in fp32 and in the order of transformers' _compute_yarn_parameters. */
+static float yarn_frequency(const struct model_config *c, int32_t i, int32_t rotary, float power)
+{
+    const struct model_rope_scaling *s = &c->scaling;
+    double low = yarn_place(c, s->beta_fast, rotary), high = yarn_place(c, s->beta_slow, rotary);
+    if (s->truncate) {
+        low = floor(low);
+        high = ceil(high);
+    }
+    low = SP_MAX(low, 0);
+    high = SP_MIN(high, rotary - 1);
+    if (low == high)
+        high += 0.001;
+    float ramp = ((float)i - (float)low) / (float)(high - low);
+    float kept = 1.0f - SP_MIN(SP_MAX(ramp, 0.0f), 1.0f);
+    return 1.0f / ((float)s->factor * power) * (1.0f - kept) + 1.0f / power * kept;
+}
+
 /* theta^(−2i/R), scaled */
 static float frequency_of(const struct model_config *c, bool local, int32_t i, int32_t rotary)
 {
@@ -25,6 +53,8 @@ static float frequency_of(const struct model_config *c, bool local, int32_t i, i
         (float)model_pow(local ? c->local_theta : c->rope_theta, (double)(2 * i) / rotary);
     if (!local && s->type == MODEL_ROPE_LONGROPE)
         power = (float)s->short_factor[i] * power;
+    if (!local && s->type == MODEL_ROPE_YARN)
+        return yarn_frequency(c, i, rotary, power);
     float frequency = 1.0f / power;
     if (!local && s->type == MODEL_ROPE_LINEAR)
         return frequency / (float)s->factor;

@@ -59,6 +59,12 @@ MODELS = {
     "qwen3": lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**shape(
         head_dim=6, tie_word_embeddings=True,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0}))),
+    # frequencies that stay, that are divided, and between both
+    "qwen3-yarn": lambda: T.Qwen3ForCausalLM(T.Qwen3Config(**shape(
+        head_dim=16, num_attention_heads=2, num_key_value_heads=1,
+        rope_parameters={"rope_type": "yarn", "rope_theta": 1000.0, "factor": 4.0,
+                         "original_max_position_embeddings": 64, "beta_fast": 6.0,
+                         "beta_slow": 0.5}))),
     "smollm3": lambda: T.SmolLM3ForCausalLM(T.SmolLM3Config(**shape(
         num_hidden_layers=5,
         rope_parameters={"rope_type": "default", "rope_theta": 500.0}))),
@@ -134,6 +140,10 @@ MORE = {
         max_position_embeddings=600, rope_parameters={
             "rope_type": "longrope", "rope_theta": 300.0, "factor": 2.0, "short_factor": [1.0, 1.5],
             "long_factor": [2.0, 3.0], "original_max_position_embeddings": 300}))),
+    "llama-yarn": lambda: T.LlamaForCausalLM(T.LlamaConfig(**shape(
+        head_dim=12, rope_parameters={
+            "rope_type": "yarn", "rope_theta": 500.0, "factor": 8.0, "mscale": 0.7,
+            "mscale_all_dim": 1.0, "truncate": False, "original_max_position_embeddings": 300}))),
     "mistral-odd": lambda: T.MistralForCausalLM(T.MistralConfig(**shape(
         **ODD, head_dim=4, sliding_window=5, tie_word_embeddings=False,
         rope_parameters=default(300.0)))),

@@ -12,9 +12,10 @@
 #define MAX_FIXTURES 64
 
 static const char *const committed[] = {
-    "llama3",  "llama-linear", "llama-dynamic",   "qwen2",       "qwen3",
-    "smollm3", "phi3",         "phi3-longrope",   "gemma2",      "gemma3",
-    "gpt2",    "gpt-neox",     "gpt-neox-serial", "gemma2-even", "gemma3-third",
+    "llama3",          "llama-linear", "llama-dynamic", "qwen2",
+    "qwen3",           "smollm3",      "phi3",          "phi3-longrope",
+    "gemma2",          "gemma3",       "gpt2",          "gpt-neox",
+    "gpt-neox-serial", "gemma2-even",  "gemma3-third",  "qwen3-yarn",
 };
 static const char *names[MAX_FIXTURES];
 static int name_count;

@@ -93,8 +93,8 @@ START_TEST(refuses_what_it_cannot_compute)
     ck_fails(SP_EUNSUPPORTED, part, parse_with(key, value, &c, err))
     UNSUPPORTED("\"mamba\" is not supported; supported: llama", "model_type", "\"mamba\"");
     UNSUPPORTED("hidden_act", "hidden_act", "\"gelu\"");
-    UNSUPPORTED("yarn", "rope_scaling", "{\"type\":\"yarn\",\"factor\":2}");
-    UNSUPPORTED("rope_parameters", "rope_parameters", "{\"rope_type\":\"yarn\"}");
+    UNSUPPORTED("\"ntk\" is not supported", "rope_scaling", "{\"type\":\"ntk\",\"factor\":2}");
+    UNSUPPORTED("rope_parameters", "rope_parameters", "{\"rope_type\":\"proportional\"}");
     UNSUPPORTED("rope_scaling", "rope_scaling", "{}");
     UNSUPPORTED("partial_rotary_factor", "partial_rotary_factor", "0.5");
     UNSUPPORTED("by kind of layer", "rope_parameters",
@@ -213,6 +213,46 @@ START_TEST(rotation_in_both_forms)
     ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
     ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
     json_decref(json);
+}
+END_TEST
+
+/* What of it the fixtures leave out: what is taken where a field is absent or zero. */
+START_TEST(yarn)
+{
+    struct model_config c, d;
+    ck_ok(parse_with("rope_scaling", "{\"type\":\"yarn\",\"factor\":4}", &c, err));
+    ck_assert(c.scaling.type == MODEL_ROPE_YARN && c.scaling.original == 64);
+    ck_assert(c.max_positions == 64 && c.scaling.beta_fast == 32 && c.scaling.beta_slow == 1);
+    ck_assert(c.scaling.truncate && fabs(c.scaling.attention_factor - 1 - 0.1 * log(4)) < 1e-12);
+    ck_ok(parse_with("rope_scaling",
+                     "{\"rope_type\":\"yarn\",\"factor\":4,\"beta_fast\":0,\"beta_slow\":2,"
+                     "\"mscale\":2,\"mscale_all_dim\":1,\"truncate\":false,"
+                     "\"original_max_position_embeddings\":32}",
+                     &c, err));
+    ck_assert(c.scaling.original == 32 && c.scaling.beta_fast == 32 && c.scaling.beta_slow == 2);
+    ck_assert(!c.scaling.truncate && c.max_positions == 64);
+    double want = (1 + 0.2 * log(4)) / (1 + 0.1 * log(4));
+    ck_assert(fabs(c.scaling.attention_factor - want) < 1e-12);
+    json_t *json = model_config_to_json(&c);
+    ck_ok(model_config_parse(json, NULL, "config.json", &d, err));
+    ck_assert(memcmp(&c, &d, sizeof(c)) == 0);
+    json_decref(json);
+    ck_ok(parse_with("rope_scaling",
+                     "{\"rope_type\":\"yarn\",\"factor\":4,\"attention_factor\":0.9}", &c, err));
+    ck_assert(c.scaling.attention_factor == 0.9);
+    ck_fails(
+        SP_EFORMAT, "below beta_slow",
+        parse_with("rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"beta_slow\":64}", &c, err));
+    ck_fails(SP_EFORMAT, "\"mscale\": -1",
+             parse_with("rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"mscale\":-1}", &c, err));
+    ck_fails(SP_EFORMAT, "above 1",
+             parse_with("rope_parameters", "{\"rope_type\":\"yarn\",\"factor\":4,\"rope_theta\":1}",
+                        &c, err));
+    UNSUPPORTED("short_factor", "rope_scaling",
+                "{\"type\":\"yarn\",\"factor\":4,\"short_factor\":[1,1,1,1]}");
+    /* vLLM and llama.cpp multiply by it, transformers does not. */
+    UNSUPPORTED("\"rope_scaling.attn_factor\"", "rope_scaling",
+                "{\"type\":\"yarn\",\"factor\":4,\"attn_factor\":0.878}");
 }
 END_TEST
 
@@ -497,6 +537,7 @@ static Suite *suite(void)
     tcase_add_test(t, refuses_unknown_fields_by_name);
     tcase_add_test(t, both_forms_of_gelu);
     tcase_add_test(t, rotation_in_both_forms);
+    tcase_add_test(t, yarn);
     tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);
     tcase_add_test(t, refuses_fields_of_the_families);

@@ -23,6 +23,7 @@ static const struct family {
     {"llama-dynamic", "llama", NULL, 0},
     {"qwen2", "qwen2", NULL, 6},
     {"qwen3", "qwen3", NULL, 0},
+    {"qwen3-yarn", "qwen3", "rope_scaling of type yarn can't be written as GGUF", 0},
     {"smollm3", "smollm3", NULL, 0},
     {"phi3", "phi3", NULL, 0},
     {"phi3-longrope", "phi3", NULL, 0},

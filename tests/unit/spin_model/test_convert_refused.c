@@ -203,8 +203,8 @@ START_TEST(test_directories)
                    "rope_scaling of type llama3 can't be written as GGUF");
     config_refused("attention_bias", json_true(), 3, "self_attn.q_proj.bias: not there");
     config_refused("hidden_act", json_string("gelu"), 18, "hidden_act \"gelu\"");
-    config_refused("rope_scaling", json_pack("{s:s, s:f}", "rope_type", "yarn", "factor", 2.0), 18,
-                   "rope_scaling of type \"yarn\"");
+    config_refused("rope_scaling", json_pack("{s:s, s:f}", "rope_type", "ntk", "factor", 2.0), 18,
+                   "rope_scaling of type \"ntk\"");
     config_refused("num_hidden_layers", json_integer(3), 3,
                    "tensor model.layers.2.input_layernorm.weight: not there");
     config_refused("num_hidden_layers", json_integer(1), 18, "is not part of a llama model");
