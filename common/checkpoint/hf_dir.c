@@ -111,6 +111,9 @@ enum sp_err ckpt_open(const char *dir, struct ckpt **ret, struct sp_error *err)
     for (size_t i = 0; i < count; i++) {
         char *path = sp_path_join(dir, files[i]);
         rc = ckpt_st_open(path, &ckpt->shards[i], err);
+        if (rc == SP_ENOTFOUND && map != NULL)
+            rc = sp_fail(err, rc, "%s: not there, and " CKPT_INDEX_FILE " names it; fetch it again",
+                         files[i]);
         free(path);
         if (rc != SP_OK)
             goto out;

@@ -269,6 +269,20 @@ static enum sp_err parse_eos(const json_t *json, const char *what, struct model_
     return SP_OK;
 }
 
+/* generation_config.json, which lies beside the other file. */
+static enum sp_err parse_generation(const json_t *generation, const char *what,
+                                    struct model_config *c, struct sp_error *err)
+{
+    const char *slash = strrchr(what, '/');
+    char *name =
+        sp_xprintf("%.*sgeneration_config.json", slash ? (int)(slash - what) + 1 : 0, what);
+    enum sp_err rc = json_is_object(generation)
+                         ? parse_eos(generation, name, c, err)
+                         : sp_fail(err, SP_EFORMAT, "%s: expected an object", name);
+    free(name);
+    return rc;
+}
+
 /* An id that may be absent, null, or (as some files write "none") negative. */
 static enum sp_err parse_special(const json_t *json, const char *key, const char *what,
                                  int32_t vocab, int32_t *ret, struct sp_error *err)
@@ -329,12 +343,8 @@ enum sp_err model_config_parse(const json_t *json, const json_t *generation, con
         (rc = parse_special(json, "pad_token_id", what, c.vocab, &c.pad_id, err)) ||
         (rc = parse_eos(json, what, &c, err)))
         return rc;
-    if (generation) {
-        if (!json_is_object(generation))
-            return sp_fail(err, SP_EFORMAT, "generation_config.json: expected an object");
-        if ((rc = parse_eos(generation, "generation_config.json", &c, err)))
-            return rc;
-    }
+    if (generation && (rc = parse_generation(generation, what, &c, err)))
+        return rc;
     if ((rc = count_params(&c, what, err)))
         return rc;
     *ret = c;

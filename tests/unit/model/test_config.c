@@ -83,6 +83,12 @@ START_TEST(generation_config_has_the_end_tokens)
              parse(base, "{\"eos_token_id\":100}", &c, err));
     ck_fails(SP_EFORMAT, "write null", parse(base, "{\"eos_token_id\":100}", &c, err));
     ck_fails(SP_EFORMAT, "generation_config.json", parse(base, "[]", &c, err));
+    /* It is named as the file that it lies beside. */
+    json_t *json = json_loads(base, 0, NULL), *generation = json_pack("{s:i}", "eos_token_id", 100);
+    ck_fails(SP_EFORMAT, "some/model/generation_config.json: field \"eos_token_id\"",
+             model_config_parse(json, generation, "some/model/config.json", &c, err));
+    json_decref(json);
+    json_decref(generation);
 }
 END_TEST
 
