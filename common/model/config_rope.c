@@ -2,6 +2,8 @@
  * writes rope_theta and rope_scaling, 5 writes rope_parameters (by kind of layer where there are
  * two). */
 #include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/json.h"
@@ -355,6 +357,17 @@ static json_t *factors_json(int32_t n, const double *values)
     return list;
 }
 
+/* A share of the head that gives back `rotary` when it is multiplied and rounded down, also after
+ * it was written with 15 digits: 10 / 14 would give 9. */
+static double share(int32_t rotary, int32_t head)
+{
+    char text[32];
+    double plain = (double)rotary / head;
+    snprintf(text, sizeof(text), "%.15g", plain);
+    bool exact = floor(head * plain) == rotary && floor(head * strtod(text, NULL)) == rotary;
+    return exact ? plain : (rotary + 0.5) / head;
+}
+
 static json_t *write_object(const struct model_config *c, const struct model_arch *arch,
                             double theta, const struct model_rope_scaling *s)
 {
@@ -366,7 +379,7 @@ static json_t *write_object(const struct model_config *c, const struct model_arc
     SP_ASSERT(object);
     if (arch->partial < 1 || c->rotary)
         json_object_set_new(object, "partial_rotary_factor",
-                            json_real(c->rotary ? (double)c->rotary / c->head_size : 1));
+                            json_real(c->rotary ? share(c->rotary, c->head_size) : 1));
     if (s->type != MODEL_ROPE_DEFAULT)
         json_object_set_new(object, "factor", json_real(s->factor));
     if (s->type == MODEL_ROPE_LLAMA3) {

@@ -262,6 +262,28 @@ START_TEST(yarn)
 }
 END_TEST
 
+/* Whatever part of a head turns, a reader of what is written finds it, with 15 digits as with 17.
+ */
+START_TEST(partial_rotations_come_back)
+{
+    struct model_config c, d;
+    ck_ok(parse_fixture("gpt-neox", "hidden_size", "32", &c, err));
+    for (c.head_size = 4; c.head_size <= 256; c.head_size += 2)
+        for (c.rotary = 2; c.rotary < c.head_size; c.rotary += 2) {
+            c.hidden = c.heads * c.head_size;
+            json_t *json = model_config_to_json(&c);
+            for (size_t digits = 15; digits <= 17; digits += 2) {
+                char *written = json_dumps(json, JSON_REAL_PRECISION(digits));
+                ck_ok(parse(written, NULL, &d, err));
+                ck_assert_msg(d.rotary == c.rotary, "%d of %d came back as %d", c.rotary,
+                              c.head_size, d.rotary);
+                free(written);
+            }
+            json_decref(json);
+        }
+}
+END_TEST
+
 START_TEST(biases_where_they_are_known)
 {
     struct model_config c, plain;
@@ -544,6 +566,7 @@ static Suite *suite(void)
     tcase_add_test(t, both_forms_of_gelu);
     tcase_add_test(t, rotation_in_both_forms);
     tcase_add_test(t, yarn);
+    tcase_add_test(t, partial_rotations_come_back);
     tcase_add_test(t, biases_where_they_are_known);
     tcase_add_test(t, refuses_what_is_malformed);
     tcase_add_test(t, refuses_fields_of_the_families);
