@@ -121,6 +121,7 @@ bool jx_item(struct jx_run *run, struct jx object, struct jx key, struct jx *ret
     }
     size_t from = jx_char_offset(object, (size_t)at);
     *ret = jx_text(object.s + from, tok_utf8_length((unsigned char)object.s[from]));
+    ret->markup = object.markup;
     return jx_step(run, 1 + object.length / 256);
 }
 
@@ -168,6 +169,7 @@ static bool take_slice(struct jx_run *run, struct jx object, int64_t start, int6
         size_t from = jx_char_offset(object, (size_t)start);
         struct jx rest = jx_text(object.s + from, object.length - from);
         *ret = jx_text(rest.s, jx_char_offset(rest, (size_t)count));
+        ret->markup = object.markup;
         return true;
     }
     const struct jx *chars;
@@ -177,7 +179,10 @@ static bool take_slice(struct jx_run *run, struct jx object, int64_t start, int6
         return false;
     for (int64_t i = 0; i < count; i++)
         sp_buf_append(&out, chars[start + i * step].s, chars[start + i * step].length);
-    return jx_take_buf(run, &out, ret);
+    if (!jx_take_buf(run, &out, ret))
+        return false;
+    ret->markup = object.markup;
+    return true;
 }
 
 static bool eval_slice(struct jx_run *run, const struct jx_node *node, struct jx *ret)

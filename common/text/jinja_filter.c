@@ -110,10 +110,13 @@ static bool f_indent(struct jx_run *run, struct jx v, const struct jx_actual *ac
         sp_buf_deinit(&out);
         return false;
     }
-    return jx_take_buf(run, &out, ret);
+    if (!jx_take_buf(run, &out, ret))
+        return false;
+    ret->markup = v.markup;
+    return true;
 }
 
-static bool f_escape(struct jx_run *run, struct jx v, struct jx *ret)
+bool jx_escape(struct jx_run *run, struct jx v, struct jx *ret)
 {
     struct jx text;
     struct sp_buf out = SP_BUF_INIT;
@@ -292,7 +295,7 @@ static bool f_simple(struct jx_run *run, struct jx name, struct jx v, struct jx 
     if (jx_is(name, "abs"))
         return f_abs(run, v, ret);
     if (jx_is(name, "e") || jx_is(name, "escape"))
-        return f_escape(run, v, ret);
+        return jx_escape(run, v, ret);
     if (!jx_to_string(run, v, ret))
         return false;
     ret->markup = ret->markup || jx_is(name, "safe");
@@ -337,6 +340,9 @@ bool jx_filter(struct jx_run *run, struct jx name, struct jx v, const struct jx_
     }
     if (!jx_list_filter(run, name, v, actual, ret, &known))
         return false;
+    if (!known && !jx_is_filter_name(name))
+        return jx_fail(run, SP_EFORMAT, "there is no filter \"%.*s\"",
+                       (int)SP_MIN(name.length, 40u), name.s);
     return known ||
            jx_fail(run, SP_EUNSUPPORTED, "the filter %.*s", (int)SP_MIN(name.length, 40u), name.s);
 }

@@ -129,6 +129,8 @@ bool jx_list_filter(struct jx_run *run, struct jx name, struct jx v, const struc
                     struct jx *ret, bool *ret_known);
 bool jx_test(struct jx_run *run, struct jx name, struct jx v, const struct jx_actual *actual,
              bool *ret);
+/* str(v) for HTML, which is then safe; what is safe already stays as it is. */
+bool jx_escape(struct jx_run *run, struct jx v, struct jx *ret);
 bool jx_is_filter_name(struct jx name); /* Jinja's */
 bool jx_is_test_name(struct jx name);
 struct jx_function {

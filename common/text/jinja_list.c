@@ -173,8 +173,18 @@ static bool make_keys(struct jx_run *run, const struct jx *items, size_t count, 
     return true;
 }
 
+/* The keys of `sort` are lists of one item, so equal ones need no order. */
+static bool key_less(struct jx_run *run, struct jx a, struct jx b, bool listed, bool *ret)
+{
+    bool equal = false;
+    if (listed && !jx_equal(run, a, b, &equal))
+        return false;
+    *ret = false;
+    return equal || jx_less(run, a, b, ret);
+}
+
 /* Stable, by merging; the second half of keys[0 .. 2 * count) is scratch. */
-static bool sort_keys(struct jx_run *run, struct key *keys, size_t count, bool reverse)
+static bool sort_keys(struct jx_run *run, struct key *keys, size_t count, bool listed, bool reverse)
 {
     struct key *from = keys, *to = keys + count;
     for (size_t width = 1; width < count; width *= 2) {
@@ -184,8 +194,8 @@ static bool sort_keys(struct jx_run *run, struct key *keys, size_t count, bool r
             for (size_t at = start; at < end; at++) {
                 bool second = a == middle;
                 if (a < middle && b < end &&
-                    !jx_less(run, reverse ? from[a].key : from[b].key,
-                             reverse ? from[b].key : from[a].key, &second))
+                    !key_less(run, reverse ? from[a].key : from[b].key,
+                              reverse ? from[b].key : from[a].key, listed, &second))
                     return false;
                 to[at] = second && b < end ? from[b++] : from[a++];
             }
@@ -210,7 +220,7 @@ static bool f_sort(struct jx_run *run, struct jx v, const struct jx_actual *actu
     if (!jx_bind(run, "sort", actual, "reverse case_sensitive attribute", options) ||
         !jx_iterate(run, v, &items, &count) ||
         !make_keys(run, items, count, options[2], jx_truth(options[1]), &keys) ||
-        !sort_keys(run, keys, count, jx_truth(options[0])) ||
+        !sort_keys(run, keys, count, true, jx_truth(options[0])) ||
         !jx_new_list(run, JX_PLAIN, count, ret))
         return false;
     for (size_t i = 0; i < count; i++)
@@ -246,7 +256,7 @@ static bool f_dictsort(struct jx_run *run, struct jx v, const struct jx_actual *
     for (size_t i = 0; i < count; i++)
         if (!pair(run, v.dict->keys[i], v.dict->values[i], &keys[i].item))
             return false;
-    if (!sort_keys(run, keys, count, jx_truth(options[2])) ||
+    if (!sort_keys(run, keys, count, false, jx_truth(options[2])) ||
         !jx_new_list(run, JX_PLAIN, count, ret))
         return false;
     for (size_t i = 0; i < count; i++)
@@ -320,7 +330,10 @@ static bool f_reverse(struct jx_run *run, struct jx v, struct jx *ret)
     struct sp_buf out = SP_BUF_INIT;
     for (size_t i = count; i-- > 0;)
         sp_buf_append(&out, items[i].s, items[i].length);
-    return jx_take_buf(run, &out, ret);
+    if (!jx_take_buf(run, &out, ret))
+        return false;
+    ret->markup = v.markup;
+    return true;
 }
 
 /* ---- the rest ---- */
@@ -356,6 +369,8 @@ static bool f_end(struct jx_run *run, struct jx v, bool last, struct jx *ret)
     if (!jx_iterate(run, v, &items, &count))
         return false;
     *ret = count > 0 ? items[last ? count - 1 : 0] : jx_undefined("an item of an empty list", 24);
+    if (last && count > 0 && v.type == JX_STRING)
+        ret->markup = v.markup; /* Markup is iterated as str, but indexed backwards */
     return true;
 }
 

@@ -80,6 +80,8 @@ static bool floats(struct jx_run *run, enum jx_op op, double a, double b, struct
         break;
     case JX_POW:
         result = pow(a, b);
+        if (isinf(result) && !isinf(a) && !isinf(b))
+            return jx_fail(run, SP_EFORMAT, a == 0 ? "division by zero" : "** beyond any number");
         break;
     default:
         return jx_fail(run, SP_EUNSUPPORTED, "// and %% of numbers with a fraction");
@@ -90,8 +92,9 @@ static bool floats(struct jx_run *run, enum jx_op op, double a, double b, struct
 
 static bool join_texts(struct jx_run *run, struct jx a, struct jx b, struct jx *ret)
 {
-    if (a.markup || b.markup)
-        return jx_fail(run, SP_EUNSUPPORTED, "+ with a safe text: use ~");
+    bool safe = a.markup || b.markup; /* markupsafe.Markup escapes what it is joined with */
+    if (safe && (!jx_escape(run, a, &a) || !jx_escape(run, b, &b)))
+        return false;
     size_t length = (size_t)a.length + b.length;
     if (!jx_check_size(run, length) || !jx_step(run, 1 + length / 256))
         return false;
@@ -103,6 +106,7 @@ static bool join_texts(struct jx_run *run, struct jx a, struct jx b, struct jx *
     if (b.length > 0)
         memcpy(joined + a.length, b.s, b.length);
     *ret = jx_text(joined, length);
+    ret->markup = safe;
     return true;
 }
 
@@ -124,9 +128,12 @@ static bool repeat(struct jx_run *run, struct jx v, int64_t times, struct jx *re
         for (int64_t i = 0; i < times && v.length > 0 && ok; i++)
             ok = jx_str(run, v, &out);
         if (ok)
-            return jx_take_buf(run, &out, ret);
-        sp_buf_deinit(&out);
-        return false;
+            ok = jx_take_buf(run, &out, ret);
+        else
+            sp_buf_deinit(&out);
+        if (ok)
+            ret->markup = v.markup;
+        return ok;
     }
     size_t total;
     if (times < 0)

@@ -249,11 +249,6 @@ struct jx_node *jx_parse_filters(struct jx_parser *p, struct jx_node *node, bool
         struct jx_node *filter = jx_new_node(p, JX_FILTER, jx_peek(p)->line);
         if (filter == NULL || !parse_dotted(p, &filter->value))
             return NULL;
-        if (!jx_is_filter_name(filter->value)) {
-            jx_parse_fail(p, filter->line, SP_EFORMAT, "there is no filter \"%.*s\"",
-                          (int)SP_MIN(filter->value.length, 40u), filter->value.s);
-            return NULL;
-        }
         if (jx_at_op(p, "(") && !parse_call_args(p, &filter->args))
             return NULL;
         filter->a = node;
@@ -278,11 +273,6 @@ static struct jx_node *parse_test(struct jx_parser *p, struct jx_node *value)
     if (node == NULL || !parse_dotted(p, &node->value))
         return NULL;
     node->a = value;
-    if (!jx_is_test_name(node->value)) {
-        jx_parse_fail(p, node->line, SP_EFORMAT, "there is no test \"%.*s\"",
-                      (int)SP_MIN(node->value.length, 40u), node->value.s);
-        return NULL;
-    }
     if (jx_at_op(p, "(")) {
         if (!parse_call_args(p, &node->args))
             return NULL;

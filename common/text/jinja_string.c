@@ -124,7 +124,10 @@ bool jx_change_case(struct jx_run *run, struct jx v, const char *how, struct jx 
         sp_buf_deinit(&out);
         return false;
     }
-    return jx_take_buf(run, &out, ret);
+    if (!jx_take_buf(run, &out, ret))
+        return false;
+    ret->markup = v.markup && how[0] != 'w';
+    return true;
 }
 
 /* ---- pieces ---- */

@@ -17,7 +17,7 @@ static bool is_kind(enum jx_type type, const struct jx v)
 static bool t_callable(struct jx v)
 {
     /* Undefined is: calling it is what fails. */
-    return v.type >= JX_MACRO || v.type == JX_UNDEFINED;
+    return v.type >= JX_MACRO || v.type == JX_LOOP || v.type == JX_UNDEFINED;
 }
 
 static bool t_sequence(struct jx v)
@@ -150,20 +150,21 @@ static bool divisible(struct jx_run *run, struct jx v, struct jx by, struct jx r
 static bool other_test(struct jx_run *run, struct jx name, struct jx v,
                        const struct jx_actual *actual, bool *ret)
 {
-    if (jx_is(name, "odd"))
+    bool bare = actual->count + actual->keyword_count == 0;
+    if (jx_is(name, "odd") && bare)
         return divisible(run, v, jx_int(2), jx_int(1), ret);
-    if (jx_is(name, "even"))
+    if (jx_is(name, "even") && bare)
         return divisible(run, v, jx_int(2), jx_int(0), ret);
     if (jx_is(name, "divisibleby") && actual->count == 1)
         return divisible(run, v, actual->args[0], jx_int(0), ret);
     if (jx_is(name, "sameas") && actual->count == 1)
         return same_as(run, v, actual->args[0], ret);
-    if (jx_is(name, "filter") || jx_is(name, "test")) {
+    if ((jx_is(name, "filter") || jx_is(name, "test")) && bare) {
         *ret = v.type == JX_STRING &&
                (jx_is(name, "filter") ? jx_is_filter_name(v) : jx_is_test_name(v));
         return true;
     }
-    if (jx_is(name, "lower") || jx_is(name, "upper")) {
+    if ((jx_is(name, "lower") || jx_is(name, "upper")) && bare) {
         struct jx text, holds;
         struct jx_actual none = {0};
         if (!jx_to_string(run, v, &text) ||
@@ -173,6 +174,9 @@ static bool other_test(struct jx_run *run, struct jx name, struct jx v,
         *ret = holds.b;
         return true;
     }
+    if (!jx_is_test_name(name))
+        return jx_fail(run, SP_EFORMAT, "there is no test \"%.*s\"", (int)SP_MIN(name.length, 40u),
+                       name.s);
     return jx_fail(run, SP_EFORMAT, "the test %.*s takes another number of arguments",
                    (int)SP_MIN(name.length, 40u), name.s);
 }

@@ -39,7 +39,7 @@ struct jx_method;
  * changes but for the members of a namespace. */
 struct jx {
     enum jx_type type : 8;
-    bool markup : 1; /* STRING: went through `safe`: joining it would escape the other side */
+    bool markup : 1; /* STRING: went through `safe`: + escapes the other side */
     uint32_t length; /* STRING, UNDEFINED: bytes */
     union {
         bool b;

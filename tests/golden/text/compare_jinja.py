@@ -95,6 +95,17 @@ x{%- if true -%} y {%- endif -%} z
 {% if not messages[0].content is defined %}a{% elif messages[0]['role'] == 'user' and n in [7, 8] %}b{% else %}c{% endif %}
 {{ loop is defined }}{% for a in [[1, 2], [3, 4]] %}{% for b in a %}{{ loop.index }}{{ loop.first }}{{ loop.previtem }}{{ loop.nextitem is defined }}{% endfor %}{{ loop.revindex }}{% endfor %}
 {% for x in 'äb' %}{{ x }}.{% endfor %}{% for x in {'p': 1, 'q': 2} %}{{ x }}{% endfor %}{{ loop }}
+{{ ('<'|safe) + '<' }}{{ '<' + ('<'|safe) }}{{ '<'|e + '<' }}{{ ('<'|safe) + d|tojson }}{{ ('<'|safe) * 2 + '<' }}
+{{ ('<'|safe|upper) + '<' }}{{ ('<'|safe|title) + '<' }}{{ ('<'|safe|indent) + '<' }}{{ ('<'|safe)[0] + '<' }}{{ ('<'|safe)[::-1] + '<' }}
+{{ ('<'|safe|first) + '<' }}{{ ('<'|safe|last) + '<' }}{{ ('<'|safe|reverse) + '<' }}{{ ('<'|safe|replace('a', 'b')) + '<' }}{{ ('<'|safe ~ '') + '<' }}
+{{ [d, d]|sort }}{{ [none, none]|sort }}{{ [{'a': 1}, {'a': 1}]|sort(reverse=true) }}
+{{ [{'a': 1}, {'a': 2}]|sort }}
+{{ d|dictsort(by='value') }}
+{% if false %}{{ x|nofilter }}{{ x is notest }}{% endif %}{{ 'a' if true else x|nofilter }}
+{{ 10 ** 1e3 }}
+{{ 'A' is upper('B') }}
+{{ 3 is odd(1) }}
+{% for i in [1] %}{{ loop is callable }}{% endfor %}
 """
 
 
@@ -242,7 +253,7 @@ def write():
     while len(rows) < 400:
         source = statement(2)
         text = theirs(source, CONTEXT)
-        if text is not None and "0x" not in text and "range(" not in text and len(source) < 200:
+        if text is not None and "0x" not in text.lower() and "range(" not in text and len(source) < 200:
             rows.append(source)
     here = os.path.dirname(os.path.abspath(__file__))
     with open(os.path.join(here, "jinja.jsonl"), "w", encoding="utf-8") as out:

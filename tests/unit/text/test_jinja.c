@@ -84,6 +84,32 @@ START_TEST(dates)
 }
 END_TEST
 
+/* What must be rendered, where the golden rows may be refused. The first is how a published
+ * template (meetkai/functionary-medium-v3.1) puts a tool down. */
+START_TEST(rendered)
+{
+    static const struct {
+        const char *text, *want;
+    } cases[] = {
+        {"{{ \"'\"|safe + t.name + \"'\\n\"|safe + t | tojson() }}",
+         "'a&amp;b'\n{&#34;name&#34;: &#34;a&amp;b&#34;}"},
+        {"{{ ('<'|safe|upper|trim|indent)[0] + '<' }}{{ '<'|safe|first + '<' }}", "<&lt;<<"},
+        {"{{ [t, t]|sort|length }}{{ [none, none]|sort }}", "2[None, None]"},
+        {"{% if false %}{{ x|nofilter }}{{ x is notest }}{% endif %}y", "y"},
+    };
+    json_t *context = json_pack("{s:{s:s}}", "t", "name", "a&b");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct sp_buf out = SP_BUF_INIT;
+        struct sp_error err = {0};
+        enum sp_err rc = render(cases[i].text, context, NULL, &out, &err);
+        ck_assert_msg(rc == SP_OK, "%s: %s", cases[i].text, err.text);
+        ck_assert_str_eq(out.data, cases[i].want);
+        sp_buf_deinit(&out);
+    }
+    json_decref(context);
+}
+END_TEST
+
 /* Hostile templates end with SP_ELIMIT, soon and within their memory. */
 START_TEST(limits)
 {
@@ -171,6 +197,7 @@ static Suite *suite(void)
     tcase_set_timeout(c, 60);
     tcase_add_test(c, golden);
     tcase_add_test(c, dates);
+    tcase_add_test(c, rendered);
     tcase_add_test(c, limits);
     tcase_add_test(c, deep);
     tcase_add_test(c, broken);
