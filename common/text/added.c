@@ -167,6 +167,8 @@ bool tok_added_find(const struct tok_added *added, const char *text, size_t leng
                 break;
             end = next;
         }
+        if (token->lstrip && end <= from)
+            continue; /* spaces that the token before has taken: there is nothing left of it */
         *ret_start = start;
         *ret_end = end;
         *ret_token = index;

@@ -31,21 +31,24 @@ static void add_pairs(struct tok_bpe *bpe, const char *text, size_t length)
     }
 }
 
-/* Byte tokens in merges would make the bytes of a character neighbours too. */
-static bool merges_use_bytes(const struct tok_tokenizer *t)
+/* Merges of what stands for other characters than its text says: byte tokens would make the bytes
+ * of a character neighbours too, the unknown token is any character. */
+static bool merges_use_stand_ins(const struct tok_tokenizer *t)
 {
     const struct tok_bpe *bpe = &t->bpe;
-    bool *is_byte = sp_xarray((size_t)t->id_limit, sizeof(*is_byte));
+    bool *stands_in = sp_xarray((size_t)t->id_limit, sizeof(*stands_in));
     for (int i = 0; i < 256; i++)
         if (bpe->byte_ids[i] >= 0)
-            is_byte[bpe->byte_ids[i]] = true;
+            stands_in[bpe->byte_ids[i]] = true;
+    if (bpe->unk_id >= 0)
+        stands_in[bpe->unk_id] = true;
     bool found = false;
     for (size_t i = 0; i <= bpe->merges.mask && !found; i++) {
         const struct tok_merge *merge = &bpe->merges.slots[i];
         found = merge->rank != TOK_NO_RANK &&
-                (is_byte[merge->pair >> 32] || is_byte[(uint32_t)merge->pair]);
+                (stands_in[merge->pair >> 32] || stands_in[(uint32_t)merge->pair]);
     }
-    free(is_byte);
+    free(stands_in);
     return found;
 }
 
@@ -57,7 +60,7 @@ void tok_seams_init(struct tok_tokenizer *tokenizer)
     for (int i = 0; i < 256; i++)
         all_bytes = all_bytes && bpe->byte_ids[i] >= 0;
     bool drops = bpe->unk_id < 0 && !all_bytes;
-    if (bpe->raw_bytes || bpe->affixed || drops || merges_use_bytes(tokenizer)) {
+    if (bpe->raw_bytes || bpe->affixed || drops || merges_use_stand_ins(tokenizer)) {
         bpe->whole_words = true;
         return;
     }

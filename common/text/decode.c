@@ -57,15 +57,13 @@ static enum sp_err decode_replace(const struct tok_decoder *dec, const struct pi
     struct tok_matcher *matcher = tok_matcher_new(&dec->pattern);
     int found = 0;
     for (size_t i = 0; i < in->count && found >= 0; i++) {
-        size_t n, done = 0, from = 0, start, end;
+        size_t n, done = 0, start, end;
         const char *text = piece_at(in, i, &n);
-        while ((found = tok_matcher_find(matcher, text, n, from, &start, &end, err)) == 1) {
+        tok_matcher_begin(matcher, text, n);
+        while ((found = tok_matcher_next(matcher, &start, &end, err)) == 1) {
             sp_buf_append(&out->bytes, text + done, start - done);
             sp_buf_append(&out->bytes, dec->content, dec->content_length);
             done = end;
-            if (end >= n)
-                break;
-            from = end > start ? end : end + tok_utf8_length((unsigned char)text[end]);
         }
         sp_buf_append(&out->bytes, text + done, n - done);
         end_piece(out);

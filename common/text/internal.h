@@ -32,10 +32,13 @@ void tok_regex_free(struct tok_regex *regex);
 struct tok_matcher;
 struct tok_matcher *tok_matcher_new(const struct tok_pattern *pattern);
 void tok_matcher_free(struct tok_matcher *matcher);
-/* The next match at or behind `from`: 1 and its range, 0 when there is none, or SP_ELIMIT in *err
- * and -1 when the expression needs more than its share of memory. */
-int tok_matcher_find(struct tok_matcher *matcher, const char *text, size_t length, size_t from,
-                     size_t *ret_start, size_t *ret_end, struct sp_error *err);
+/* Starts a pass over text[0..length), which is borrowed until it ends. */
+void tok_matcher_begin(struct tok_matcher *matcher, const char *text, size_t length);
+/* The next match: 1 and its range, 0 when there is none, or SP_ELIMIT in *err and -1 when the
+ * expression needs more than its share of memory. An empty match right behind another match is
+ * none. */
+int tok_matcher_next(struct tok_matcher *matcher, size_t *ret_start, size_t *ret_end,
+                     struct sp_error *err);
 
 /* ---- normalizers (normalize.c) ---- */
 

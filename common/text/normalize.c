@@ -102,23 +102,18 @@ static enum sp_err replace(const struct tok_normalizer *norm, const struct tok_m
                            struct tok_marked *out, struct sp_error *err)
 {
     struct tok_matcher *matcher = tok_matcher_new(&norm->pattern);
-    size_t length = in->text.length, done = 0, from = 0, start, end;
+    size_t done = 0, start, end;
     int found;
-    while ((found = tok_matcher_find(matcher, in->text.data, length, from, &start, &end, err)) ==
-           1) {
+    tok_matcher_begin(matcher, in->text.data, in->text.length);
+    while ((found = tok_matcher_next(matcher, &start, &end, err)) == 1) {
         copy(out, in, done, start);
         put(out, in, start, end, norm->content, norm->content_length);
         done = end;
-        from = end > start || end >= length
-                   ? end
-                   : end + tok_utf8_length((unsigned char)in->text.data[end]);
-        if (end >= length)
-            break;
     }
     tok_matcher_free(matcher);
     if (found < 0)
         return SP_ELIMIT;
-    copy(out, in, done, length);
+    copy(out, in, done, in->text.length);
     return SP_OK;
 }
 

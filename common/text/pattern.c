@@ -37,6 +37,9 @@ struct tok_matcher {
     pcre2_match_data *data; /* NULL for a literal */
     pcre2_jit_stack *stack; /* own, because matching happens on many threads */
     pcre2_match_context *context;
+    const char *text;
+    size_t length, from; /* of the text; where the search goes on */
+    bool found;          /* the last match ended at `from` */
 };
 
 /* The rewriting of one expression. */
@@ -291,30 +294,36 @@ void tok_matcher_free(struct tok_matcher *matcher)
     free(matcher);
 }
 
-static int match(struct tok_matcher *matcher, const char *text, size_t length, size_t from)
+static int match(struct tok_matcher *matcher)
 {
     const struct tok_regex *regex = matcher->pattern->regex;
+    PCRE2_SPTR text = (PCRE2_SPTR)matcher->text;
     if (!regex->jit)
-        return pcre2_match(regex->code, (PCRE2_SPTR)text, length, from, PCRE2_NO_UTF_CHECK,
+        return pcre2_match(regex->code, text, matcher->length, matcher->from, PCRE2_NO_UTF_CHECK,
                            matcher->data, matcher->context);
-    int n = pcre2_jit_match(regex->code, (PCRE2_SPTR)text, length, from, PCRE2_NO_UTF_CHECK,
+    int n = pcre2_jit_match(regex->code, text, matcher->length, matcher->from, PCRE2_NO_UTF_CHECK,
                             matcher->data, matcher->context);
     if (n == PCRE2_ERROR_JIT_STACKLIMIT && matcher->stack == NULL) {
         /* The 32 KiB of machine stack that PCRE2 takes by itself were too little. */
         matcher->stack = pcre2_jit_stack_create(JIT_STACK_START, JIT_STACK_LIMIT, NULL);
         SP_ASSERT(matcher->stack != NULL);
         pcre2_jit_stack_assign(matcher->context, NULL, matcher->stack);
-        n = pcre2_jit_match(regex->code, (PCRE2_SPTR)text, length, from, PCRE2_NO_UTF_CHECK,
+        n = pcre2_jit_match(regex->code, text, matcher->length, matcher->from, PCRE2_NO_UTF_CHECK,
                             matcher->data, matcher->context);
     }
     return n;
 }
 
-int tok_matcher_find(struct tok_matcher *matcher, const char *text, size_t length, size_t from,
-                     size_t *ret_start, size_t *ret_end, struct sp_error *err)
+/* As tok_matcher_next, but for empty matches. */
+static int find(struct tok_matcher *matcher, size_t *ret_start, size_t *ret_end,
+                struct sp_error *err)
 {
     const struct tok_pattern *pattern = matcher->pattern;
+    size_t length = matcher->length, from = matcher->from;
+    if (from > length)
+        return 0;
     if (pattern->regex == NULL) {
+        const char *text = matcher->text;
         const char *hit = from < length && pattern->length > 0
                               ? memmem(text + from, length - from, pattern->text, pattern->length)
                               : NULL;
@@ -324,9 +333,7 @@ int tok_matcher_find(struct tok_matcher *matcher, const char *text, size_t lengt
         *ret_end = *ret_start + pattern->length;
         return 1;
     }
-    if (from > length)
-        return 0;
-    int n = match(matcher, text, length, from);
+    int n = match(matcher);
     if (n == PCRE2_ERROR_NOMATCH)
         return 0;
     if (n < 0) {
@@ -339,5 +346,33 @@ int tok_matcher_find(struct tok_matcher *matcher, const char *text, size_t lengt
     const PCRE2_SIZE *range = pcre2_get_ovector_pointer(matcher->data);
     *ret_start = range[0];
     *ret_end = range[1];
+    return 1;
+}
+
+void tok_matcher_begin(struct tok_matcher *matcher, const char *text, size_t length)
+{
+    matcher->text = text;
+    matcher->length = length;
+    matcher->from = 0;
+    matcher->found = false;
+}
+
+int tok_matcher_next(struct tok_matcher *matcher, size_t *ret_start, size_t *ret_end,
+                     struct sp_error *err)
+{
+    size_t start = 0, end = 0;
+    int n;
+    while ((n = find(matcher, &start, &end, err)) == 1 && matcher->found && start == end &&
+           end == matcher->from) {
+        matcher->from +=
+            end < matcher->length ? tok_utf8_length((unsigned char)matcher->text[end]) : 1;
+        matcher->found = false;
+    }
+    if (n != 1)
+        return n;
+    matcher->from = end;
+    matcher->found = true;
+    *ret_start = start;
+    *ret_end = end;
     return 1;
 }

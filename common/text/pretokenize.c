@@ -20,14 +20,11 @@ void tok_words_deinit(const struct tok_tokenizer *tokenizer, struct tok_words *w
 static enum sp_err find_all(struct tok_matcher *matcher, const char *text, size_t start, size_t end,
                             struct tok_spans *ret, struct sp_error *err)
 {
-    size_t from = 0, length = end - start, low, high;
+    size_t low, high;
     int found;
-    while ((found = tok_matcher_find(matcher, text + start, length, from, &low, &high, err)) == 1) {
+    tok_matcher_begin(matcher, text + start, end - start);
+    while ((found = tok_matcher_next(matcher, &low, &high, err)) == 1)
         tok_spans_append(ret, start + low, start + high);
-        if (high >= length)
-            return SP_OK;
-        from = high > low ? high : high + tok_utf8_length((unsigned char)text[start + high]);
-    }
     return found < 0 ? SP_ELIMIT : SP_OK;
 }
 
@@ -35,19 +32,15 @@ static enum sp_err find_all(struct tok_matcher *matcher, const char *text, size_
 static enum sp_err split_isolated(struct tok_matcher *matcher, const char *text,
                                   struct tok_span span, struct tok_spans *out, struct sp_error *err)
 {
-    const char *base = text + span.start;
-    size_t length = span.end - span.start, from = 0, done = 0, low, high;
+    size_t length = span.end - span.start, done = 0, low, high;
     int found;
-    while ((found = tok_matcher_find(matcher, base, length, from, &low, &high, err)) == 1) {
+    tok_matcher_begin(matcher, text + span.start, length);
+    while ((found = tok_matcher_next(matcher, &low, &high, err)) == 1) {
         if (low > done)
             tok_spans_append(out, span.start + done, span.start + low);
         if (high > low)
             tok_spans_append(out, span.start + low, span.start + high);
-        done = from = high;
-        if (high >= length)
-            break;
-        if (high == low)
-            from += tok_utf8_length((unsigned char)base[high]);
+        done = high;
     }
     if (found < 0)
         return SP_ELIMIT;

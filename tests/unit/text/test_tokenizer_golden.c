@@ -115,6 +115,38 @@ START_TEST(shared_tokenizers)
 }
 END_TEST
 
+/* Small tokenizers, each for a rule that random texts seldom reach. */
+START_TEST(corners)
+{
+    FILE *file = fopen(GOLDEN "corners.jsonl", "r");
+    ck_assert_ptr_nonnull(file);
+    char *line = NULL;
+    size_t capacity = 0, rows = 0;
+    for (; getline(&line, &capacity, file) > 0; rows++) {
+        json_t *row = json_loads(line, 0, NULL);
+        ck_assert_ptr_nonnull(row);
+        const char *what = json_string_value(json_object_get(row, "what"));
+        char *json = json_dumps(json_object_get(row, "tokenizer"), 0);
+        struct tok_tokenizer *t = NULL;
+        struct sp_error err = {0};
+        ck_assert_msg(tok_load_memory(json, strlen(json), what, &t, &err) == SP_OK, "%s", err.text);
+        const json_t *texts = json_object_get(row, "texts");
+        for (size_t i = 0; i < json_array_size(texts); i++) {
+            const json_t *text = json_array_get(texts, i);
+            compare_ids(t, text, "ids", 0, what);
+            compare_ids(t, text, "special", TOK_ADD_SPECIAL, what);
+            compare_text(t, text, what);
+        }
+        tok_free(t);
+        free(json);
+        json_decref(row);
+    }
+    ck_assert_uint_eq(rows, 14);
+    free(line);
+    fclose(file);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("tokenizer_golden");
@@ -122,6 +154,7 @@ static Suite *suite(void)
     tcase_set_timeout(c, 30);
     tcase_add_loop_test(c, made_tokenizers, 0, sizeof(made) / sizeof(made[0]));
     tcase_add_loop_test(c, shared_tokenizers, 0, sizeof(shared) / sizeof(shared[0]));
+    tcase_add_test(c, corners);
     suite_add_tcase(s, c);
     return s;
 }
