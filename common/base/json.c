@@ -1,9 +1,13 @@
 #include "common/base/json.h"
 
+#include <ctype.h>
+#include <errno.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "common/base/buf.h"
 #include "common/base/fs.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
@@ -32,6 +36,46 @@ static bool depth_is_fine(const char *text, size_t length)
     return true;
 }
 
+/* Copies a document, its integers beyond 64 bits written as reals; the others stay integers. */
+static void large_as_reals(const char *text, size_t length, struct sp_buf *out)
+{
+    bool in_string = false;
+    for (size_t i = 0; i < length;) {
+        size_t start = i++;
+        char c = text[start];
+        if (c == '"')
+            in_string = !in_string;
+        else if (in_string && c == '\\')
+            i += i < length;
+        bool number = !in_string && (c == '-' || isdigit((unsigned char)c));
+        while (number && i < length && text[i] != '\0' &&
+               strchr("0123456789+-.eE", text[i]) != NULL)
+            i++;
+        sp_buf_append(out, text + start, i - start);
+        /* 19 digits are 2^63 and more at times: as the reader of integers, strtoll decides. */
+        char digits[24];
+        if (!number || i - start < 19 || memchr(text + start, '.', i - start) != NULL ||
+            memchr(text + start, 'e', i - start) != NULL ||
+            memchr(text + start, 'E', i - start) != NULL)
+            continue;
+        snprintf(digits, sizeof(digits), "%.*s", (int)SP_MIN(i - start, sizeof(digits) - 1),
+                 text + start);
+        errno = 0;
+        (void)strtoll(digits, NULL, 10);
+        if (errno == ERANGE)
+            sp_buf_puts(out, "e0");
+    }
+}
+
+/* What stands before jansson's words. */
+static const char *what_is_wrong(const json_error_t *detail)
+{
+    enum json_error_code code = json_error_code(detail);
+    if (code == json_error_null_character || code == json_error_null_byte_in_key)
+        return "a text with the character NUL (\\u0000), which is not read: take it out: ";
+    return "not valid JSON: ";
+}
+
 enum sp_err sp_json_parse(const char *text, size_t length, const char *what, json_t **ret,
                           struct sp_error *err)
 {
@@ -40,13 +84,16 @@ enum sp_err sp_json_parse(const char *text, size_t length, const char *what, jso
                        SP_MAX_JSON_DEPTH);
     json_error_t detail;
     json_t *root = json_loadb(text, length, JSON_REJECT_DUPLICATES, &detail);
-    /* Published tokenizer_config.json files say 1000000000000000019884624838656 for "no limit":
-     * such a document is read again with its integers as reals. */
-    if (root == NULL && json_error_code(&detail) == json_error_numeric_overflow)
-        root = json_loadb(text, length, JSON_REJECT_DUPLICATES | JSON_DECODE_INT_AS_REAL, &detail);
+    /* Published tokenizer_config.json files say 1000000000000000019884624838656 for "no limit". */
+    if (root == NULL && json_error_code(&detail) == json_error_numeric_overflow) {
+        struct sp_buf real = SP_BUF_INIT;
+        large_as_reals(text, length, &real);
+        root = json_loadb(real.data, real.length, JSON_REJECT_DUPLICATES, &detail);
+        sp_buf_deinit(&real);
+    }
     if (root == NULL)
-        return sp_fail(err, SP_EFORMAT, "%s: line %d, column %d: not valid JSON: %s", what,
-                       detail.line, detail.column, detail.text);
+        return sp_fail(err, SP_EFORMAT, "%s: line %d, column %d: %s%s", what, detail.line,
+                       detail.column, what_is_wrong(&detail), detail.text);
     *ret = root;
     return SP_OK;
 }

@@ -116,7 +116,8 @@ static enum sp_err parse_offsets(const json_t *entry, const uint8_t *data, size_
     const json_t *offsets = json_object_get(entry, "data_offsets");
     const json_t *begin = json_array_get(offsets, 0), *end = json_array_get(offsets, 1);
     if (json_array_size(offsets) != 2 || !json_is_integer(begin) || !json_is_integer(end))
-        return sp_fail(err, SP_EFORMAT, "\"data_offsets\" is missing or not [begin, end]");
+        return sp_fail(err, SP_EFORMAT,
+                       "\"data_offsets\" is missing or not two whole numbers [begin, end]");
     json_int_t b = json_integer_value(begin), e = json_integer_value(end);
     if (b < 0 || e < b || (uint64_t)e > data_bytes)
         return sp_fail(err, SP_EFORMAT,

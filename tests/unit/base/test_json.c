@@ -155,6 +155,16 @@ START_TEST(integers_beyond_64_bits_are_read_as_reals)
     ck_assert_int_eq(sp_json_i64(o, "n", 0, 9, "c", &n, NULL), SP_OK);
     ck_assert_int_eq(n, 7);
     json_decref(o);
+    /* Others stay integers, and a string what it is. */
+    o = parse("{\"a\":[18446744073709551615,3,-9223372036854775808,9223372036854775807],"
+              "\"99999999999999999999\":\"\\\"99999999999999999999\",\"b\":-99999999999999999999,"
+              "\"c\":[0.99999999999999999999,99999999999999999999.5,1e5]}");
+    char *text = json_dumps(o, JSON_COMPACT | JSON_SORT_KEYS);
+    ck_assert_str_eq(text, "{\"99999999999999999999\":\"\\\"99999999999999999999\","
+                           "\"a\":[1.8446744073709552e19,3,-9223372036854775808,"
+                           "9223372036854775807],\"b\":-1e20,\"c\":[1.0,1e20,100000.0]}");
+    free(text);
+    json_decref(o);
     o = parse("{\"n\":9223372036854775807}"); /* exact where it fits */
     ck_assert_int_eq(sp_json_i64(o, "n", 0, INT64_MAX, "c", &n, NULL), SP_OK);
     ck_assert_int_eq(n, INT64_MAX);

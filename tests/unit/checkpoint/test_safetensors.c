@@ -52,7 +52,7 @@ static const struct {
     {"{\"a\":" T("F32", "[1]", 4, 0) "}", 4, SP_EFORMAT, "outside"},
     {"{\"a\":" T("F32", "[2]", 0, 8) "}", 4, SP_EFORMAT, "outside"},
     {"{\"a\":" T("F32", "[2]", 0, 4) "}", 4, SP_EFORMAT, "hold 4 bytes, shape and dtype ask for 8"},
-    {"{\"a\":" T("F32", "[1]", 0, 99999999999999999999) "}", 4, SP_EFORMAT, "whole number"},
+    {"{\"a\":" T("F32", "[1]", 0, 99999999999999999999) "}", 4, SP_EFORMAT, "two whole numbers"},
     {"{\"a\":" T("F32", "[2]", 0, 8) ",\"b\":" T("F32", "[2]", 4, 12) "}", 12, SP_EFORMAT,
      "tensor b: overlaps tensor a"},
     {"{\"a\":" T("F32", "[1]", 0, 4) ",\"b\":" T("F32", "[1]", 8, 12) "}", 12, SP_EFORMAT,
@@ -64,7 +64,7 @@ static const struct {
     {"{\"__metadata__\":[]}", 0, SP_EFORMAT, "\"__metadata__\" is not an object"},
     {"{\"__metadata__\":{\"a\":1}}", 0, SP_EFORMAT, "\"a\" is not a string"},
     {"{\"\xff\":" T("F32", "[1]", 0, 4) "}", 4, SP_EFORMAT, "not valid JSON"},
-    {"{\"a\\u0000b\":" T("F32", "[1]", 0, 4) "}", 4, SP_EFORMAT, "not valid JSON"},
+    {"{\"a\\u0000b\":" T("F32", "[1]", 0, 4) "}", 4, SP_EFORMAT, "NUL (\\u0000), which is not"},
 };
 
 START_TEST(test_malformed)

@@ -177,7 +177,9 @@ static const struct {
     {GOOD GOOD "{\"prompt\": \"p\", \"prompt\": \"q\", \"response\": \"r\"}", TOK_FORMAT_AUTO,
      "data:3: "},
     {GOOD "{\"prompt\": \"\xff\", \"response\": \"r\"}", TOK_FORMAT_AUTO, "data:2: "},
-    {GOOD "{\"prompt\": \"a\\u0000b\", \"response\": \"r\"}", TOK_FORMAT_AUTO, "data:2: "},
+    {GOOD "{\"prompt\": \"a\\u0000b\", \"response\": \"r\"}", TOK_FORMAT_AUTO,
+     "data:2: line 1, column 21: a text with the character NUL (\\u0000), which is not read: take "
+     "it"},
     {GOOD "{\"prompt\": \"p\"}", TOK_FORMAT_AUTO, "data:2: field \"response\": missing"},
     {GOOD "{\"prompt\": null, \"response\": \"r\"}", TOK_FORMAT_AUTO,
      "data:2: field \"prompt\": missing"},
