@@ -32,14 +32,17 @@ static bool named_csv(const char *name)
     return ends_with(name, length, ".csv");
 }
 
-/* Text with a comma in its first line, which starts as no JSON does. */
+/* Text with a comma in its first line that is not blank, which starts as no JSON does. */
 static bool looks_like_csv(const struct tok_source *source)
 {
-    size_t length = (size_t)(source->end - source->at);
-    const uint8_t *line = memchr(source->at, '\n', length);
-    if (length == 0 || source->at[0] == '{' || source->at[0] == '[')
+    const uint8_t *at = source->at;
+    while (at < source->end && tok_is_json_space(*at))
+        at++;
+    if (at == source->end || *at == '{' || *at == '[')
         return false;
-    return memchr(source->at, ',', line != NULL ? (size_t)(line - source->at) : length) != NULL;
+    size_t length = (size_t)(source->end - at);
+    const uint8_t *line = memchr(at, '\n', length);
+    return memchr(at, ',', line != NULL ? (size_t)(line - at) : length) != NULL;
 }
 
 /* path: NULL from memory. */

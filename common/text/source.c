@@ -75,17 +75,17 @@ static size_t damaged(struct source *s, const char *format, const char *detail)
     return 0;
 }
 
-/* Each returns decompressed bytes in `out`; 0 at the end or after an error. */
+/* Each fills `out` as far as the file goes, so that its first bytes are there together however they
+ * are cut into members and frames; 0 at the end or after an error. */
 
 static size_t inflate_some(struct source *s)
 {
     s->gzip.next_out = s->out;
     s->gzip.avail_out = BUFFER_BYTES;
-    while (s->gzip.avail_out == BUFFER_BYTES) {
-        if (!refill(s)) {
-            if (s->in_frame && s->failure.code == SP_OK)
-                return damaged(s, "gzip", "the file ends early");
-            return 0;
+    while (s->gzip.avail_out > 0 && refill(s)) {
+        if (!s->in_frame && s->in[s->in_at] == 0) {
+            s->in_at++; /* zeros fill up the blocks of some media */
+            continue;
         }
         if (!s->in_frame && inflateReset(&s->gzip) != Z_OK)
             return damaged(s, "gzip", "it can't be started again");
@@ -99,18 +99,17 @@ static size_t inflate_some(struct source *s)
         else if (rc != Z_OK && rc != Z_BUF_ERROR)
             return damaged(s, "gzip", s->gzip.msg != NULL ? s->gzip.msg : zError(rc));
     }
+    if (s->failure.code != SP_OK)
+        return 0;
+    if (s->in_frame && s->gzip.avail_out > 0)
+        return damaged(s, "gzip", "the file ends early");
     return BUFFER_BYTES - s->gzip.avail_out;
 }
 
 static size_t unzstd_some(struct source *s)
 {
     ZSTD_outBuffer out = {.dst = s->out, .size = BUFFER_BYTES};
-    while (out.pos == 0) {
-        if (!refill(s)) {
-            if (s->in_frame && s->failure.code == SP_OK)
-                return damaged(s, "zstd", "the file ends early");
-            return 0;
-        }
+    while (out.pos < out.size && refill(s)) {
         ZSTD_inBuffer in = {.src = s->in, .size = s->in_end, .pos = s->in_at};
         size_t rc = ZSTD_decompressStream(s->zstd, &out, &in);
         s->in_at = in.pos;
@@ -125,6 +124,10 @@ static size_t unzstd_some(struct source *s)
             return damaged(s, "zstd", ZSTD_getErrorName(rc));
         s->in_frame = rc != 0;
     }
+    if (s->failure.code != SP_OK)
+        return 0;
+    if (s->in_frame && out.pos < out.size)
+        return damaged(s, "zstd", "the file ends early");
     return out.pos;
 }
 

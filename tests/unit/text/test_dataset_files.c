@@ -136,6 +136,12 @@ START_TEST(test_which_is_csv)
     expect_rows(rows, sizeof(rows) - 1, "DATA.CSV", "a>b@2\n");
     static const char array[] = "[{\"prompt\": \"p\", \"response\": \"r\"}]";
     expect_rows(array, sizeof(array) - 1, "data", "p>r@1\n");
+    static const char spaces[] = " \n\t{\"prompt\": \"p\", \"response\": \"r\"}\n";
+    expect_rows(spaces, sizeof(spaces) - 1, "data", "p>r@2\n");
+    static const char blank[] = "\n  [\n{\"prompt\": \"p\", \"response\": \"r\"}]";
+    expect_rows(blank, sizeof(blank) - 1, "data", "p>r@3\n");
+    static const char later[] = "\r\n\nprompt,response\na,b\n";
+    expect_rows(later, sizeof(later) - 1, "data", "a>b@4\n");
     expect_failure("hello\nworld\n", 12, "data", SP_EFORMAT, "data:1: ");
 }
 END_TEST
@@ -209,6 +215,12 @@ START_TEST(test_compressed)
         expect_rows(packed, made, i == 0 ? "d.csv.gz" : "d.csv.zst", "a>b@2\n");
         made = pack[i]("", 0, packed, capacity);
         expect_failure(packed, made, "d", SP_EFORMAT, "d: there are no rows");
+        /* What the file is does not hang on how it is cut. */
+        static const char marked[] = "\xef\xbb\xbfprompt,response\na,b\n";
+        made = 0;
+        for (size_t at = 0; at < sizeof(marked) - 1; at++)
+            made += pack[i](marked + at, 1, packed + made, capacity - made);
+        expect_rows(packed, made, "d", "a>b@2\n");
     }
     free(packed);
     free(rows);
@@ -228,6 +240,11 @@ START_TEST(test_damaged)
     copy[made - 6] ^= 1; /* the checksum */
     expect_failure(copy, made, "d.gz", SP_EFORMAT, "the gzip data is damaged near byte");
     memcpy(copy, packed, made);
+    memset(copy + made, 0, 5000); /* zeros are how some media fill up a block */
+    struct sp_buf all = SP_BUF_INIT;
+    struct sp_error err = {0};
+    ck_assert_msg(read_bytes(copy, made + 5000, "d.gz", &all, &err) == SP_OK, "%s", err.text);
+    sp_buf_deinit(&all);
     memcpy(copy + made, "junk", 4);
     expect_failure(copy, made + 4, "d.gz", SP_EFORMAT, "the gzip data is damaged near byte");
     made = zstd(rows, length, packed, capacity);
