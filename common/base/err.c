@@ -4,15 +4,21 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Details often quote bytes of a hostile file: whatever could break a line or a terminal becomes a
- * question mark. Bytes of 128 and above stay, they are UTF-8 in most messages. */
+#include "common/base/utf8.h"
+
+/* Details often quote bytes of a hostile file, or a text cut inside a character: whatever could
+ * break a line or a terminal, or is not UTF-8, becomes a question mark. */
 static void make_one_line(char *text)
 {
-    for (unsigned char *p = (unsigned char *)text; *p != 0; p++) {
-        if (*p == '\n' || *p == '\r' || *p == '\t')
-            *p = ' ';
-        else if (*p < 0x20 || *p == 0x7f)
-            *p = '?';
+    size_t length = strlen(text);
+    for (size_t i = 0; i < length;) {
+        unsigned char c = (unsigned char)text[i];
+        size_t bytes = sp_utf8_char(text + i, length - i);
+        if (c == '\n' || c == '\r' || c == '\t')
+            text[i] = ' ';
+        else if (c < 0x20 || c == 0x7f || bytes == 0)
+            text[i] = '?';
+        i += bytes > 0 ? bytes : 1;
     }
 }
 

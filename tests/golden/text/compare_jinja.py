@@ -5,7 +5,7 @@ By hand, not part of the test run. Needs `pip install transformers jinja2` and t
 shared object:
 
     gcc -O2 -shared -fPIC -D_GNU_SOURCE -I. common/text/jinja_*.c common/text/utf8.c \\
-        common/base/{arena,buf,err,mem}.c -o /tmp/spin_jinja.so -ljansson -lutf8proc -lm
+        common/base/{arena,buf,err,mem,utf8}.c -o /tmp/spin_jinja.so -ljansson -lutf8proc -lm
     python3 tests/golden/text/compare_jinja.py /tmp/spin_jinja.so [--count 20000] [--seed 1] [FILE.jinja …]
     python3 tests/golden/text/compare_jinja.py --write
 

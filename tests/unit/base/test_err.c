@@ -1,4 +1,5 @@
 #include "common/base/err.h"
+#include "common/base/utf8.h"
 
 #include <errno.h>
 #include <stdbool.h>
@@ -53,6 +54,20 @@ START_TEST(text_is_one_bounded_line)
 }
 END_TEST
 
+START_TEST(text_is_utf8)
+{
+    struct sp_error err = {0};
+    sp_fail(&err, SP_EFORMAT, "field \"%.3s\": \xff\xed\xa0\x80 \xe2\x82\xac", "ab\xc3\xa9");
+    ck_assert_str_eq(err.text, "field \"ab?\": ???? \xe2\x82\xac");
+    char longer[2 * SP_ERROR_TEXT_BYTES];
+    for (size_t i = 0; i < sizeof(longer); i++)
+        longer[i] = i % 2 ? '\xa9' : '\xc3';
+    longer[sizeof(longer) - 1] = '\0';
+    sp_fail(&err, SP_EFORMAT, "%s", longer);
+    ck_assert(sp_is_utf8(err.text, strlen(err.text)));
+}
+END_TEST
+
 START_TEST(errno_chooses_the_code)
 {
     static const struct {
@@ -98,6 +113,7 @@ static Suite *suite(void)
     tcase_add_test(t, wrap_reads_from_the_general_to_the_particular);
     tcase_add_test(t, text_may_be_its_own_argument);
     tcase_add_test(t, text_is_one_bounded_line);
+    tcase_add_test(t, text_is_utf8);
     tcase_add_test(t, errno_chooses_the_code);
     tcase_add_test(t, codes_have_names_texts_and_distinct_exits);
     suite_add_tcase(s, t);
