@@ -87,11 +87,15 @@ enum sp_err tok_row_string(const json_t *value, const char *field, const char *w
                            const char **ret, struct sp_error *err)
 {
     if (value == NULL || json_is_null(value))
-        return tok_row_bad(err, where, field, "missing");
+        return tok_row_bad(err, where, field, "missing: give the row one, or take the row out");
+    if (json_is_number(value) || json_is_boolean(value))
+        return tok_row_bad(err, where, field, "expected a string: put it in quotation marks");
     if (!json_is_string(value))
-        return tok_row_bad(err, where, field, "expected a string");
+        return tok_row_bad(err, where, field,
+                           "expected a string, this holds several values: name one by a path "
+                           "([data] prompt = FIELD.0.NAME, response = …)");
     if (json_string_length(value) == 0)
-        return tok_row_bad(err, where, field, "empty");
+        return tok_row_bad(err, where, field, "empty: give the row one, or take the row out");
     *ret = json_string_value(value);
     return SP_OK;
 }
@@ -138,7 +142,10 @@ enum sp_err tok_row_message(const json_t *list, size_t i, const char *field, con
 static enum sp_err not_empty(const char *answer, const char *where, const char *field,
                              struct sp_error *err)
 {
-    return *answer != '\0' ? SP_OK : tok_row_bad(err, where, field, "the answer is empty");
+    return *answer != '\0'
+               ? SP_OK
+               : tok_row_bad(err, where, field,
+                             "the answer is empty: give the row one, or take the row out");
 }
 
 /* A list of messages: the turns before the last assistant message, and that message. What follows

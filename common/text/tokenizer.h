@@ -16,7 +16,9 @@
  * applied, nothing is ever cut in silence.
  *
  * The result is that of the `tokenizers` library, whose behaviour defines the format:
- * https://github.com/huggingface/tokenizers. */
+ * https://github.com/huggingface/tokenizers. Only characters that Unicode got after its version 9
+ * may be classed, normalized or stripped otherwise: each side has tables of its own age, here those
+ * of PCRE2 and utf8proc. */
 #ifndef SPIN_TEXT_TOKENIZER_H
 #define SPIN_TEXT_TOKENIZER_H
 
