@@ -120,12 +120,15 @@ static enum sp_err load_merges(const struct tok_loader *loader, const json_t *me
         return tok_bad_field(loader, "model.merges",
                              merges == NULL ? "missing" : "expected an array");
     size_t count = json_array_size(merges);
+    const char *first = json_string_value(json_array_get(merges, 0));
+    /* The first line of a merges.txt, taken along. */
+    size_t start = first != NULL && strncmp(first, "#version", 8) == 0 ? 1 : 0;
     if (count > 4 * (size_t)SP_MAX_VOCAB)
         return tok_bad_field(loader, "model.merges", "more than %d", 4 * SP_MAX_VOCAB);
     tok_merges_init(&loader->tokenizer->bpe.merges, count);
     struct sp_buf joined = SP_BUF_INIT;
     enum sp_err rc = SP_OK;
-    for (size_t i = 0; i < count && rc == SP_OK; i++)
+    for (size_t i = start; i < count && rc == SP_OK; i++)
         rc = load_merge(loader, json_array_get(merges, i), i, &joined);
     sp_buf_deinit(&joined);
     return rc;
@@ -160,12 +163,8 @@ static enum sp_err load_options(const struct tok_loader *loader, const json_t *m
     bpe->word_suffix = sp_xstrdup(suffix);
     bpe->affixed = *prefix != '\0' || *suffix != '\0';
     bpe->unk_id = -1;
-    if (unk != NULL) {
+    if (unk != NULL)
         bpe->unk_id = tok_map_get(&loader->tokenizer->vocab, unk, strlen(unk));
-        if (bpe->unk_id < 0)
-            return tok_bad_field(loader, "model.unk_token", "\"%.100s\" is not in model.vocab",
-                                 unk);
-    }
     return SP_OK;
 }
 
@@ -206,8 +205,20 @@ static bool can_stay_bytes(struct tok_tokenizer *t)
            t->pretokenizers[t->pretokenizer_count - 1].map_bytes;
 }
 
-void tok_bpe_finish(struct tok_tokenizer *tokenizer)
+/* An unknown token that is none ("" in files of GPT-2's kind) does no harm where every byte is a
+ * token. */
+static enum sp_err check_unknown(const struct tok_loader *loader, const json_t *model)
 {
+    const struct tok_bpe *bpe = &loader->tokenizer->bpe;
+    const char *unk = json_string_value(json_object_get(model, "unk_token"));
+    if (unk == NULL || bpe->unk_id >= 0 || bpe->raw_bytes)
+        return SP_OK;
+    return tok_bad_field(loader, "model.unk_token", "\"%.100s\" is not in model.vocab", unk);
+}
+
+enum sp_err tok_bpe_finish(const struct tok_loader *loader, const json_t *model)
+{
+    struct tok_tokenizer *tokenizer = loader->tokenizer;
     struct tok_bpe *bpe = &tokenizer->bpe;
     bpe->direct = sp_xarray((size_t)tokenizer->id_limit, 1);
     for (size_t i = 0; i <= bpe->merges.mask; i++)
@@ -229,4 +240,5 @@ void tok_bpe_finish(struct tok_tokenizer *tokenizer)
         sp_buf_deinit(&raw);
     }
     tok_seams_init(tokenizer);
+    return check_unknown(loader, model);
 }

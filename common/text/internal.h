@@ -229,7 +229,7 @@ enum sp_err tok_bpe_load(const struct tok_loader *loader, const json_t *model) S
 enum sp_err tok_load_vocab(const struct tok_loader *loader, const json_t *vocab) SP_MUST_USE;
 void tok_load_byte_ids(const struct tok_map *vocab, int32_t ids[256]); /* of <0x00> … */
 /* After added tokens and pipeline are known. */
-void tok_bpe_finish(struct tok_tokenizer *tokenizer);
+enum sp_err tok_bpe_finish(const struct tok_loader *loader, const json_t *model) SP_MUST_USE;
 void tok_bpe_deinit(struct tok_bpe *bpe);
 /* Appends the ids of one word. */
 void tok_bpe_word(const struct tok_tokenizer *tokenizer, const char *word, size_t length,

@@ -28,7 +28,7 @@ enum sp_err tok_unsupported(const struct tok_loader *loader, const char *field, 
 /* ---- added tokens ---- */
 
 static enum sp_err load_added_token(const struct tok_loader *loader, const json_t *object,
-                                    size_t index, struct tok_added_token *ret,
+                                    size_t index, int32_t *next_id, struct tok_added_token *ret,
                                     const char **ret_text)
 {
     char what[512], field[64];
@@ -56,6 +56,13 @@ static enum sp_err load_added_token(const struct tok_loader *loader, const json_
     if (known >= 0 && known != token.id)
         return tok_bad_field(loader, field, "\"%s\" has id %d here and %d in model.vocab",
                              *ret_text, token.id, known);
+    /* The library that defines the format counts on from the vocabulary, whatever the file says. */
+    if (known < 0 && **ret_text != '\0' && token.id != *next_id)
+        return tok_bad_field(loader, field,
+                             "\"%s\" has id %d here, but is token %d for the library tokenizers, "
+                             "which counts on from model.vocab: put it there, with its id",
+                             *ret_text, token.id, *next_id);
+    *next_id += known < 0 && **ret_text != '\0';
     if (**ret_text != '\0' &&
         !tok_map_put(&loader->tokenizer->names, *ret_text, strlen(*ret_text), token.id))
         return tok_bad_field(loader, field, "\"%s\" is there twice", *ret_text);
@@ -147,13 +154,14 @@ static enum sp_err load_added(const struct tok_loader *loader, const json_t *lis
     else if (json_array_size(list) > SP_MAX_VOCAB)
         return tok_bad_field(loader, "added_tokens", "more than %d tokens", SP_MAX_VOCAB);
     tok_map_init(&t->names, json_array_size(list));
-    int32_t limit = 0;
+    int32_t limit = 0, next_id = (int32_t)t->vocab.count;
     for (size_t i = 0; i <= t->vocab.mask; i++)
         limit = SP_MAX(limit, t->vocab.slots[i].value + 1);
     for (size_t i = 0; i < json_array_size(list); i++) {
         struct tok_added_token token;
         const char *text;
-        enum sp_err rc = load_added_token(loader, json_array_get(list, i), i, &token, &text);
+        enum sp_err rc =
+            load_added_token(loader, json_array_get(list, i), i, &next_id, &token, &text);
         if (rc != SP_OK)
             return rc;
         limit = SP_MAX(limit, token.id + 1);
@@ -192,6 +200,9 @@ static enum sp_err load_root(const struct tok_loader *loader, const json_t *root
 {
     if (!json_is_object(root))
         return sp_fail(loader->err, SP_EFORMAT, "%s: expected a JSON object", loader->what);
+    const char *version = json_string_value(json_object_get(root, "version"));
+    if (version != NULL && strcmp(version, "1.0") != 0)
+        return tok_unsupported(loader, "version", "\"%.40s\"; known is 1.0", version);
     enum sp_err rc = load_model(loader, json_object_get(root, "model"));
     if (rc == SP_OK)
         rc = tok_load_normalizer(loader, json_object_get(root, "normalizer"));
@@ -204,7 +215,7 @@ static enum sp_err load_root(const struct tok_loader *loader, const json_t *root
     if (rc == SP_OK)
         rc = tok_load_post(loader, json_object_get(root, "post_processor"));
     if (rc == SP_OK && loader->tokenizer->model == TOK_MODEL_BPE)
-        tok_bpe_finish(loader->tokenizer);
+        rc = tok_bpe_finish(loader, json_object_get(root, "model"));
     return rc;
 }
 

@@ -17,6 +17,17 @@ VOCAB = {token: i for i, token in enumerate(LETTERS)}
 MERGES = [("a", "b"), ("b", "c"), ("a", "e")]
 
 
+class RawSpec:
+    """A tokenizer as it is written, not as the package would write it."""
+
+    def __init__(self, spec):
+        self.spec, self.tokenizer = spec, Tokenizer.from_str(json.dumps(spec))
+        self.encode, self.decode = self.tokenizer.encode, self.tokenizer.decode
+
+    def to_str(self):
+        return json.dumps(self.spec)
+
+
 def bpe(**options):
     return Tokenizer(models.BPE(vocab=VOCAB, merges=MERGES, **options))
 
@@ -44,6 +55,15 @@ def corners():
     t = Tokenizer(models.BPE(vocab={**VOCAB, " <unk>": 40, "<unk>a": 41, "<unk><unk>": 42},
                              merges=[(" ", "<unk>"), ("<unk>", "a"), ("<unk>", "<unk>")],
                              unk_token="<unk>"))
+    level = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    letters = {c: i for i, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    spec = json.loads(Tokenizer(models.BPE(vocab={**letters, "he": 256}, merges=[("h", "e")])).to_str())
+    spec["model"].update(unk_token="", merges=["#version: 0.2", "h e"])
+    byte_level = Tokenizer.from_str(json.dumps(spec))
+    byte_level.pre_tokenizer, byte_level.decoder = level, decoders.ByteLevel()
+    byte_level = RawSpec({**json.loads(byte_level.to_str()), "model": spec["model"]})
+    yield "an unknown token that is none, merges with the head of merges.txt", byte_level, [
+        "he hé", "\U0001f642 hehe"]
     yield "merges of the unknown token", t, [" é", "éa", "éé", "é éa b éé", "éééa"]
 
 

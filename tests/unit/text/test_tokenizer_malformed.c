@@ -75,8 +75,15 @@ static const struct {
      "added_tokens[0]: field \"id\""},
     {"{" MODEL ", \"added_tokens\": [{\"id\": 4, \"content\": \"x\", \"lstrip\": \"no\"}]}",
      SP_EFORMAT, "added_tokens[0]: field \"lstrip\""},
-    {"{" MODEL ", \"added_tokens\": [{\"id\": 1, \"content\": \"x\"}]}", SP_EFORMAT,
-     "field \"added_tokens[0]\": \"x\" has the id 1 of \"b\""},
+    {"{" MODEL ", \"added_tokens\": [{\"id\": 7, \"content\": \"x\"}]}", SP_EFORMAT,
+     "field \"added_tokens[0]\": \"x\" has id 7 here, but is token 4 for the library"},
+    {"{" MODEL ", \"added_tokens\": [{\"id\": 4, \"content\": \"x\"}, {\"id\": 3, \"content\": "
+     "\"<s>\"}, {\"id\": 6, \"content\": \"y\"}]}",
+     SP_EFORMAT, "field \"added_tokens[2]\": \"y\" has id 6 here, but is token 5 for the library"},
+    {"{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 2}, \"merges\": []}, "
+     "\"added_tokens\": [{\"id\": 2, \"content\": \"x\"}]}",
+     SP_EFORMAT, "field \"added_tokens[0]\": \"x\" has the id 2 of \"b\""},
+    {"{\"version\": \"2.0\", " MODEL "}", SP_EUNSUPPORTED, "field \"version\": \"2.0\"; known is"},
     {"{" MODEL ", \"added_tokens\": [{\"id\": 4, \"content\": \"<s>\"}]}", SP_EFORMAT,
      "field \"added_tokens[0]\": \"<s>\" has id 4 here and 3 in model.vocab"},
     {"{" MODEL ", \"added_tokens\": [{\"id\": 4, \"content\": \"x\"}, {\"id\": 5, \"content\": "
