@@ -88,8 +88,10 @@ enum sp_err tok_chat_source_read(const char *dir, bool want_text, struct tok_cha
         rc = take_jinja(dir, &source, err);
     if (rc == SP_OK && want_text && source.text == NULL)
         rc = take_template(config, "tokenizer_config.json", &source, err);
+    /* Beside an added_tokens_decoder the map is not read; else it goes first. */
+    if (json_object_get(config, "added_tokens_decoder") == NULL)
+        take_special(map, source.special);
     take_special(config, source.special);
-    take_special(map, source.special);
     json_decref(config);
     json_decref(map);
     if (rc == SP_OK)

@@ -392,6 +392,40 @@ START_TEST(of_model)
 }
 END_TEST
 
+/* As transformers merges them: special_tokens_map.json goes before tokenizer_config.json, but is
+ * not read beside an added_tokens_decoder. */
+START_TEST(special_tokens_map)
+{
+    static const struct {
+        const char *config, *want;
+    } cases[] = {
+        {"{\"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}", "<bos>x</s>"},
+        {"{\"eos_token\": \"</s>\"}", "<bos>x</s>"},
+        {"{\"added_tokens_decoder\": {}, \"bos_token\": \"<s>\", \"eos_token\": \"</s>\"}",
+         "<s>x</s>"},
+    };
+    struct tok_tokenizer *t = load("chat-tokenizer");
+    char *dir = make_dir();
+    write_file(dir, "chat_template.jinja",
+               "{{ bos_token }}{% for m in messages %}{{ m.content }}{{ eos_token }}{% endfor %}");
+    write_file(dir, "special_tokens_map.json", "{\"bos_token\": {\"content\": \"<bos>\"}}");
+    json_t *context = json_pack("{s:[{s:s, s:s}]}", "messages", "role", "user", "content", "x");
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        struct sp_error err = {0};
+        struct sp_buf text = SP_BUF_INIT;
+        write_file(dir, "tokenizer_config.json", cases[i].config);
+        struct tok_renderer *r = open_renderer(t, "auto", dir, 1);
+        ck_assert_int_eq(tok_render_context(r, context, true, &text, &err), SP_OK);
+        ck_assert_str_eq(text.data, cases[i].want);
+        sp_buf_deinit(&text);
+        tok_renderer_free(r);
+    }
+    json_decref(context);
+    remove_dir(dir);
+    tok_free(t);
+}
+END_TEST
+
 /* What can't be rendered exactly is refused with the template's line, and a way out. */
 START_TEST(refused)
 {
@@ -460,6 +494,7 @@ static Suite *suite(void)
     tcase_add_test(c, go_on);
     tcase_add_test(c, bad_turns);
     tcase_add_test(c, of_model);
+    tcase_add_test(c, special_tokens_map);
     tcase_add_test(c, refused);
     tcase_add_test(c, shared_models);
     suite_add_tcase(s, c);
