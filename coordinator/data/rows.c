@@ -264,9 +264,16 @@ enum sp_err data_open(struct data_rows *rows, const char *path, const char *name
                                 .response = s->response_field,
                                 .rejected = s->rejected_field,
                                 .system = s->system_field};
+    struct stat info;
     enum sp_err rc = tok_format_parse(s->format, &format, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "[data] format");
+    /* Opening a pipe waits for somebody to write, and it gives its rows once only. */
+    if (stat(path, &info) == 0 && !S_ISREG(info.st_mode) && !S_ISDIR(info.st_mode))
+        return sp_fail(err, SP_EUNSUPPORTED,
+                       "%s: %s: this is no file but a pipe or a device, and data are read twice: "
+                       "write them to a file first",
+                       setting, name != NULL ? name : path);
     rc = tok_dataset_open_fields(path, name, format, &fields, ret, err);
     return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "%s", setting);
 }

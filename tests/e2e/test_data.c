@@ -3,6 +3,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "common/base/buf.h"
 #include "common/base/fs.h"
@@ -87,6 +88,9 @@ START_TEST(test_check_refuses)
                   "{\"prompt\": \"a\", \"response\": \"b\"}\n{\"prompt\": 1}\n");
     cluster_write(&cluster, "bad.csv", "Question,Best Answer\na,b\n");
     cluster_write(&cluster, "x.parquet", "PAR1....");
+    char *pipe = sp_path_join(cluster.dir, "pipe");
+    ck_assert_int_eq(mkfifo(pipe, 0600), 0);
+    free(pipe);
     const struct expectation list[] = {
         {"dataset check", 2, {"which FILE"}},
         {"dataset check good.jsonl", 2, {"--model DIR"}},
@@ -98,6 +102,9 @@ START_TEST(test_check_refuses)
          3,
          {"bad.csv:2", "\"Best Answer\"", "[data] prompt"}},
         {"dataset check x.parquet --model base", 18, {"x.parquet", "Parquet", "read_parquet"}},
+        {"dataset check pipe --model base",
+         18,
+         {"[data] train: pipe", "a pipe", "to a file first"}},
         {"dataset check good.jsonl --model base --set data.prompt=q", 3, {"\"q\"", "\"response\""}},
         {"dataset check good.jsonl --model base --set data.max_sequence_tokens=8 --set "
          "data.max_prompt_tokens=4",
