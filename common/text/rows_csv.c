@@ -116,7 +116,8 @@ static enum sp_err next_row(struct tok_rows *r, bool *ret_more, struct sp_error 
     }
     *ret_more = csv->row_ended;
     if (rc == SP_OK && csv->bad_field != 0)
-        rc = sp_fail(err, SP_EFORMAT, "%s:%llu: field %zu is not UTF-8: convert the file", r->what,
+        rc = sp_fail(err, SP_EFORMAT,
+                     "%s:%llu: field %zu is not UTF-8, or holds a NUL: convert the file", r->what,
                      (unsigned long long)csv->row_line, csv->bad_field);
     return rc;
 }
