@@ -74,7 +74,7 @@ static enum sp_err rewrite_property(struct rewrite *rw)
         "White_Space", "Extended_Pictographic"};
     const char *brace = rw->source + rw->at;
     if (rw->at >= rw->length || *brace != '{') {
-        sp_buf_printf(&rw->out, "\\%c", brace[-1]);
+        sp_buf_putc(&rw->out, brace[-1]); /* \pL is a property for PCRE2 only */
         return SP_OK;
     }
     const char *close = memchr(brace, '}', rw->length - rw->at);

@@ -52,6 +52,9 @@ def corners():
     t.normalizer = normalizers.Replace(Regex("x*"), "-")
     t.decoder = decoders.Sequence([decoders.Fuse(), decoders.Replace(Regex("e*"), "_")])
     yield "replacing empty matches", t, ["abxc", "x", "xxa", "axx", "eaeeb"]
+    t = bpe(unk_token="<unk>")
+    t.normalizer = normalizers.Replace(Regex(r"\pL|[\Pb]"), "x")
+    yield "a property without braces is a letter", t, ["apLe", "abc", "P", "pb"]
     t = Tokenizer(models.BPE(vocab={**VOCAB, " <unk>": 40, "<unk>a": 41, "<unk><unk>": 42},
                              merges=[(" ", "<unk>"), ("<unk>", "a"), ("<unk>", "<unk>")],
                              unk_token="<unk>"))

@@ -141,7 +141,7 @@ START_TEST(corners)
         free(json);
         json_decref(row);
     }
-    ck_assert_uint_eq(rows, 15);
+    ck_assert_uint_eq(rows, 16);
     free(line);
     fclose(file);
 }
