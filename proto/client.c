@@ -24,13 +24,12 @@
 #define REDIAL_LOOK_MS 5
 #define CANCEL_CHECK_MS 200
 #define LATE_ANSWER_MS 60000
-#define COMPLAIN_EVERY_MS 30000
 #define ARENA_FIRST_CHUNK 65536
 
 struct proto_client {
     struct proto_client_options options; /* texts owned */
-    char *server_name;
-    nng_tls_config *tls; /* NULL without TLS */
+    char *server_name, *cert_file;       /* NULL without TLS */
+    nng_tls_config *tls;                 /* NULL without TLS */
     nng_socket socket;
     nng_ctx ctx;
     nng_aio *aio; /* one operation at a time, waited for */
@@ -92,6 +91,7 @@ static enum sp_err prepare_tls(struct proto_client *client, const struct proto_t
                        "address %s: the server's certificate is checked by DNS "
                        "name: set the TLS server name",
                        client->options.url);
+    client->cert_file = sp_xstrdup(tls->cert_file);
     return proto_tls_config(tls, false, name, &client->tls, err);
 }
 
@@ -195,6 +195,7 @@ void proto_client_free(struct proto_client *client)
     free((char *)(uintptr_t)client->options.url);
     free((char *)(uintptr_t)client->options.token);
     free(client->server_name);
+    free(client->cert_file);
     pthread_cond_destroy(&client->woken);
     pthread_mutex_destroy(&client->lock);
     free(client);
@@ -262,13 +263,8 @@ static enum sp_err read_greeting(struct proto_client *client, nng_stream *stream
         nng_aio_set_iov(client->aio, 1, &iov);
         const struct operation read = {.kind = OP_READ, .stream = stream};
         int code = perform(client, &read, client->options.connect_ms);
-        /* The library gives one code for both ends' refusals, so the text names all of them. */
         if (code == NNG_EPEERAUTH || code == NNG_ECRYPTO)
-            return sp_fail(err, SP_EDENIED,
-                           "%s: TLS handshake failed: the server's certificate is not signed by "
-                           "our CA, or is not for the name %s, or the server's CA did not sign "
-                           "our certificate",
-                           url, client->server_name);
+            return proto_fail_handshake(err, url, client->server_name, client->cert_file);
         if (code != 0)
             return proto_fail_nng(err, code, "%s", url);
         have += nng_aio_count(client->aio);
@@ -293,11 +289,10 @@ static enum sp_err probe(struct proto_client *client, struct sp_error *err)
         code = perform(client, &dial, client->options.connect_ms);
     enum sp_err rc;
     if (code != 0) {
-        rc = proto_fail_nng(err, code, "%s", client->options.url);
+        rc = proto_fail_address(err, code, client->options.url, "%s", client->options.url);
         /* A name that does not resolve now may do so later: nothing here is final. */
-        rc = rc == SP_EINVAL || rc == SP_EDENIED
-                 ? sp_fail(err, SP_EUNAVAIL, "%s: %s", client->options.url, nng_strerror(code))
-                 : rc;
+        if (rc == SP_EINVAL || rc == SP_EDENIED)
+            rc = err->code = SP_EUNAVAIL;
     } else {
         nng_stream *stream = nng_aio_get_output(client->aio, 0);
         rc = read_greeting(client, stream, err);
@@ -493,10 +488,8 @@ static bool is_interrupted(struct proto_client *client)
 
 static void complain(struct proto_client *client, uint64_t request_id, const struct sp_error *err)
 {
-    int64_t now = sp_now_ms();
-    if (client->complained_ms != 0 && now - client->complained_ms < COMPLAIN_EVERY_MS)
+    if (!sp_log_due(&client->complained_ms))
         return;
-    client->complained_ms = now;
     sp_log_set_request(request_id);
     sp_warn("%s; trying again", err->text);
     sp_log_set_request(0);

@@ -62,7 +62,7 @@ enum sp_err proto_listener_open(struct proto_listener *listener, nng_socket sock
 {
     int code = nng_listener_create(&listener->nng, socket, url);
     if (code != 0)
-        return proto_fail_nng(err, code, "address %s", url);
+        return proto_fail_address(err, code, url, "address %s", url);
     if (strncmp(url, "ipc:", 4) == 0) {
         code = nng_listener_set_int(listener->nng, NNG_OPT_IPC_PERMISSIONS, IPC_MODE);
         if (code != 0)
@@ -77,7 +77,7 @@ enum sp_err proto_listener_open(struct proto_listener *listener, nng_socket sock
     if (rc != SP_OK)
         return sp_wrap(err, rc, "address %s", url);
     code = nng_listener_start(listener->nng, 0);
-    return code == 0 ? SP_OK : proto_fail_nng(err, code, "listen on %s", url);
+    return code == 0 ? SP_OK : proto_fail_address(err, code, url, "listen on %s", url);
 }
 
 /* nng has made what it needs for the next connection in advance, of the old files. A connection

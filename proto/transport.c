@@ -8,6 +8,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "common/base/cert.h"
 #include "common/base/fs.h"
 #include "common/base/mem.h"
 
@@ -177,4 +178,45 @@ enum sp_err proto_fail_nng(struct sp_error *err, int nng_code, const char *forma
     vsnprintf(prefix, sizeof(prefix), format, args);
     va_end(args);
     return sp_fail(err, code_of_nng(nng_code), "%s: %s", prefix, nng_strerror(nng_code));
+}
+
+enum sp_err proto_fail_address(struct sp_error *err, int nng_code, const char *url,
+                               const char *format, ...)
+{
+    char prefix[512];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(prefix, sizeof(prefix), format, args);
+    va_end(args);
+    /* What the resolver says is a code that means something else everywhere else: "Try again". */
+    bool unknown = nng_code == NNG_EAGAIN || nng_code == NNG_EADDRINVAL;
+    if (!unknown || starts_with(url, SCHEME_IPC))
+        return proto_fail_nng(err, nng_code, "%s", prefix);
+    char *host = proto_url_host(url);
+    enum sp_err rc = sp_fail(err, code_of_nng(nng_code),
+                             "%s: no such address: is \"%.255s\" known to DNS or /etc/hosts, and, "
+                             "to listen on, this machine's?",
+                             prefix, host);
+    free(host);
+    return rc;
+}
+
+enum sp_err proto_fail_handshake(struct sp_error *err, const char *url, const char *server_name,
+                                 const char *cert_file)
+{
+    struct sp_error ignored;
+    int64_t left = 0;
+    if (sp_cert_seconds_left(cert_file, &left, &ignored) == SP_OK && left < 0)
+        return sp_fail(
+            err, SP_EDENIED,
+            "%s: TLS handshake failed: our certificate %s expired %lld hours ago by this "
+            "machine's clock: get a new one",
+            url, cert_file, (long long)(-left / 3600));
+    /* The library gives one code for both ends' refusals, so the text names all of them. */
+    return sp_fail(
+        err, SP_EDENIED,
+        "%s: TLS handshake failed: the server's certificate is not signed by our CA, or "
+        "is not for the name %s, or the server's CA did not sign our certificate, or one "
+        "of the two has expired, or a clock is wrong",
+        url, server_name);
 }

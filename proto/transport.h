@@ -30,5 +30,11 @@ enum sp_err proto_tls_config(const struct proto_tls *tls, bool server, const cha
  * SP_ESTATE for an address in use, else SP_EUNAVAIL. */
 enum sp_err proto_fail_nng(struct sp_error *err, int nng_code, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
+/* The same of a code that dialing or listening on `url` gave: an unknown host is named. */
+enum sp_err proto_fail_address(struct sp_error *err, int nng_code, const char *url,
+                               const char *format, ...) __attribute__((format(printf, 4, 5)));
+/* A TLS handshake that came to nothing on the client's side. */
+enum sp_err proto_fail_handshake(struct sp_error *err, const char *url, const char *server_name,
+                                 const char *cert_file);
 
 #endif

@@ -18,6 +18,7 @@
 #endif
 
 #define LINE_BYTES 4096
+#define AGAIN_MS 30000
 
 static _Atomic int minimum_level = SP_LOG_INFO;
 static char program_name[64];
@@ -120,4 +121,13 @@ void sp_log(enum sp_log_level level, const char *format, ...)
     line[length++] = '\n';
     ssize_t written = write(STDERR_FILENO, line, length);
     (void)written; /* a log line that cannot be written has nowhere to be reported */
+}
+
+bool sp_log_due(int64_t *said_ms)
+{
+    int64_t now = sp_now_ms();
+    if (*said_ms != 0 && now - *said_ms < AGAIN_MS)
+        return false;
+    *said_ms = now;
+    return true;
 }

@@ -28,4 +28,8 @@ void sp_log(enum sp_log_level level, const char *format, ...) __attribute__((for
 #define sp_warn(...) sp_log(SP_LOG_WARN, __VA_ARGS__)
 #define sp_errlog(...) sp_log(SP_LOG_ERROR, __VA_ARGS__)
 
+/* For a failure that repeats: true the first time and then twice a minute. *said_ms starts at 0,
+ * and the caller puts 0 there again when all is well. */
+bool sp_log_due(int64_t *said_ms);
+
 #endif

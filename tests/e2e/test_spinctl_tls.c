@@ -19,6 +19,9 @@
 
 #define CA "--tls-ca certs/ca.pem "
 #define CERT "--tls-cert certs/admin.test.pem "
+#define MAKE SPIN_SOURCE_ROOT "/deploy/tls/make-certificates"
+#define LONG_NAME \
+    "a-node-of-some-cloud-with-a-name-of-more-than-sixty-four-characters.zone-1.example.test"
 #define TOKEN "--token-file state/admin.token "
 
 START_TEST(test_an_iteration_over_tls)
@@ -68,6 +71,9 @@ START_TEST(test_what_is_missing_is_named)
         /* their certificate: the coordinator doesn't trust us */
         {CA "--tls-cert others/admin.test.pem " NAMED TOKEN "status", 11, {"certificate", NULL}},
         {CA CERT "--tls-server-name other.test " TOKEN "status", 11, {"other.test", NULL}},
+        {CA CERT NAMED TOKEN "--coordinator tls+tcp://no-such-host.invalid:7070 status",
+         12,
+         {"no-such-host.invalid", "DNS"}},
         {CA CERT NAMED "--token-file empty status", 11, {"no token", NULL}},
         {CA CERT NAMED "--token-file wrong status", 11, {"not known", NULL}},
         {CA CERT NAMED "--token-file generator.token status", 11, {"generator", NULL}},
@@ -130,6 +136,13 @@ START_TEST(test_certificates_of_strangers)
     /* Expired: signed by the right authority, valid until yesterday. */
     tls_cluster_make(&tls, "--days -1 certs expired.test");
     ck_assert_int_eq(tls_cluster_admin(&tls, &said, "certs/expired.test.pem", "status"), 11);
+    ck_assert_msg(strstr(said.err, "expired.test.pem expired ") != NULL, "%s", said.err);
+    /* A name that is longer than a common name may be. */
+    tls_cluster_make(&tls, "certs " LONG_NAME);
+    ck_assert_msg(tls_cluster_admin(&tls, &said, "certs/" LONG_NAME ".pem", "status") == 0, "%s",
+                  said.err);
+    ck_assert_int_eq(program_run(tls.cluster.dir, &said, 9, MAKE, "--days soon certs x.test"), 2);
+    ck_assert_msg(strstr(said.err, "\"soon\"") != NULL, "%s", said.err);
     /* No TLS at all. */
     int fd = dial(tls.port);
     static const char greeting[] = {0, 'S', 'P', 0, 0, 0x30, 0, 0};
