@@ -124,14 +124,13 @@ void gen_deinit(struct gen *gen)
     sp_mailbox_free(gen->outbox);
 }
 
-/* Says hello first, so that a wrong token or address is told at once; then runs until stopped. */
+/* Joins first, so that a wrong token or address is told at once; then runs until stopped. */
 static enum sp_err run_threads(struct gen *gen, struct sp_error *err)
 {
     pthread_t lease_thread, submit_thread;
-    enum sp_err rc = worker_hello(atomic_load(&gen->lease_peer), err);
+    enum sp_err rc = worker_join(atomic_load(&gen->lease_peer), err);
     if (rc != SP_OK)
         return gen_stopping(gen) ? SP_OK : rc;
-    sp_daemon_ready();
     SP_ASSERT(pthread_create(&lease_thread, NULL, gen_lease_thread, gen) == 0);
     SP_ASSERT(pthread_create(&submit_thread, NULL, gen_submit_thread, gen) == 0);
     gen_compute_run(gen);

@@ -142,12 +142,15 @@ void *gen_lease_thread(void *argument)
 {
     struct gen *gen = argument;
     struct seeker seeker = {.gen = gen};
+    int64_t failed_ms = 0;
     while (!gen_stopping(gen)) {
         if (sp_mailbox_take(gen->wants, WAIT_STEP_MS) == NULL)
             continue;
         for (;;) {
             struct sp_error err = {0};
             enum sp_err rc = get_lease(&seeker, &err);
+            if (rc == SP_OK)
+                failed_ms = 0;
             if (rc == SP_OK || gen_stopping(gen))
                 break;
             if (is_fatal(rc)) {
@@ -155,7 +158,8 @@ void *gen_lease_thread(void *argument)
                 gen_stop(gen, rc);
                 break;
             }
-            sp_warn("no lease: %s", err.text);
+            if (sp_log_due(&failed_ms))
+                sp_warn("no lease: %s", err.text);
             seeker.run[0] = '\0';
             pause_ms(gen, PAUSE_AFTER_FAILURE_MS);
         }

@@ -22,6 +22,7 @@ struct submitter {
     uint32_t notices;  /* of them, no results: what is before them goes at once */
     int64_t renew_ms;  /* when the next renewal is due */
     int64_t retry_ms;  /* no submission before this */
+    int64_t failed_ms; /* when it was said last that the coordinator does not answer; 0: it does */
     int64_t report_ms; /* when the next line of progress is due */
     uint64_t reported_tokens;
     int64_t reported_at_ms;
@@ -123,7 +124,7 @@ static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)
                 err.text);
         forget(s, n);
     } else {
-        if (rc != SP_ECANCELED)
+        if (rc != SP_ECANCELED && sp_log_due(&s->failed_ms))
             sp_warn("%u results wait for the coordinator: %s", s->count, err.text);
         s->retry_ms = sp_now_ms() + PAUSE_AFTER_FAILURE_MS;
     }
@@ -205,12 +206,13 @@ static void renew(struct submitter *s)
     enum sp_err rc = worker_call(gen->submit_peer, PROTO_RENEW, &request, 0, &body, &err);
     free(held);
     if (rc != SP_OK) {
-        if (rc != SP_ECANCELED)
+        if (rc != SP_ECANCELED && sp_log_due(&s->failed_ms))
             sp_warn("leases not renewed: %s", err.text);
         s->renew_ms = sp_now_ms() + PAUSE_AFTER_FAILURE_MS;
         return;
     }
     const struct proto_renew_reply *reply = body;
+    s->failed_ms = 0;
     for (uint32_t i = 0; i < reply->lost.count; i++)
         worker_link_drop(gen->link, reply->lost.values[i]);
     gen_on_leases_lost(gen, reply->lost.values, reply->lost.count);

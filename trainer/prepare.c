@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/daemon.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 #include "common/base/rng.h"
@@ -99,6 +100,7 @@ static struct spin_step_config step_config(const struct train_session *session,
         .longest = (int32_t)longest,
         .weights = session->trainer->backend->weights,
         .activations = session->trainer->backend->activations,
+        .alive = sp_daemon_watchdog,
     };
 }
 

@@ -34,7 +34,8 @@ struct train_reporter {
     struct proto_step_metrics pending[PENDING_MAX];
     uint32_t count;
     int64_t oldest_ms, renew_ms, retry_ms;
-    uint64_t step; /* newest one heard of */
+    int64_t failed_ms; /* when a failure was said last; 0: all is well */
+    uint64_t step;     /* newest one heard of */
 };
 
 struct item {
@@ -65,7 +66,7 @@ static void note_failure(struct train_reporter *r, enum sp_err rc, const struct 
         if (atomic_load(&r->command) < TRAIN_LOST)
             snprintf(r->reason, sizeof(r->reason), "%.240s", err->text);
         command(r, TRAIN_LOST);
-    } else if (rc != SP_ECANCELED) {
+    } else if (rc != SP_ECANCELED && sp_log_due(&r->failed_ms)) {
         sp_warn("%s: %s", what, err->text);
     }
 }
@@ -96,6 +97,7 @@ static void renew(struct train_reporter *r)
         return;
     }
     const struct proto_trainer_renew_reply *reply = body;
+    r->failed_ms = 0;
     if (reply->command == PROTO_TRAINER_PAUSE)
         command(r, TRAIN_PAUSE);
     else if (reply->command == PROTO_TRAINER_CANCEL)

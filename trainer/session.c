@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "common/base/clock.h"
+#include "common/base/daemon.h"
 #include "common/base/fs.h"
 #include "common/base/json.h"
 #include "common/base/log.h"
@@ -82,6 +83,7 @@ void train_session_free(struct train_session *session)
 
 enum train_end train_session_poll(const struct train_session *session)
 {
+    sp_daemon_watchdog();
     switch (train_reporter_command(session->reporter)) {
     case TRAIN_LOST:
         return TRAIN_END_LOST;

@@ -78,10 +78,10 @@ static enum sp_err ask(struct trainer *trainer, struct train_session **ret, stru
 
 static enum sp_err work(struct trainer *trainer, struct sp_error *err)
 {
-    enum sp_err rc = worker_hello(trainer->peer, err);
+    worker_peer_watchdog(trainer->peer, true);
+    enum sp_err rc = worker_join(trainer->peer, err);
     if (rc != SP_OK)
         return rc;
-    sp_daemon_ready();
     while (!trainer_stopping(trainer)) {
         struct train_session *session;
         sp_daemon_watchdog();

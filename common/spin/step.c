@@ -299,6 +299,8 @@ static enum sp_err run_group(struct spin_step *s, struct pass *pass, int32_t bas
     struct spin_micro micro;
     int32_t cursor = 0;
     while (spin_packer_next(s->packer, s->pairs + base, n, has_generated(s), &cursor, &micro)) {
+        if (s->config.alive)
+            s->config.alive();
         enum sp_err rc = model_forward(s->model, s->work, &micro.batch, s->logprobs, err);
         if (rc != SP_OK)
             return rc;

@@ -39,6 +39,7 @@ struct spin_step_config {
     /* As the backend stores them, for the plan (spin_step_new asks the model's). */
     enum tn_dtype weights, activations;
     size_t memory_budget_bytes; /* weights, gradients, state, activations; 0: no limit */
+    void (*alive)(void);        /* called before every micro-batch; NULL: nobody asks */
     bool unshared_prompts;      /* pack (x,y) and (x,y') apart: for tests */
 };
 

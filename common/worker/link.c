@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "common/base/clock.h"
+#include "common/base/daemon.h"
 #include "common/base/log.h"
 #include "common/base/mem.h"
 
@@ -47,6 +48,7 @@ struct worker_peer {
     atomic_bool cancelled;
     pthread_mutex_t lock;
     struct proto_client *watched; /* under lock; borrowed */
+    bool watchdog;                /* of its own thread */
 };
 
 enum sp_err worker_link_new(const struct worker_settings *settings,
@@ -177,6 +179,8 @@ uint32_t worker_link_poll_ms(struct worker_link *link)
 bool worker_peer_is_cancelled(void *context)
 {
     struct worker_peer *peer = context;
+    if (peer->watchdog)
+        sp_daemon_watchdog();
     return atomic_load(&peer->cancelled);
 }
 
@@ -229,6 +233,11 @@ void worker_peer_interrupt(struct worker_peer *peer)
     pthread_mutex_lock(&peer->lock);
     proto_client_interrupt(peer->watched != NULL ? peer->watched : peer->client);
     pthread_mutex_unlock(&peer->lock);
+}
+
+void worker_peer_watchdog(struct worker_peer *peer, bool on)
+{
+    peer->watchdog = on;
 }
 
 void worker_peer_watch(struct worker_peer *peer, struct proto_client *client)
@@ -308,7 +317,7 @@ static void note_reply(struct worker_link *link, const struct proto_hello_reply 
 
 /* ---- hello ---- */
 
-static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
+static enum sp_err say_hello(struct worker_peer *peer, int64_t give_up_ms, struct sp_error *err)
 {
     struct worker_link *link = peer->link;
     char host[256] = "";
@@ -337,7 +346,7 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
     list_held(link, arena, &hello);
     uint32_t n_held = hello.leases.count;
     const void *body = NULL;
-    enum sp_err rc = proto_call(peer->client, PROTO_HELLO, &hello, -1, &body, err);
+    enum sp_err rc = proto_call(peer->client, PROTO_HELLO, &hello, give_up_ms, &body, err);
     sp_arena_free(arena);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "hello");
@@ -354,14 +363,14 @@ static enum sp_err say_hello(struct worker_peer *peer, struct sp_error *err)
 }
 
 /* Says hello unless another thread has got a new id since `stale_id` was used. */
-static enum sp_err hello_unless_newer(struct worker_peer *peer, uint64_t stale_id, uint64_t *ret_id,
-                                      struct sp_error *err)
+static enum sp_err hello_unless_newer(struct worker_peer *peer, uint64_t stale_id,
+                                      int64_t give_up_ms, uint64_t *ret_id, struct sp_error *err)
 {
     struct worker_link *link = peer->link;
     enum sp_err rc = SP_OK;
     pthread_mutex_lock(&link->lock);
     if (link->worker_id == stale_id)
-        rc = say_hello(peer, err);
+        rc = say_hello(peer, give_up_ms, err);
     *ret_id = link->worker_id;
     pthread_mutex_unlock(&link->lock);
     return rc;
@@ -378,7 +387,27 @@ static uint64_t current_id(struct worker_link *link)
 enum sp_err worker_hello(struct worker_peer *peer, struct sp_error *err)
 {
     uint64_t id;
-    return hello_unless_newer(peer, 0, &id, err);
+    return hello_unless_newer(peer, 0, -1, &id, err);
+}
+
+enum sp_err worker_join(struct worker_peer *peer, struct sp_error *err)
+{
+    uint64_t id;
+    enum sp_err rc = hello_unless_newer(peer, 0, 0, &id, err);
+    bool absent = rc == SP_EUNAVAIL || rc == SP_ETIMEOUT;
+    if (rc != SP_OK && !absent)
+        return rc;
+    if (absent)
+        sp_daemon_status("waiting for the coordinator: %s", err->text);
+    sp_daemon_ready();
+    bool watchdog = peer->watchdog;
+    peer->watchdog = true;
+    if (absent)
+        rc = worker_hello(peer, err);
+    peer->watchdog = watchdog;
+    if (rc == SP_OK)
+        sp_daemon_status("waiting for work");
+    return rc;
 }
 
 static bool is_unknown_worker(enum sp_err rc, const struct sp_error *err)
@@ -393,13 +422,13 @@ enum sp_err worker_call(struct worker_peer *peer, enum proto_type type, void *bo
     uint64_t id = current_id(peer->link);
     enum sp_err rc = SP_OK;
     if (id == 0)
-        rc = hello_unless_newer(peer, 0, &id, &detail);
+        rc = hello_unless_newer(peer, 0, -1, &id, &detail);
     while (rc == SP_OK) {
         memcpy(body, &id, sizeof(id)); /* worker_id is the first field of these messages */
         rc = proto_call(peer->client, type, body, give_up_ms, ret_reply, &detail);
         if (!is_unknown_worker(rc, &detail))
             break;
-        rc = hello_unless_newer(peer, id, &id, &detail);
+        rc = hello_unless_newer(peer, id, -1, &id, &detail);
     }
     if (rc != SP_OK)
         return sp_fail(err, rc, "%s", detail.text);

@@ -54,6 +54,10 @@ void worker_peer_cancel(struct worker_peer *peer);
 /* Any thread: wakes a blocked call (SP_ECANCELED) and leaves the peer usable. */
 void worker_peer_interrupt(struct worker_peer *peer);
 
+/* on: the peer's thread is the one that tells systemd's watchdog that the daemon lives, and it does
+ * so while it waits for the network. By that thread only. */
+void worker_peer_watchdog(struct worker_peer *peer, bool on);
+
 /* While calls go through `client`, which the peer's thread owns, too: it is woken by cancel and
  * interrupt of the peer as the peer's own is. NULL: no more. */
 void worker_peer_watch(struct worker_peer *peer, struct proto_client *client);
@@ -74,6 +78,10 @@ bool worker_link_has_sources(struct worker_link *link);
 bool worker_link_ticket_key(struct worker_link *link, struct sp_digest *ret_key,
                             uint64_t *ret_now_ms);
 
+/* The first hello of a daemon, and its readiness. What no waiting mends (a token, a certificate, an
+ * address) comes back as an error; a coordinator that does not answer is waited for, as a daemon
+ * that is ready: its service is up, and its status says what it waits for. */
+enum sp_err worker_join(struct worker_peer *peer, struct sp_error *err) SP_MUST_USE;
 /* Says hello if that has not happened yet. */
 enum sp_err worker_hello(struct worker_peer *peer, struct sp_error *err) SP_MUST_USE;
 /* A request whose body begins with worker_id (filled in here). An unknown worker says hello and

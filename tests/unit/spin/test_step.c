@@ -76,6 +76,35 @@ START_TEST(first_step_is_at_zero)
 }
 END_TEST
 
+static int alive_calls;
+
+static void count_alive(void)
+{
+    alive_calls++;
+}
+
+/* A daemon says between micro-batches that it lives: a whole step may take longer than a watchdog
+ * waits. */
+START_TEST(a_step_says_that_it_lives)
+{
+    struct model *m = odd_model(31);
+    struct random_batch b;
+    struct spin_metrics metrics;
+    struct spin_step_config c = config_of(SPIN_LOSS_LOGISTIC, 1, 1);
+    struct spin_step *step = NULL;
+    fill_batch(&b, MAX_PAIRS);
+    c.micro_rows = 60;
+    c.alive = count_alive;
+    alive_calls = 0;
+    ck_ok(spin_step_new(m, &c, &step, err));
+    ck_ok(spin_step_run(step, 0, b.pairs, MAX_PAIRS, &metrics, err));
+    ck_assert_int_gt(metrics.micro_batches, 1);
+    ck_assert_int_eq(alive_calls, metrics.micro_batches);
+    spin_step_free(step);
+    model_free(m);
+}
+END_TEST
+
 START_TEST(micro_batches_do_not_change_log_probabilities)
 {
     struct model *m = odd_model(31);
@@ -454,6 +483,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_set_timeout(t, 30);
     tcase_add_test(t, first_step_is_at_zero);
+    tcase_add_test(t, a_step_says_that_it_lives);
     tcase_add_test(t, micro_batches_do_not_change_log_probabilities);
     tcase_add_test(t, accumulation_gives_the_same_gradient);
     tcase_add_test(t, identical_pairs_keep_their_place_and_have_no_gradient);
