@@ -345,7 +345,7 @@ static void change_hold(const struct verb_call *call, enum store_hold_kind kind,
     enum sp_err rc = sp_json_str(call->args, "worker", admin->verb, &worker, &err);
     if (!rc)
         rc = sp_json_opt_str(call->args, "reason", admin->verb, &reason, &err);
-    if (!rc && (worker[0] == '\0' || strlen(worker) > SP_MAX_RUN_NAME || strlen(reason) > 400))
+    if (!rc && (worker[0] == '\0' || strlen(worker) > SP_MAX_WORKER_NAME || strlen(reason) > 400))
         rc = sp_fail(&err, SP_EINVAL, "%s: worker or reason: too long, or empty", admin->verb);
     bool known = core_hold(call->core, worker) != NULL;
     for (uint32_t i = 0; i < call->core->worker_count; i++)

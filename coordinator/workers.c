@@ -166,9 +166,9 @@ static bool hello_is_good(struct coord_core *core, const struct coord_event *eve
     else if (event->who.role != PROTO_ROLE_ADMIN && event->who.role != hello->role)
         core_reply_error(core, event->handle, SP_EDENIED, 0,
                          "hello: the token is for another role than the worker's");
-    else if (name == 0 || name > SP_MAX_RUN_NAME)
+    else if (name == 0 || name > SP_MAX_WORKER_NAME)
         core_reply_error(core, event->handle, SP_EINVAL, 0, "hello: name: give 1 to %d characters",
-                         SP_MAX_RUN_NAME);
+                         SP_MAX_WORKER_NAME);
     else if (strlen(hello->host) > 255 || strlen(hello->device) > 255 ||
              strlen(hello->version) > 255 || strlen(hello->numerics_class) > 1023)
         core_reply_error(core, event->handle, SP_ELIMIT, 0,

@@ -43,6 +43,7 @@
     X(SP_MAX_PARKED_POLLS, 4096, "requests for work held open")                                    \
     X(SP_MAX_RUNS, 4096, "runs of a coordinator")                                                  \
     X(SP_MAX_RUN_NAME, 64, "characters of a run's name")                                           \
+    X(SP_MAX_WORKER_NAME, 128, "characters of a worker's name")                                    \
     X(SP_MAX_LIST_ROWS, 1000, "rows of one page of a listing")                                     \
     X(SP_MAX_THREADS, 256, "compute threads of a process")                                         \
     X(SP_MAX_SLOTS, 1024, "sequences that a generator decodes at once")

@@ -52,13 +52,13 @@ enum sp_err worker_read_token(const struct worker_settings *settings, char **ret
     size_t length = 0;
     enum sp_err rc = sp_read_secret(path, TOKEN_FILE_BYTES, &text, &length, err);
     if (rc != SP_OK)
-        return sp_wrap(err, rc, "token (make one with `spinctl token create > FILE`)");
+        return sp_wrap(err, rc, "token (`spinctl token create --role ROLE` prints one)");
     text[strcspn(text, "\r\n \t")] = '\0';
     if (strchr(text, '.') == NULL) {
         free(text);
         return sp_fail(err, SP_EFORMAT,
-                       "token: %s: no token (id.secret) on its first line: make one with `spinctl "
-                       "token create`",
+                       "token: %s: no token (id.secret) on its first line: `spinctl token "
+                       "create --role ROLE` prints one",
                        path);
     }
     *ret = text;
