@@ -16,6 +16,18 @@ static bool is_stopping(void *context)
     return atomic_load(&shell->stopping);
 }
 
+/* Whether the run is there; then job says whether it is the one that is asked for. */
+static bool is_there(struct shell *shell, struct job *job, const char *name)
+{
+    struct store_run *run = NULL;
+    struct sp_error ignored;
+    if (store_run_open(shell->worker, name, &run, &ignored) != SP_OK)
+        return false;
+    job->existing = true;
+    job->rc = coord_create_run_same(run, job->args, &job->text, &job->err);
+    return true;
+}
+
 static void create_run(struct shell *shell, struct job *job)
 {
     struct coord_create_run request = {
@@ -26,7 +38,6 @@ static void create_run(struct shell *shell, struct job *job)
         .cancelled = is_stopping,
         .context = shell,
     };
-    struct store_run *run = NULL;
     char *name = NULL;
     job->rc = coord_create_run_name(job->args, &name, &job->err);
     /* The token was checked against the request's run. */
@@ -34,21 +45,16 @@ static void create_run(struct shell *shell, struct job *job)
         job->rc =
             sp_fail(&job->err, SP_EINVAL, "create-run: run %.64s is asked for, its settings say %s",
                     job->run, name);
-    if (job->rc) {
-        free(name);
-        return;
-    }
-    struct sp_error ignored;
-    if (store_run_open(shell->worker, name, &run, &ignored) == SP_OK) {
-        job->existing = true;
-        job->rc = coord_create_run_same(run, job->args, &job->text, &job->err);
-        free(name);
-        return;
+    if (!job->rc && !is_there(shell, job, name)) {
+        free(job->run);
+        job->run = NULL;
+        job->rc = coord_create_run(&request, &job->run, &job->text, &job->err);
+        /* Asked for twice: the store takes the first one's run over while this one begins. */
+        if (job->rc == SP_EEXIST && !is_there(shell, job, name))
+            job->rc =
+                sp_fail(&job->err, SP_EUNAVAIL, "run %s is being created by another request", name);
     }
     free(name);
-    free(job->run);
-    job->run = NULL;
-    job->rc = coord_create_run(&request, &job->run, &job->text, &job->err);
 }
 
 static void judge(struct shell *shell, struct coord_query *query, struct job *job)
