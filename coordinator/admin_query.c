@@ -189,10 +189,16 @@ static enum sp_err page(const struct query *q, int64_t *ret_after, int64_t *ret_
 static enum sp_err query_events(struct query *q, json_t **ret, struct sp_error *err)
 {
     int64_t after = 0, limit = 100;
+    bool last = false; /* the newest ones, whatever `after` says */
     struct store_event *events = NULL;
     size_t count = 0;
     enum sp_err rc = page(q, &after, &limit, err);
     if (rc == SP_OK)
+        rc = sp_json_opt_bool(q->args, "last", "events", &last, err);
+    if (rc == SP_OK && last)
+        rc = store_events_last(q->all->store, q->run, (uint32_t)limit, q->all->arena, &events,
+                               &count, err);
+    else if (rc == SP_OK)
         rc = store_events_list(q->all->store, q->run, (uint64_t)after, (uint32_t)limit,
                                q->all->arena, &events, &count, err);
     if (rc != SP_OK)

@@ -76,10 +76,11 @@ static void token_put(struct shell *shell, struct job *job)
     if (job->rc)
         return reply_error(job);
     coord_tokens_put(shell->tokens, &job->token);
-    json_t *object = json_pack("{s:s,s:s,s:s,s:s,s:s,s:I}", "id", job->token.id, "token",
-                               job->token_text, "role", coord_role_name(job->token.role), "name",
-                               job->token.name, "runs", job->token.runs, "expires_ms",
-                               (json_int_t)job->token.expires_ms);
+    json_t *object = json_pack(
+        "{s:s,s:s,s:s,s:s,s:s,s:o}", "id", job->token.id, "token", job->token_text, "role",
+        coord_role_name(job->token.role), "name", job->token.name, "runs", job->token.runs,
+        "expires_ms",
+        job->token.expires_ms ? json_integer((json_int_t)job->token.expires_ms) : json_null());
     job->text = json_dumps(object, JSON_COMPACT);
     json_decref(object);
     reply_text(job);

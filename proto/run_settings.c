@@ -308,9 +308,11 @@ enum sp_err run_settings_check(const struct run_settings *settings, struct sp_er
 {
     const struct run_settings *s = settings;
     if (!sp_run_name_is_good(s->name))
-        return sp_fail(err, SP_EINVAL,
-                       "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.'",
-                       s->name, SP_MAX_RUN_NAME);
+        return sp_fail(
+            err, SP_EINVAL,
+            "[run] name: \"%.80s\": give 1 to %d letters, digits, '-', '_' or '.', the first "
+            "of them no '-' or '.'",
+            s->name, SP_MAX_RUN_NAME);
     if (s->mode == RUN_MODE_EVALUATE || strncmp(s->name, "evaluation.", 11) == 0)
         return sp_fail(err, SP_EINVAL,
                        "[run] mode, name: evaluations are made by `spinctl evaluate`, not by "

@@ -50,6 +50,19 @@ static void replace(char **value, const char *with)
     *value = sp_xstrdup(with);
 }
 
+/* Named after an address, a state directory is another coordinator: the address, and the token for
+ * it, do not count any more. */
+static void use_state_dir(struct ctl_settings *settings, const char *dir)
+{
+    if (!dir || dir[0] == '\0')
+        return;
+    replace(&settings->state_dir, dir);
+    if (settings->url[0] == '\0')
+        return;
+    settings->url[0] = '\0';
+    settings->token_file[0] = '\0';
+}
+
 /* File, then environment; options of the command line were put into `given` before and win. */
 enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err)
 {
@@ -65,16 +78,16 @@ enum sp_err ctl_load_settings(struct ctl *ctl, struct sp_error *err)
     if (path)
         rc = sp_config_load(&spec, path, &file, err);
     if (rc == SP_OK) {
-        replace(&file.state_dir, getenv("SPIN_STATE_DIR"));
+        use_state_dir(&file, getenv("SPIN_STATE_DIR"));
         replace(&file.url, getenv("SPIN_COORDINATOR"));
         replace(&file.token_file, getenv("SPIN_TOKEN_FILE"));
+        if (ctl->state_dir_given)
+            use_state_dir(&file, given.state_dir);
         replace(&file.url, given.url);
         replace(&file.token_file, given.token_file);
         replace(&file.ca_file, given.ca_file);
         replace(&file.cert_file, given.cert_file);
         replace(&file.server_name, given.server_name);
-        if (ctl->state_dir_given)
-            replace(&file.state_dir, given.state_dir);
         if (ctl->timeout_given)
             file.timeout_ms = given.timeout_ms;
     }

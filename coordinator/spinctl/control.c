@@ -1,5 +1,7 @@
 /* Commands that change a run, and tokens. */
+#include <errno.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/config.h"
@@ -51,9 +53,10 @@ int ctl_start(void *context)
 int ctl_skip(void *context)
 {
     struct ctl *ctl = context;
-    int64_t prompt = 0;
-    char extra = 0;
-    if (sscanf(ctl->args[1], "%lld%c", (long long *)&prompt, &extra) != 1 || prompt < 0) {
+    char *end = NULL;
+    errno = 0;
+    long long prompt = strtoll(ctl->args[1], &end, 10);
+    if (errno || end == ctl->args[1] || *end != '\0' || prompt < 0) {
         struct sp_error err;
         sp_fail(&err, SP_EINVAL,
                 "skip: PROMPT is the prompt's number, as `spinctl why %s` names it", ctl->args[0]);
@@ -77,16 +80,16 @@ int ctl_priority(void *context)
     struct ctl *ctl = context;
     struct sp_error err = {0};
     json_t *reply = NULL;
-    int priority = 0;
-    char extra = 0;
-    if (sscanf(ctl->args[1], "%d%c", &priority, &extra) != 1 || priority < -1000 ||
-        priority > 1000) {
+    char *end = NULL;
+    errno = 0;
+    long priority = strtol(ctl->args[1], &end, 10);
+    if (errno || end == ctl->args[1] || *end != '\0' || priority < -1000 || priority > 1000) {
         sp_fail(&err, SP_EINVAL, "priority: \"%.20s\": a whole number from -1000 to 1000",
                 ctl->args[1]);
         return ctl_failed(&err);
     }
-    if (ctl_admin(ctl, "priority", ctl->args[0], json_pack("{s:i}", "priority", priority), &reply,
-                  &err) != SP_OK)
+    if (ctl_admin(ctl, "priority", ctl->args[0], json_pack("{s:i}", "priority", (int)priority),
+                  &reply, &err) != SP_OK)
         return ctl_failed(&err);
     if (ctl->json)
         ctl_print_json(reply);

@@ -123,6 +123,19 @@ static enum sp_err events_page(struct ctl *ctl, int64_t limit, json_t *all, int6
     return SP_OK;
 }
 
+/* After which event the newest `limit` begin: their ids have no gaps. */
+static enum sp_err newest(struct ctl *ctl, int64_t limit, int64_t *ret_after, struct sp_error *err)
+{
+    json_t *reply = NULL;
+    json_t *args = json_pack("{s:b, s:i}", "last", true, "limit", 1);
+    enum sp_err rc = ctl_admin(ctl, "events", run_or_empty(ctl), args, &reply, err);
+    const json_t *last = json_array_get(json_object_get(reply, "events"), 0);
+    if (rc == SP_OK)
+        *ret_after = SP_MAX(ctl_integer(last, "id", 0) - limit, (int64_t)0);
+    json_decref(reply);
+    return rc;
+}
+
 int ctl_events(void *context)
 {
     struct ctl *ctl = context;
@@ -130,6 +143,8 @@ int ctl_events(void *context)
     int64_t after = ctl->after, left = ctl->limit ? ctl->limit : 100;
     json_t *all = json_array();
     enum sp_err rc = SP_OK;
+    if (!ctl->has_after && !ctl->follow)
+        rc = newest(ctl, left, &after, &err);
     for (size_t count = 1; rc == SP_OK && (ctl->follow || (left > 0 && count > 0));) {
         rc = events_page(ctl, ctl->follow ? 1000 : SP_MIN(left, 1000), all, &after, &count, &err);
         left -= (int64_t)count;

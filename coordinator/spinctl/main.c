@@ -158,6 +158,7 @@ static error_t parse_number(struct ctl *ctl, int key, char *arg, struct argp_sta
         return 0;
     case OPT_AFTER:
         ctl->after = number(arg, "after", 0, state);
+        ctl->has_after = true;
         return 0;
     default:
         return ARGP_ERR_UNKNOWN;
@@ -321,9 +322,9 @@ static const struct argp_option reopen_options[] = {
     {0},
 };
 static const struct argp_option events_options[] = {
-    {"after", OPT_AFTER, "ID", 0, "Only events after this one", 0},
-    {"limit", OPT_LIMIT, "N", 0, "At most N (default 100)", 0},
-    {"follow", 'f', NULL, 0, "Stay and show new ones", 0},
+    {"after", OPT_AFTER, "ID", 0, "From the one after this one on (--json shows the ids)", 0},
+    {"limit", OPT_LIMIT, "N", 0, "At most N, the newest unless --after is given (default 100)", 0},
+    {"follow", 'f', NULL, 0, "Show all, stay and show new ones", 0},
     {0},
 };
 static const struct argp_option pairs_options[] = {

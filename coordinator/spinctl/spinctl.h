@@ -35,6 +35,7 @@ struct ctl {
     int arg_count;
     /* options of subcommands; 0 or NULL when not given */
     int64_t iterations, iteration, limit, offset, after;
+    bool has_after;
     bool has_iteration, fresh, follow, jsonl, force, once, no_wait, dry_run;
     const char *set_name, *role, *name, *runs, *expires, *prompt, *out, *assignments[64];
     const char *model, *csv, *beside;
