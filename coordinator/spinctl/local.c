@@ -10,6 +10,24 @@
 #include "common/base/mem.h"
 #include "coordinator/spinctl/spinctl.h"
 
+/* A coordinator on this machine may see other directories than the administrator does: a service
+ * has a /tmp of its own, which goes when it stops. */
+static enum sp_err check_seen(const struct ctl *ctl, const char *dir, struct sp_error *err)
+{
+    char *manifest = sp_path_join(dir, "manifest.json");
+    bool local = strncmp(ctl->settings.url, "ipc:", 4) == 0;
+    bool gone = local && access(manifest, F_OK) != 0 && errno == ENOENT;
+    free(manifest);
+    if (!gone)
+        return SP_OK;
+    return sp_fail(
+        err, SP_ENOTFOUND,
+        "backup: the coordinator wrote %s, but in a directory that its service alone sees "
+        "and that goes with it (PrivateTmp=): name one that both see, such as "
+        "/var/backups/spin/NAME",
+        dir);
+}
+
 int ctl_backup(void *context)
 {
     struct ctl *ctl = context;
@@ -29,6 +47,10 @@ int ctl_backup(void *context)
     ctl->patience_ms = CTL_LONG_MS;
     if (ctl_admin(ctl, "backup", "", json_pack("{s:s}", "dir", dir), &reply, &err) != SP_OK)
         return ctl_failed(&err);
+    if (check_seen(ctl, dir, &err) != SP_OK) {
+        json_decref(reply);
+        return ctl_failed(&err);
+    }
     if (ctl->json)
         ctl_print_json(reply);
     else if (!ctl->quiet)
