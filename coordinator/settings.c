@@ -136,8 +136,10 @@ void coord_settings_keep(struct coord_settings *next, const struct coord_setting
 {
     keep_text(&next->state_dir, old->state_dir, "[coordinator] state_dir");
     keep_text(&next->listen, old->listen, "[coordinator] listen");
-    if (next->parallel != old->parallel || next->time_scale != old->time_scale)
-        sp_warn("[coordinator] parallel, time_scale: take effect at the next start");
+    if (next->parallel != old->parallel)
+        sp_warn("[coordinator] parallel: takes effect at the next start");
+    if (next->time_scale != old->time_scale)
+        sp_warn("[coordinator] time_scale: takes effect at the next start");
     next->parallel = old->parallel;
     next->time_scale = old->time_scale;
 }

@@ -12,6 +12,9 @@
 
 /* A listener that lives answers within moments. */
 #define ANSWER_MS 500
+/* How long an error that is most likely our own is left alone, at first and at most. */
+#define ECHO_MIN_MS 500
+#define ECHO_MAX_MS 30000
 #define GREETING_BYTES 8
 
 struct proto_watch {
@@ -20,6 +23,7 @@ struct proto_watch {
     int fd;         /* of the probe; -1: not connected */
     int64_t since_ms; /* when the probe began; 0: none is under way */
     size_t received;  /* bytes, of this connection */
+    int64_t echo_ms, echo_until_ms; /* 0: nothing of ours can be among the errors */
 };
 
 struct proto_watch *proto_watch_new(const char *url)
@@ -82,6 +86,7 @@ static uint64_t errors_of(nng_listener listener)
  * MessagePack's nil, which is no envelope and answered with an error. The dead greet, too. */
 static const char question[] = "\0SP\0\0\x30\0\0" /* greeting */
                                "\1\0\0\0\0\0\0\0\5" "\x80\0\0\1" "\xc0";
+#define NIL 0xc0
 #define QUESTION_BYTES (sizeof(question) - 1)
 
 /* A plain socket, for closing one of nng's waits for nng. It greets at once: a peer that goes away
@@ -117,6 +122,19 @@ static enum probe probe_look(struct proto_watch *watch)
     return sp_now_ms() - watch->since_ms < ANSWER_MS ? PROBE_WAITS : PROBE_IN_VAIN;
 }
 
+/* nng counts the end of our question, too, once and a little later: looking into that at once would
+ * never end. One error alone is looked into later and later; two are not both ours. */
+static bool is_to_be_looked_into(struct proto_watch *watch, uint64_t news)
+{
+    int64_t now_ms = sp_now_ms();
+    if (news == 0 || (news == 1 && now_ms < watch->echo_until_ms))
+        return false;
+    bool echo = news == 1 && watch->echo_ms > 0;
+    watch->echo_ms = echo ? SP_MIN(2 * watch->echo_ms, (int64_t)ECHO_MAX_MS) : ECHO_MIN_MS;
+    watch->echo_until_ms = now_ms + watch->echo_ms;
+    return true;
+}
+
 bool proto_watch_is_dead(struct proto_watch *watch, nng_listener listener)
 {
     enum probe probe = probe_look(watch);
@@ -126,13 +144,20 @@ bool proto_watch_is_dead(struct proto_watch *watch, nng_listener listener)
     watch->since_ms = 0;
     if (probe == PROBE_IN_VAIN) {
         watch->known = 0; /* the next listener starts from there */
+        watch->echo_ms = watch->echo_until_ms = 0;
         return true;
     }
     uint64_t errors = errors_of(listener);
-    if (errors > watch->known) {
-        watch->since_ms = sp_now_ms();
-        probe_connect(watch);
-    }
+    uint64_t news = errors > watch->known ? errors - watch->known : 0;
+    if (!is_to_be_looked_into(watch, news))
+        return false;
+    watch->since_ms = sp_now_ms();
+    probe_connect(watch);
     watch->known = errors; /* those from now on are new, even if they come before the answer */
     return false;
+}
+
+bool proto_watch_is_question(const void *body, size_t bytes)
+{
+    return bytes == 1 && *(const uint8_t *)body == NIL;
 }

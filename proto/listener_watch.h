@@ -11,6 +11,7 @@
 
 #include <nng/nng.h>
 #include <stdbool.h>
+#include <stddef.h>
 
 struct proto_watch;
 
@@ -20,5 +21,7 @@ const char *proto_watch_url(const struct proto_watch *watch);
 /* Call it now and then. true: the listener is dead; close it, start another one and go on with
  * that. It answers any request, be it malformed. */
 bool proto_watch_is_dead(struct proto_watch *watch, nng_listener listener);
+/* Whether a request that is malformed is the one from within. */
+bool proto_watch_is_question(const void *body, size_t bytes);
 
 #endif

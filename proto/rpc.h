@@ -40,6 +40,7 @@ enum sp_err proto_server_start(uv_loop_t *loop, const char *url, const struct pr
 enum sp_err proto_server_reload(struct proto_server *server, const struct proto_tls *tls,
                                 struct sp_error *err) SP_MUST_USE;
 uint64_t proto_server_malformed(const struct proto_server *server); /* requests, so far */
+uint64_t proto_server_questions(const struct proto_server *server); /* that it put to itself */
 /* Takes no more requests; `on_closed` runs on the loop when every request in work has been replied
  * to (which stays the owner's duty) and its reply is sent. */
 void proto_server_close(struct proto_server *server, void (*on_closed)(void *), void *context);

@@ -51,6 +51,7 @@ struct proto_server {
     uint32_t open_handles;
     int64_t last_reply_ms;
     uint64_t malformed; /* requests */
+    uint64_t questions; /* of listener_watch.h */
     bool closing;
     proto_on_request *on_request;
     void *context;
@@ -153,13 +154,16 @@ static void received(struct proto_request *slot)
     slot->body = NULL;
     enum sp_err rc = proto_decode(nng_msg_body(message), nng_msg_len(message), slot->arena,
                                   &slot->envelope, &slot->body, &err);
+    bool question = proto_watch_is_question(nng_msg_body(message), nng_msg_len(message));
     nng_msg_free(message);
     if (rc == SP_OK && slot->envelope.type % 2 == 1)
         rc = sp_fail(&err, SP_EFORMAT, "%s: a reply where a request is expected",
                      proto_type_name(slot->envelope.type));
     if (rc != SP_OK) {
-        server->malformed++;
-        sp_debug("malformed request: %s", err.text);
+        server->questions += question;
+        server->malformed += !question;
+        if (!question)
+            sp_debug("malformed request: %s", err.text);
         proto_reply_error(slot, rc, 0, "malformed request: %s", err.text);
         return;
     }
@@ -327,6 +331,11 @@ const void *proto_request_body(const struct proto_request *request)
 int64_t proto_request_age_ns(const struct proto_request *request)
 {
     return sp_now_ns() - request->arrived_ns;
+}
+
+uint64_t proto_server_questions(const struct proto_server *server)
+{
+    return server->questions;
 }
 
 uint64_t proto_server_malformed(const struct proto_server *server)

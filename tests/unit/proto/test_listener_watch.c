@@ -74,6 +74,25 @@ START_TEST(test_peers_that_break_off)
 }
 END_TEST
 
+/* The request from within is nobody's mistake, and its end is no reason for another one at once. */
+START_TEST(test_questions_do_not_go_on_for_ever)
+{
+    struct fixture f = {.parallel = 16};
+    fixture_dir(&f);
+    fixture_start(&f);
+    struct proto_client *client = new_client(&f);
+    say_hello(&f, client);
+    proto_client_free(client);
+    sp_sleep_ms(4000);
+    uint64_t questions = proto_server_questions(f.server);
+    uint64_t malformed = proto_server_malformed(f.server);
+    ck_assert_msg(questions >= 1 && questions <= 6, "%llu", (unsigned long long)questions);
+    ck_assert_uint_eq(malformed, 0);
+    fixture_stop(&f);
+    fixture_remove(&f);
+}
+END_TEST
+
 /* A server that closes while it is looking into its listener. */
 START_TEST(test_close_meanwhile)
 {
@@ -95,6 +114,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("listener_watch");
     tcase_set_timeout(t, 30);
     tcase_add_test(t, test_peers_that_break_off);
+    tcase_add_test(t, test_questions_do_not_go_on_for_ever);
     tcase_add_test(t, test_close_meanwhile);
     suite_add_tcase(s, t);
     return s;
