@@ -134,6 +134,16 @@ static enum sp_err write_manifest(struct backup *b, int64_t now_ms, struct sp_er
     return rc;
 }
 
+/* Who asks is an administrator, often root: what may be written is the coordinator's matter. */
+static enum sp_err say_whose(enum sp_err rc, struct sp_error *err)
+{
+    struct sp_error cause = *err;
+    return sp_fail(err, rc,
+                   "%.700s (the coordinator writes it, where its service may: as the unit is, below "
+                   "/var/backups/spin)",
+                   cause.text);
+}
+
 enum sp_err coord_backup(struct store *store, struct ckpt_blobs *blobs, const char *dir,
                          int64_t now_ms, struct coord_backup_report *ret, struct sp_error *err)
 {
@@ -145,6 +155,8 @@ enum sp_err coord_backup(struct store *store, struct ckpt_blobs *blobs, const ch
     b.files = json_array();
     b.blobs = json_array();
     enum sp_err rc = need_empty(dir, "the backup", err);
+    if (rc == SP_EDENIED || rc == SP_EIO)
+        rc = say_whose(rc, err);
     if (rc == SP_OK)
         rc = sp_mkdir_p(runs, 0700, err);
     if (rc == SP_OK)

@@ -358,6 +358,8 @@ START_TEST(test_backup_and_restore)
 {
     static const struct expectation refused[] = {
         {"--state-dir state backup saved", 5, {"saved", "not empty"}},
+        {"--state-dir state backup /proc/nowhere", 4, {"/proc/nowhere"}},
+        {"--state-dir state backup /sys/saved", 11, {"/sys/saved", "its service may"}},
         {"--state-dir state restore saved", 5, {"state"}},
         {"--state-dir new restore nowhere", 4, {"nowhere"}},
         {"--state-dir new restore broken", 14, {"broken"}},
