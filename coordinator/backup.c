@@ -36,17 +36,23 @@ static enum sp_err need_empty(const char *dir, const char *what, struct sp_error
 
 /* ---- backup ---- */
 
-struct backup {
-    const char *dir;
+struct coord_backup {
+    char *dir;
+    int64_t at_ms;
+    struct sp_arena *arena;
+    const char **names; /* of the runs; in the arena */
+    size_t count;
     struct ckpt_blobs *from, *to;
     json_t *files, *blobs; /* of manifest.json */
     struct coord_backup_report report;
+    bool (*cancelled)(void *context);
+    void *context;
     struct sp_error *err;
     enum sp_err rc; /* of a blob */
 };
 
 /* Digest of a file already below DIR. */
-static enum sp_err list_file(struct backup *b, const char *name, struct sp_error *err)
+static enum sp_err list_file(struct coord_backup *b, const char *name, struct sp_error *err)
 {
     struct sp_digest digest;
     char hex[SP_DIGEST_HEX];
@@ -65,12 +71,16 @@ static enum sp_err list_file(struct backup *b, const char *name, struct sp_error
 
 static bool copy_blob(void *context, const struct sp_digest *digest)
 {
-    struct backup *b = context;
+    struct coord_backup *b = context;
     char hex[SP_DIGEST_HEX];
     uint8_t *data = NULL;
     size_t length = 0;
     if (ckpt_blobs_has(b->to, digest)) /* another run refers to it, too */
         return true;
+    if (b->cancelled && b->cancelled(b->context)) {
+        b->rc = sp_fail(b->err, SP_ECANCELED, "the coordinator stops: %s is not complete", b->dir);
+        return false;
+    }
     b->rc = ckpt_blobs_get(b->from, digest, &data, &length, b->err);
     if (b->rc == SP_OK)
         b->rc = ckpt_blobs_put(b->to, digest, data, length, b->err);
@@ -84,19 +94,31 @@ static bool copy_blob(void *context, const struct sp_digest *digest)
     return true;
 }
 
-static enum sp_err copy_run(struct backup *b, struct store *store, const char *name,
+static char *run_file(const struct coord_backup *b, const char *name, char **ret_relative)
+{
+    *ret_relative = sp_xprintf("runs/%s.db", name);
+    return sp_path_join(b->dir, *ret_relative);
+}
+
+static enum sp_err copy_run(struct coord_backup *b, struct store *store, const char *name,
                             struct sp_error *err)
 {
     struct store_run *run = NULL;
-    char *relative = sp_xprintf("runs/%s.db", name);
-    char *path = sp_path_join(b->dir, relative);
+    char *relative, *path = run_file(b, name, &relative);
     enum sp_err rc = store_run_open(store, name, &run, err);
     if (rc == SP_OK)
         rc = store_copy_run(run, path, err);
-    /* The references of the copy, not of the live file: they are what the copy needs. The check
-     * turns the copy into a file with a write-ahead log, so its digest is taken after it. */
-    if (rc == SP_OK)
-        rc = store_check_copy(path, name, copy_blob, b, err);
+    free(relative);
+    free(path);
+    return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "run %s", name);
+}
+
+/* The references of the copy, not of the live file: they are what the copy needs. The check turns
+ * the copy into a file with a write-ahead log, so its digest is taken after it. */
+static enum sp_err finish_run(struct coord_backup *b, const char *name, struct sp_error *err)
+{
+    char *relative, *path = run_file(b, name, &relative);
+    enum sp_err rc = store_check_copy(path, name, copy_blob, b, err);
     if (rc == SP_OK)
         rc = b->rc;
     if (rc == SP_OK)
@@ -107,23 +129,21 @@ static enum sp_err copy_run(struct backup *b, struct store *store, const char *n
     return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "run %s", name);
 }
 
-static enum sp_err copy_control(struct backup *b, struct store *store, struct sp_error *err)
+static enum sp_err finish_control(struct coord_backup *b, struct sp_error *err)
 {
     char *path = sp_path_join(b->dir, "control.db");
-    enum sp_err rc = store_copy_control(store, path, err);
-    if (rc == SP_OK)
-        rc = store_check_copy(path, NULL, NULL, NULL, err);
+    enum sp_err rc = store_check_copy(path, NULL, NULL, NULL, err);
     if (rc == SP_OK)
         rc = list_file(b, "control.db", err);
     free(path);
     return rc;
 }
 
-static enum sp_err write_manifest(struct backup *b, int64_t now_ms, struct sp_error *err)
+static enum sp_err write_manifest(struct coord_backup *b, struct sp_error *err)
 {
     json_t *manifest =
         json_pack("{s:s, s:i, s:I, s:s, s:O, s:O}", "format", FORMAT, "version", FORMAT_VERSION,
-                  "created_ms", (json_int_t)now_ms, "made_by", "spin-coordinator " SPIN_VERSION,
+                  "created_ms", (json_int_t)b->at_ms, "made_by", "spin-coordinator " SPIN_VERSION,
                   "files", b->files, "blobs", b->blobs);
     char *text = sp_json_canonical(manifest);
     char *path = sp_path_join(b->dir, "manifest.json");
@@ -139,46 +159,76 @@ static enum sp_err say_whose(enum sp_err rc, struct sp_error *err)
 {
     struct sp_error cause = *err;
     return sp_fail(err, rc,
-                   "%.700s (the coordinator writes it, where its service may: as the unit is, below "
-                   "/var/backups/spin)",
+                   "%.700s (the coordinator writes it, where its service may: as the unit is, "
+                   "below /var/backups/spin)",
                    cause.text);
 }
 
-enum sp_err coord_backup(struct store *store, struct ckpt_blobs *blobs, const char *dir,
-                         int64_t now_ms, struct coord_backup_report *ret, struct sp_error *err)
+enum sp_err coord_backup_begin(struct store *store, const char *dir, int64_t now_ms,
+                               struct coord_backup **ret, struct sp_error *err)
 {
-    struct backup b = {.dir = dir, .from = blobs, .err = err};
-    struct sp_arena *arena = sp_arena_new(4096, 16 << 20);
-    char *runs = sp_path_join(dir, "runs");
-    const char **names = NULL;
-    size_t count = 0;
-    b.files = json_array();
-    b.blobs = json_array();
+    struct coord_backup *b = sp_xalloc(sizeof(*b));
+    char *runs = sp_path_join(dir, "runs"), *control = sp_path_join(dir, "control.db");
+    b->dir = sp_xstrdup(dir);
+    b->at_ms = now_ms;
+    b->arena = sp_arena_new(4096, 16 << 20);
+    b->files = json_array();
+    b->blobs = json_array();
     enum sp_err rc = need_empty(dir, "the backup", err);
     if (rc == SP_EDENIED || rc == SP_EIO)
         rc = say_whose(rc, err);
     if (rc == SP_OK)
         rc = sp_mkdir_p(runs, 0700, err);
     if (rc == SP_OK)
-        rc = ckpt_blobs_open(dir, NULL, &b.to, err);
+        rc = store_runs_list(store, b->arena, &b->names, &b->count, err);
+    for (size_t i = 0; i < b->count && rc == SP_OK; i++)
+        rc = copy_run(b, store, b->names[i], err);
     if (rc == SP_OK)
-        rc = store_runs_list(store, arena, &names, &count, err);
-    for (size_t i = 0; i < count && rc == SP_OK; i++)
-        rc = copy_run(&b, store, names[i], err);
+        rc = store_copy_control(store, control, err);
+    free(runs);
+    free(control);
+    if (rc == SP_OK) {
+        *ret = b;
+        return SP_OK;
+    }
+    coord_backup_free(b);
+    return sp_wrap(err, rc, "backup");
+}
+
+enum sp_err coord_backup_end(struct coord_backup *b, struct ckpt_blobs *blobs,
+                             bool (*cancelled)(void *context), void *context,
+                             struct coord_backup_report *ret, struct sp_error *err)
+{
+    char *runs = sp_path_join(b->dir, "runs");
+    b->from = blobs;
+    b->err = err;
+    b->cancelled = cancelled;
+    b->context = context;
+    enum sp_err rc = ckpt_blobs_open(b->dir, NULL, &b->to, err);
+    for (size_t i = 0; i < b->count && rc == SP_OK; i++)
+        rc = finish_run(b, b->names[i], err);
     if (rc == SP_OK)
-        rc = copy_control(&b, store, err);
+        rc = finish_control(b, err);
     if (rc == SP_OK)
         rc = sp_fsync_dir(runs, err);
     if (rc == SP_OK)
-        rc = write_manifest(&b, now_ms, err);
+        rc = write_manifest(b, err);
     if (rc == SP_OK)
-        *ret = b.report;
-    json_decref(b.files);
-    json_decref(b.blobs);
-    ckpt_blobs_close(b.to);
-    sp_arena_free(arena);
+        *ret = b->report;
     free(runs);
     return rc == SP_OK ? SP_OK : sp_wrap(err, rc, "backup");
+}
+
+void coord_backup_free(struct coord_backup *b)
+{
+    if (b == NULL)
+        return;
+    json_decref(b->files);
+    json_decref(b->blobs);
+    ckpt_blobs_close(b->to);
+    sp_arena_free(b->arena);
+    free(b->dir);
+    free(b);
 }
 
 /* ---- restore ---- */

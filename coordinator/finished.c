@@ -223,6 +223,13 @@ void shell_finished(struct shell *shell, struct job *job)
         pinned(job);
         break;
     case JOB_BACKUP:
+        if (job->rc == SP_OK) {
+            job->kind = JOB_BACKUP_BLOBS;
+            return shell_send(shell, job);
+        }
+        reply_error(job);
+        break;
+    case JOB_BACKUP_BLOBS:
     case JOB_QUERY:
     case JOB_DOCTOR:
         reply_text(job);

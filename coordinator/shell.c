@@ -32,6 +32,7 @@ void job_free(struct job *job)
     free(job->action.positions);
     free(job->action.roots);
     coord_refs_free(job->refs);
+    coord_backup_free(job->backup);
     free(job->verb);
     free(job->actor);
     free(job->run);
@@ -53,7 +54,9 @@ static struct job_thread *thread_of(struct shell *shell, enum job_kind kind)
         return &shell->read_thread;
     if (kind <= JOB_DISK)
         return &shell->blob_thread;
-    return &shell->work_thread;
+    if (kind <= JOB_COLLECT)
+        return &shell->work_thread;
+    return &shell->backup_thread;
 }
 
 void shell_send(struct shell *shell, struct job *job)
@@ -404,6 +407,7 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     start_thread(shell, &shell->read_thread, "read", shell_read_thread);
     start_thread(shell, &shell->blob_thread, "blob", shell_blob_thread);
     start_thread(shell, &shell->work_thread, "work", shell_work_thread);
+    start_thread(shell, &shell->backup_thread, "backup", shell_backup_thread);
     proto_canary_start();
     shell->started_ms = sp_now_ms();
     enum sp_err rc = listen_on_all(shell, err);
@@ -424,6 +428,7 @@ enum sp_err shell_run(struct shell *shell, struct sp_error *err)
     end_thread(shell, &shell->read_thread);
     end_thread(shell, &shell->blob_thread);
     end_thread(shell, &shell->work_thread);
+    end_thread(shell, &shell->backup_thread);
     struct job *job;
     while ((job = sp_mailbox_try_take(shell->done)) != NULL)
         job_free(job);

@@ -8,6 +8,7 @@
  *   blob thread   hashes, writes and reads blobs
  *   work thread   a reading connection of its own: create-run, evaluations, verdicts, the order by
  *                 gap
+ *   backup thread copies blobs for a backup
  *
  * A job is made by the loop, worked on by one thread, and comes back to the loop. */
 #ifndef SPIN_COORDINATOR_SHELL_H
@@ -19,6 +20,7 @@
 
 #include "common/base/mailbox.h"
 #include "common/checkpoint/blobstore.h"
+#include "coordinator/backup.h"
 #include "coordinator/collect.h"
 #include "coordinator/core.h"
 #include "coordinator/http.h"
@@ -57,6 +59,8 @@ enum job_kind {
     JOB_EVALUATE,
     JOB_ORDER,
     JOB_COLLECT,
+    /* backup thread */
+    JOB_BACKUP_BLOBS,
     /* the store thread has given up: the process ends */
     JOB_FATAL,
 };
@@ -106,6 +110,7 @@ struct job {
     struct coord_refs *refs;
     struct ckpt_collected collected;
     uint32_t dropped;              /* checkpoints */
+    struct coord_backup *backup;   /* BACKUP, BACKUP_BLOBS */
     /* PIN */
     struct sp_digest digest;
     bool pinned;
@@ -150,7 +155,7 @@ struct shell {
     uint64_t next_handle;
     struct coord_actions actions;
     struct sp_mailbox *done;       /* finished jobs */
-    struct job_thread store_thread, read_thread, blob_thread, work_thread;
+    struct job_thread store_thread, read_thread, blob_thread, work_thread, backup_thread;
     struct store *store;           /* store thread's */
     struct store *reader;          /* read thread's */
     struct store *worker;          /* work thread's */
@@ -206,5 +211,6 @@ void *shell_store_thread(void *shell);
 void *shell_read_thread(void *shell);
 void *shell_blob_thread(void *shell);
 void *shell_work_thread(void *shell);
+void *shell_backup_thread(void *shell);
 
 #endif

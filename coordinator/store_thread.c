@@ -149,21 +149,6 @@ static bool run_batch(struct batch *batch)
     return true;
 }
 
-static void run_backup(struct shell *shell, struct job *job)
-{
-    struct coord_backup_report report;
-    job->rc = coord_backup(shell->store, shell->blobs, job->text, job->at_ms, &report, &job->err);
-    if (!job->rc) {
-        json_t *object = json_pack("{s:s,s:I,s:I,s:I}", "dir", job->text, "runs",
-                                   (json_int_t)report.runs, "blobs", (json_int_t)report.blobs,
-                                   "bytes", (json_int_t)report.bytes);
-        free(job->text);
-        job->text = json_dumps(object, JSON_COMPACT);
-        json_decref(object);
-    }
-    sp_mailbox_put(shell->done, job);
-}
-
 void *shell_store_thread(void *context)
 {
     struct shell *shell = context;
@@ -186,8 +171,11 @@ void *shell_store_thread(void *context)
         }
         if (batch->count > 0)
             good = run_batch(batch);
-        if (good && alone)
-            run_backup(shell, alone);
+        if (good && alone) {
+            alone->rc = coord_backup_begin(shell->store, alone->text, alone->at_ms, &alone->backup,
+                                           &alone->err);
+            sp_mailbox_put(shell->done, alone);
+        }
     }
     sp_arena_free(batch->arena);
     coord_uclaml_free(batch->uclaml);

@@ -1,4 +1,4 @@
-/* The work thread: what takes seconds or minutes. */
+/* The work thread: what takes seconds or minutes; and the backup thread, which may take longer. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,5 +139,26 @@ void *shell_work_thread(void *context)
         sp_mailbox_put(shell->done, job);
     }
     coord_query_free(query);
+    return NULL;
+}
+
+void *shell_backup_thread(void *context)
+{
+    struct shell *shell = context;
+    struct job *job;
+    while ((job = sp_mailbox_take(shell->backup_thread.box, -1)) != NULL) {
+        struct coord_backup_report report;
+        job->rc =
+            coord_backup_end(job->backup, shell->blobs, is_stopping, shell, &report, &job->err);
+        if (!job->rc) {
+            json_t *object =
+                json_pack("{s:s,s:I,s:I,s:I}", "dir", job->text, "runs", (json_int_t)report.runs,
+                          "blobs", (json_int_t)report.blobs, "bytes", (json_int_t)report.bytes);
+            free(job->text);
+            job->text = json_dumps(object, JSON_COMPACT);
+            json_decref(object);
+        }
+        sp_mailbox_put(shell->done, job);
+    }
     return NULL;
 }

@@ -11,6 +11,22 @@ struct bk {
     uint64_t bytes; /* of the backup */
 };
 
+static bool yes(void *context)
+{
+    return true;
+}
+
+static enum sp_err back_up(struct bk *bk, const char *dir, bool (*cancelled)(void *),
+                           struct coord_backup_report *ret, struct sp_error *err)
+{
+    struct coord_backup *backup = NULL;
+    enum sp_err rc = coord_backup_begin(bk->cf.fx.store, dir, 99, &backup, err);
+    if (rc == SP_OK)
+        rc = coord_backup_end(backup, bk->cf.blobs, cancelled, NULL, ret, err);
+    coord_backup_free(backup);
+    return rc;
+}
+
 static struct bk bk_new(void)
 {
     struct bk bk = {.cf = cf_new()};
@@ -29,7 +45,7 @@ static struct bk bk_new(void)
     OK(store_token_put(fx.store, &token, &fx.err));
     OK(store_commit(fx.store, &fx.err));
     struct coord_backup_report report;
-    OK(coord_backup(fx.store, bk.cf.blobs, bk.dir, 99, &report, &fx.err));
+    OK(back_up(&bk, bk.dir, NULL, &report, &fx.err));
     ck_assert_uint_eq(report.runs, 1);
     ck_assert_uint_eq(report.blobs, 7); /* four files of the base, the dataset, two manifests */
     ck_assert(report.bytes > 1000);
@@ -78,7 +94,7 @@ START_TEST(test_places_that_are_taken)
     struct bk bk = bk_new();
     struct fx fx = bk.cf.fx;
     struct coord_backup_report report;
-    FAILS(SP_EEXIST, coord_backup(fx.store, bk.cf.blobs, bk.dir, 99, &report, &fx.err));
+    FAILS(SP_EEXIST, back_up(&bk, bk.dir, NULL, &report, &fx.err));
     FAILS(SP_EEXIST, coord_restore(bk.dir, fx.dir, &report, &fx.err));
     ck_assert(sp_path_exists(bk.dir)); /* nothing was cleaned up there */
     OK(coord_restore(bk.dir, bk.state, &report, &fx.err));
@@ -86,6 +102,22 @@ START_TEST(test_places_that_are_taken)
     struct store *store = NULL;
     OK(store_open(bk.state, NULL, &store, &fx.err));
     store_close(store);
+    cf_free(&bk.cf);
+}
+END_TEST
+
+/* A coordinator that stops does not wait for its blobs; what is there is no backup. */
+START_TEST(test_a_backup_that_is_stopped)
+{
+    struct bk bk = bk_new();
+    struct fx fx = bk.cf.fx;
+    struct coord_backup_report report;
+    char *second = in(fx.dir, "second"), *file = in(second, "manifest.json");
+    FAILS(SP_ECANCELED, back_up(&bk, second, yes, &report, &fx.err));
+    ck_assert_msg(strstr(fx.err.text, "second is not complete") != NULL, "%s", fx.err.text);
+    ck_assert(!sp_path_exists(file));
+    free(second);
+    free(file);
     cf_free(&bk.cf);
 }
 END_TEST
@@ -100,7 +132,7 @@ START_TEST(test_missing_blob_stops_the_backup)
     OK(ckpt_blobs_delete(bk.cf.blobs, &manifest.files[0].chunks[0], &fx.err));
     ckpt_manifest_deinit(&manifest);
     char *second = in(fx.dir, "second"), *file = in(second, "manifest.json");
-    FAILS(SP_ENOTFOUND, coord_backup(fx.store, bk.cf.blobs, second, 99, &report, &fx.err));
+    FAILS(SP_ENOTFOUND, back_up(&bk, second, NULL, &report, &fx.err));
     ck_assert(!sp_path_exists(file));
     FAILS(SP_ENOTFOUND, coord_restore(second, bk.state, &report, &fx.err));
     free(second);
@@ -244,6 +276,7 @@ static Suite *suite(void)
     TCase *t = tcase_create("backup");
     tcase_add_test(t, test_there_and_back);
     tcase_add_test(t, test_places_that_are_taken);
+    tcase_add_test(t, test_a_backup_that_is_stopped);
     tcase_add_test(t, test_missing_blob_stops_the_backup);
     tcase_add_test(t, test_damaged_databases);
     tcase_add_test(t, test_damaged_manifest);
