@@ -2,6 +2,7 @@
  */
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include "common/base/clock.h"
 #include "common/base/daemon.h"
@@ -11,6 +12,9 @@
 #include "common/base/rng.h"
 #include "coordinator/backup.h"
 #include "coordinator/shell.h"
+
+#define RUN_FILES 7
+#define FILES_BESIDE 256 /* of the process itself, and some connections */
 
 static enum sp_err load_tokens(struct shell *shell, struct sp_error *err)
 {
@@ -70,6 +74,18 @@ static enum sp_err load_run(struct shell *shell, const char *name, struct sp_err
     return rc;
 }
 
+/* Threads with connections of their own have a run's file and its log open each; they share one. */
+static void look_at_files(size_t runs)
+{
+    struct rlimit files;
+    size_t needed = FILES_BESIDE + runs * RUN_FILES;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur >= needed)
+        return;
+    sp_warn("%llu files may be open at once; %zu runs and evaluations need up to %zu, and every "
+            "connection one: raise LimitNOFILE= of the service (ulimit -n)",
+            (unsigned long long)files.rlim_cur, runs, runs * RUN_FILES);
+}
+
 static enum sp_err load_runs(struct shell *shell, struct sp_error *err)
 {
     struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)256 << 20);
@@ -81,6 +97,7 @@ static enum sp_err load_runs(struct shell *shell, struct sp_error *err)
     sp_arena_free(arena);
     if (!rc)
         sp_info("%zu runs", count - shell->set_aside_count);
+    look_at_files(count);
     return rc;
 }
 

@@ -52,6 +52,7 @@ struct proto_server {
     int64_t last_reply_ms;
     uint64_t malformed; /* requests */
     uint64_t questions; /* of listener_watch.h */
+    int64_t failed_ms;  /* when it was said last that there is no listening; 0: there is */
     bool closing;
     proto_on_request *on_request;
     void *context;
@@ -219,8 +220,11 @@ static void watch(uv_timer_t *timer)
         server->listening = proto_listener_open(&server->listener, server->socket, server->url,
                                                 NULL, &err) == SP_OK;
         if (!server->listening) {
-            sp_warn("listening anew failed, trying again: %s", err.text);
+            if (sp_log_due(&server->failed_ms))
+                sp_warn("listening anew failed, trying again: %s", err.text);
             nng_listener_close(server->listener.nng);
+        } else {
+            server->failed_ms = 0;
         }
     }
     int64_t took_ms = sp_now_ms() - start_ms;

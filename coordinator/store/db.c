@@ -1,6 +1,7 @@
 /* Statements and errors of one file. */
 #include "coordinator/store/db.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -43,6 +44,9 @@ enum sp_err sdb_fail(struct sdb *db, int rc, const char *doing, struct sp_error 
         words = sqlite3_errmsg(db->handle);
     enum sp_err code = code_of(rc);
     const char *remedy = code == SP_ECORRUPT ? ": restore the file from a backup" : "";
+    int why = db->handle && (rc & 0xff) == SQLITE_CANTOPEN ? sqlite3_system_errno(db->handle) : 0;
+    if (why == EMFILE || why == ENFILE)
+        remedy = ": too many files are open: raise LimitNOFILE= of the service (ulimit -n)";
     return sp_fail(err, code, "%s: %s: %s (SQLite code %d)%s", db->path, doing, words, rc, remedy);
 }
 

@@ -1,5 +1,6 @@
 /* The state directory: opening, locking, transactions, runs, tokens, workers, events. */
 #include <fcntl.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -359,10 +360,40 @@ START_TEST(test_events)
 }
 END_TEST
 
+/* Out of files, whichever it is that finds no place: SQLite only says that it is unable to open. */
+START_TEST(test_too_many_files_is_told)
+{
+    struct fx fx = fx_new(NULL);
+    struct rlimit old;
+    char dir[128];
+    int met = 0, next = dup(0);
+    snprintf(dir, sizeof(dir), "%s/other", fx.dir);
+    OK(sp_mkdir_p(dir, 0700, &fx.err));
+    ck_assert_int_ge(next, 0);
+    close(next);
+    ck_assert_int_eq(getrlimit(RLIMIT_NOFILE, &old), 0);
+    for (int more = 0; more < 6; more++) {
+        struct rlimit few = {.rlim_cur = (rlim_t)(next + more), .rlim_max = old.rlim_max};
+        struct store *store = NULL;
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &few), 0);
+        enum sp_err rc = store_open(dir, NULL, &store, &fx.err);
+        ck_assert_int_eq(setrlimit(RLIMIT_NOFILE, &old), 0);
+        store_close(store);
+        if (rc == SP_OK || strstr(fx.err.text, "SQLite code 14") == NULL)
+            continue;
+        met++;
+        ck_assert_msg(strstr(fx.err.text, "too many files are open") != NULL, "%s", fx.err.text);
+    }
+    ck_assert_int_gt(met, 0);
+    fx_free(&fx);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("store");
     TCase *t = tcase_create("store");
+    tcase_add_test(t, test_too_many_files_is_told);
     tcase_add_test(t, test_fresh_directory);
     tcase_add_test(t, test_second_process_is_refused);
     tcase_add_test(t, test_runs_survive_reopening);
