@@ -257,13 +257,17 @@ static void pause_for_disk(struct coord_core *core, struct coord_run *run)
 
 static void tick(struct coord_core *core)
 {
+    const struct coord_times *times = &core->options.times;
     core->last_tick_ms = core->now_ms;
     core_expire_leases(core);
     for (uint32_t i = 0; i < core->run_count; i++) {
         struct coord_run *run = core->runs[i];
         struct coord_iteration *it = run->iteration;
+        /* A request that was held may have been a trainer's that is gone: a grant that nobody takes
+         * up ends sooner. */
         if (it && it->holder != 0 &&
-            core->now_ms - it->holder_seen_ms >= core->options.times.trainer_lease_ms)
+            core->now_ms - it->holder_seen_ms >= (it->holder_heard ? times->trainer_lease_ms
+                                                                   : times->confirm_ms))
             core_trainer_lost(core, run, "was not heard of in time");
         if (core->disk_low)
             pause_for_disk(core, run);

@@ -99,6 +99,7 @@ struct coord_iteration {
     bool adoptable;                   /* nobody holds it, but the epoch's holder may come back */
     int64_t adopt_until_ms;           /* until then no other trainer is granted the run */
     int64_t holder_seen_ms;
+    bool holder_heard;                /* it has said something since the grant */
     uint64_t grant_request;           /* request_id of the current grant */
     /* what the trainer waits for */
     bool awaiting;

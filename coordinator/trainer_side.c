@@ -66,6 +66,7 @@ struct coord_run *core_fenced(struct coord_core *core, const struct coord_event 
         return NULL;
     }
     it->holder_seen_ms = core->now_ms;
+    it->holder_heard = true;
     return run;
 }
 
@@ -168,6 +169,7 @@ void core_epoch_written(struct coord_core *core, struct coord_write *write)
     it->holder_name = sp_xstrdup(worker->name);
     it->holder = worker->id;
     it->holder_seen_ms = core->now_ms;
+    it->holder_heard = false;
     send_grant(core, run, write->handle);
 }
 

@@ -108,6 +108,26 @@ START_TEST(lost_trainer_is_replaced_and_kept_out)
 }
 END_TEST
 
+/* It was waiting for work and is gone: the grant went to nobody. Another one waits no longer for it
+ * than a generator's keys do. */
+START_TEST(a_grant_that_nobody_takes_up_ends_soon)
+{
+    cf_train(&fx, one);
+    cf_tick(&fx, fx.times.confirm_ms - 100);
+    uint64_t other = wait_for_lease(two, 1000);
+    ck_assert(!cf_reply(&fx, other)->there);
+    cf_tick(&fx, 200);
+    ck_assert(granted(other) && granted(other)->granted);
+    ck_assert_uint_eq(granted(other)->epoch, 2);
+    /* Once heard of, it keeps the lease for as long as ever. */
+    CF_OK(cf_trainer_renew(&fx, two, granted(other)));
+    cf_tick(&fx, fx.times.confirm_ms + 100);
+    uint64_t third = wait_for_lease(one, 1000);
+    cf_tick(&fx, 500);
+    ck_assert(!cf_reply(&fx, third)->there);
+}
+END_TEST
+
 START_TEST(renewing_keeps_the_lease)
 {
     const struct proto_trainer_lease_reply *lease = cf_train(&fx, one);
@@ -523,6 +543,7 @@ static Suite *suite(void)
     tcase_add_test(tc, grant_is_durable_before_it_is_given);
     tcase_add_test(tc, retried_request_gets_its_grant);
     tcase_add_test(tc, lost_trainer_is_replaced_and_kept_out);
+    tcase_add_test(tc, a_grant_that_nobody_takes_up_ends_soon);
     tcase_add_test(tc, renewing_keeps_the_lease);
     tcase_add_test(tc, a_lost_trainer_that_nobody_replaced_goes_on);
     tcase_add_test(tc, holder_goes_on_after_a_restart);
