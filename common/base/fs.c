@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "common/base/hash.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
 
@@ -117,8 +119,8 @@ enum sp_err sp_rename_durable(const char *from, const char *to, struct sp_error 
     return rc;
 }
 
-static enum sp_err write_all(int fd, const char *path, const void *data, size_t length,
-                             struct sp_error *err)
+enum sp_err sp_write_all(int fd, const char *path, const void *data, size_t length,
+                         struct sp_error *err)
 {
     const char *p = data;
     while (length > 0) {
@@ -133,23 +135,39 @@ static enum sp_err write_all(int fd, const char *path, const void *data, size_t 
     return SP_OK;
 }
 
+/* Not mkstemp's and mkdtemp's, which disregard the umask: reading it means to change it for a
+ * moment, for all threads. */
+char *sp_temporary_name(const char *path)
+{
+    uint64_t number;
+    sp_random_secret(&number, sizeof(number));
+    return sp_xprintf("%s.tmp-%016" PRIx64, path, number);
+}
+
+enum sp_err sp_create_temporary(const char *path, int mode, char **ret_name, int *ret_fd,
+                                struct sp_error *err)
+{
+    char *name = sp_temporary_name(path);
+    int fd = open(name, O_CREAT | O_EXCL | O_WRONLY | O_CLOEXEC, (mode_t)mode);
+    if (fd < 0) {
+        enum sp_err rc = sp_fail_errno(err, errno, "%s", path);
+        free(name);
+        return rc;
+    }
+    *ret_name = name;
+    *ret_fd = fd;
+    return SP_OK;
+}
+
 enum sp_err sp_write_file_durable(const char *path, const void *data, size_t length, int mode,
                                   struct sp_error *err)
 {
-    char *temporary = sp_xprintf("%s.tmp-XXXXXX", path);
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    enum sp_err rc;
-    if (fd < 0) {
-        rc = sp_fail_errno(err, errno, "%s", path);
-        free(temporary);
+    char *temporary;
+    int fd;
+    enum sp_err rc = sp_create_temporary(path, mode, &temporary, &fd, err);
+    if (rc != SP_OK)
         return rc;
-    }
-    rc = write_all(fd, path, data, length, err);
-    /* mkostemp creates with 0600, and the caller's mode is meant as in open(2). */
-    mode_t mask = umask(0);
-    umask(mask);
-    if (rc == SP_OK && fchmod(fd, (mode_t)mode & ~mask) != 0)
-        rc = sp_fail_errno(err, errno, "%s: chmod", path);
+    rc = sp_write_all(fd, path, data, length, err);
     if (rc == SP_OK && fsync(fd) != 0)
         rc = sp_fail_errno(err, errno, "%s: fsync", path);
     if (close(fd) != 0 && rc == SP_OK)

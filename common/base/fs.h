@@ -22,6 +22,15 @@ enum sp_err sp_secret_path(const char *path, char **ret, struct sp_error *err) S
 /* Temporary file beside it → write → fsync → rename → fsync of directory. mode as in open(2). */
 enum sp_err sp_write_file_durable(const char *path, const void *data, size_t length, int mode,
                                   struct sp_error *err) SP_MUST_USE;
+/* A name beside `path` that nobody has; malloc'd. */
+char *sp_temporary_name(const char *path);
+/* A new file of such a name, open for writing; mode as in open(2). The caller frees the name,
+ * closes the file, and renames or unlinks it. */
+enum sp_err sp_create_temporary(const char *path, int mode, char **ret_name, int *ret_fd,
+                                struct sp_error *err) SP_MUST_USE;
+/* All of it, from where the file stands; path: for messages. */
+enum sp_err sp_write_all(int fd, const char *path, const void *data, size_t length,
+                         struct sp_error *err) SP_MUST_USE;
 enum sp_err sp_fsync_dir(const char *path, struct sp_error *err) SP_MUST_USE;
 enum sp_err sp_fsync_path(const char *path, struct sp_error *err) SP_MUST_USE;
 /* Renames and fsyncs the parent directory of `to`. */

@@ -1,6 +1,3 @@
-#include <errno.h>
-#include <unistd.h>
-
 #include "common/base/mem.h"
 #include "common/checkpoint/array_internal.h"
 
@@ -42,21 +39,5 @@ enum sp_err ckpt_array_numbers(const struct ckpt_array *array, size_t count,
     if (rc != SP_OK)
         return sp_wrap(err, rc, "tensor %s", array->name);
     *ret = scratch->data;
-    return SP_OK;
-}
-
-enum sp_err ckpt_write_all(int fd, const char *path, const void *data, size_t length,
-                           struct sp_error *err)
-{
-    const char *p = data;
-    while (length > 0) {
-        ssize_t n = write(fd, p, length);
-        if (n < 0 && errno == EINTR)
-            continue;
-        if (n < 0)
-            return sp_fail_errno(err, errno, "%s: write", path);
-        p += n;
-        length -= (size_t)n;
-    }
     return SP_OK;
 }

@@ -18,7 +18,5 @@ enum sp_err ckpt_array_count(const struct ckpt_array *array, size_t *ret,
 enum sp_err ckpt_array_numbers(const struct ckpt_array *array, size_t count,
                                struct ckpt_scratch *scratch, const float **ret,
                                struct sp_error *err) SP_MUST_USE;
-enum sp_err ckpt_write_all(int fd, const char *path, const void *data, size_t length,
-                           struct sp_error *err) SP_MUST_USE;
 
 #endif

@@ -1,12 +1,11 @@
 /* Writing a GGUF file. The metadata and the tensors' descriptions are made in memory, the numbers
  * are streamed. */
 #include <errno.h>
-#include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/fs.h"
 #include "common/base/mem.h"
 #include "common/checkpoint/array_internal.h"
 #include "common/checkpoint/gguf_internal.h"
@@ -155,7 +154,7 @@ static enum sp_err write_numbers(int fd, const char *path, const struct ckpt_arr
         if (i == count)
             for (; written % GGUF_DEFAULT_ALIGNMENT != 0; written++)
                 sp_buf_putc(block, 0);
-        rc = ckpt_write_all(fd, path, block->data, block->length, err);
+        rc = sp_write_all(fd, path, block->data, block->length, err);
     }
     return rc;
 }
@@ -177,7 +176,7 @@ static enum sp_err write_file(int fd, const char *path, const struct ckpt_gguf_m
         rc = describe(&arrays[i], types[i], &place, &head, err);
     pad(&head);
     if (rc == SP_OK)
-        rc = ckpt_write_all(fd, path, head.data, head.length, err);
+        rc = sp_write_all(fd, path, head.data, head.length, err);
     for (size_t i = 0; rc == SP_OK && i < count; i++)
         rc = write_numbers(fd, path, &arrays[i], types[i], &scratch, &block, err);
     if (rc == SP_OK && fsync(fd) != 0)
@@ -195,19 +194,12 @@ enum sp_err ckpt_gguf_write(const char *path, const struct ckpt_gguf_meta *meta,
     if (sp_path_exists(path))
         return sp_fail(err, SP_EEXIST, "%s: it exists already; choose another name or remove it",
                        path);
-    char *temporary = sp_xprintf("%s.tmp-XXXXXX", path);
-    int fd = mkostemp(temporary, O_CLOEXEC);
-    if (fd < 0) {
-        enum sp_err rc = sp_fail_errno(err, errno, "%s", path);
-        free(temporary);
+    char *temporary;
+    int fd;
+    enum sp_err rc = sp_create_temporary(path, 0666, &temporary, &fd, err);
+    if (rc != SP_OK)
         return rc;
-    }
-    mode_t mask = umask(0);
-    umask(mask);
-    enum sp_err rc = write_file(fd, path, meta, arrays, types, count, err);
-    /* mkostemp creates with 0600. */
-    if (rc == SP_OK && fchmod(fd, 0666 & ~mask) != 0)
-        rc = sp_fail_errno(err, errno, "%s: chmod", path);
+    rc = write_file(fd, path, meta, arrays, types, count, err);
     if (close(fd) != 0 && rc == SP_OK)
         rc = sp_fail_errno(err, errno, "%s: close", path);
     if (rc == SP_OK)

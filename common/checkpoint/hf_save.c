@@ -185,17 +185,9 @@ static enum sp_err copy_side_files(const char *dir, const struct ckpt_save_optio
 /* A fresh directory beside `dir`, with the permissions that mkdir would have given. */
 static enum sp_err make_temporary(const char *dir, char **ret, struct sp_error *err)
 {
-    char *path = sp_xprintf("%s.tmp-XXXXXX", dir);
-    if (mkdtemp(path) == NULL) {
+    char *path = sp_temporary_name(dir);
+    if (mkdir(path, 0777) != 0) {
         enum sp_err rc = sp_fail_errno(err, errno, "%s", dir);
-        free(path);
-        return rc;
-    }
-    mode_t mask = umask(0);
-    umask(mask);
-    if (chmod(path, 0777 & ~mask) != 0) {
-        enum sp_err rc = sp_fail_errno(err, errno, "%s", dir);
-        rmdir(path);
         free(path);
         return rc;
     }

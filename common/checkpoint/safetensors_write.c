@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "common/base/fs.h"
 #include "common/base/buf.h"
 #include "common/base/half.h"
 #include "common/base/json.h"
@@ -98,14 +99,14 @@ static enum sp_err write_data(int fd, const char *path, const float *data, size_
                               enum ckpt_dtype dtype, uint16_t *block, struct sp_error *err)
 {
     if (dtype == CKPT_F32)
-        return ckpt_write_all(fd, path, data, count * sizeof(*data), err);
+        return sp_write_all(fd, path, data, count * sizeof(*data), err);
     for (size_t i = 0; i < count;) {
         size_t n = SP_MIN(count - i, BLOCK_ELEMENTS);
         if (dtype == CKPT_BF16)
             sp_f32_row_to_bf16(block, data + i, n);
         else
             sp_f32_row_to_f16(block, data + i, n);
-        enum sp_err rc = ckpt_write_all(fd, path, block, n * sizeof(*block), err);
+        enum sp_err rc = sp_write_all(fd, path, block, n * sizeof(*block), err);
         if (rc != SP_OK)
             return rc;
         i += n;
@@ -139,7 +140,7 @@ enum sp_err ckpt_st_write(const char *path, const struct ckpt_array *arrays, siz
         rc = sp_fail_errno(err, errno, "%s", path);
         goto out;
     }
-    rc = ckpt_write_all(fd, path, header.data, header.length, err);
+    rc = sp_write_all(fd, path, header.data, header.length, err);
     for (size_t i = 0; rc == SP_OK && i < count; i++) {
         size_t elements = 0, bytes = 0;
         const float *numbers = NULL;

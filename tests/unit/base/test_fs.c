@@ -88,6 +88,19 @@ START_TEST(a_failed_write_leaves_nothing)
 }
 END_TEST
 
+START_TEST(modes_are_those_of_open)
+{
+    char *path = sp_path_join(dir, "file");
+    struct stat st;
+    mode_t before = umask(027);
+    ck_assert_int_eq(sp_write_file_durable(path, "x", 1, 0666, NULL), SP_OK);
+    ck_assert_int_eq(stat(path, &st), 0);
+    ck_assert_int_eq(st.st_mode & 0777, 0640);
+    ck_assert_int_eq(umask(before), 027);
+    free(path);
+}
+END_TEST
+
 START_TEST(directories_come_and_go)
 {
     char *path = sp_path_join(dir, "a/b//c/"), *file = sp_path_join(path, "f");
@@ -205,7 +218,9 @@ START_TEST(a_locked_directory_names_its_holder)
     ck_assert_int_eq(status, 0);
     ck_assert_int_eq(sp_lock_dir(dir, &fd, &err), SP_OK);
     close(fd);
-    ck_assert_int_eq(sp_lock_dir("/nonexistent", &fd, &err), SP_ENOTFOUND);
+    char *none = sp_path_join(dir, "none");
+    ck_assert_int_eq(sp_lock_dir(none, &fd, &err), SP_ENOTFOUND);
+    free(none);
 }
 END_TEST
 
@@ -215,7 +230,9 @@ START_TEST(file_systems)
     struct sp_error err = {0};
     ck_assert_int_eq(sp_disk_free(dir, &bytes, &err), SP_OK);
     ck_assert_uint_gt(bytes, 0);
-    ck_assert_int_eq(sp_disk_free("/nonexistent", &bytes, &err), SP_ENOTFOUND);
+    char *none = sp_path_join(dir, "none");
+    ck_assert_int_eq(sp_disk_free(none, &bytes, &err), SP_ENOTFOUND);
+    free(none);
     ck_assert(!sp_is_network_fs("/proc"));
 }
 END_TEST
@@ -228,6 +245,7 @@ static Suite *suite(void)
     tcase_add_test(t, written_files_read_back);
     tcase_add_test(t, reading_has_limits_and_reasons);
     tcase_add_test(t, a_failed_write_leaves_nothing);
+    tcase_add_test(t, modes_are_those_of_open);
     tcase_add_test(t, directories_come_and_go);
     tcase_add_test(t, rename_and_fsync);
     tcase_add_test(t, join_puts_one_slash);
