@@ -167,6 +167,20 @@ START_TEST(the_liar_is_quarantined)
 }
 END_TEST
 
+/* What a quarantined worker still sends is not wanted; it is told so, and goes on to nothing. */
+START_TEST(a_quarantined_worker_hands_nothing_in)
+{
+    const struct proto_lease_reply *lease = try_lease(b, 2);
+    uint32_t stored = core_run(fx.core, WORLD_RUN)->iteration->sets[PROTO_SET_TRAIN].stored;
+    CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"b\"}"));
+    ck_assert_uint_eq(cf_submit(&fx, b, lease, 0, lease->items_count)->refused, lease->items_count);
+    ck_assert_uint_eq(core_run(fx.core, WORLD_RUN)->iteration->sets[PROTO_SET_TRAIN].stored,
+                      stored);
+    ck_assert_uint_gt(work(a, 0), 0); /* and somebody else makes them */
+    ck_assert(set_complete(&core_run(fx.core, WORLD_RUN)->iteration->sets[PROTO_SET_TRAIN]));
+}
+END_TEST
+
 /* The one that checks is the one that lies. */
 START_TEST(a_lying_checker_is_quarantined)
 {
@@ -408,6 +422,7 @@ static Suite *suite(void)
     tcase_add_test(t, alone_nobody_checks);
     tcase_add_test(t, nobody_confirms_itself);
     tcase_add_test(t, the_liar_is_quarantined);
+    tcase_add_test(t, a_quarantined_worker_hands_nothing_in);
     tcase_add_test(t, a_lying_checker_is_quarantined);
     tcase_add_test(t, three_answers_pause_the_iteration);
     tcase_add_test(t, a_dispute_of_two_waits);
