@@ -338,9 +338,11 @@ static enum sp_err make_sheet(struct ctl *ctl, const struct subject *subject,
         rc = converse(ctl, other, task, &other_items, err);
     if (rc == SP_OK)
         rc = ctl_write_sheet(out, subject->name, items, other->name, other_items, err);
-    if (rc == SP_OK && ctl->json)
-        printf("{\"html\":\"%s.html\",\"jsonl\":\"%s.jsonl\"}\n", out, out);
-    else if (rc == SP_OK && !ctl->quiet)
+    if (rc == SP_OK && ctl->json) {
+        json_t *files = json_pack("{s:s+,s:s+}", "html", out, ".html", "jsonl", out, ".jsonl");
+        ctl_print_json(files);
+        json_decref(files);
+    } else if (rc == SP_OK && !ctl->quiet)
         printf("%s.html and %s.jsonl are written: %zu questions\n", out, out,
                json_array_size(items));
     json_decref(items);
@@ -367,6 +369,7 @@ int ctl_evaluate(void *context)
     struct sp_error err = {0};
     struct subject subject = {0}, other = {0};
     json_t *rows = json_array();
+    int sheets = 0;
     enum sp_err rc = SP_OK;
     if (ctl->task_count == 0)
         rc = sp_fail(&err, SP_EINVAL, "evaluate: --task: no task given");
@@ -382,7 +385,10 @@ int ctl_evaluate(void *context)
         json_t *task = NULL, *row = NULL;
         int kind = TASK_CHOICE;
         rc = ctl_put_task(ctl, ctl->tasks[i], ctl->data, ctl->limit, &task, &kind, &err);
-        if (rc == SP_OK && ctl->no_wait)
+        if (rc == SP_OK && !ctl->no_wait && kind == TASK_SHEET && sheets++ > 0)
+            rc = sp_fail(&err, SP_EINVAL, "evaluate: --out is one sheet's: %s is another",
+                         ctl->tasks[i]);
+        else if (rc == SP_OK && ctl->no_wait)
             rc = only_ask(ctl, &subject, task, &err);
         else if (rc == SP_OK && kind == TASK_SHEET)
             rc = make_sheet(ctl, &subject, &other, task, &err);
