@@ -7,6 +7,7 @@
 #include "common/base/fs.h"
 #include "common/base/json.h"
 #include "common/base/mem.h"
+#include "coordinator/spinctl/report_plot.h"
 #include "coordinator/spinctl/spinctl.h"
 
 static const char head[] =
@@ -21,28 +22,6 @@ static const char head[] =
     ".question{background:none;border-left:.25rem solid #4a80c4;border-radius:0}\n"
     "h3{margin:.5rem 0;font-size:1rem}\n</style>\n<h1>Answers side by side</h1>\n";
 
-static void put_escaped(struct sp_buf *out, const char *text)
-{
-    for (; *text != '\0'; text++) {
-        switch (*text) {
-        case '&':
-            sp_buf_puts(out, "&amp;");
-            break;
-        case '<':
-            sp_buf_puts(out, "&lt;");
-            break;
-        case '>':
-            sp_buf_puts(out, "&gt;");
-            break;
-        case '"':
-            sp_buf_puts(out, "&quot;");
-            break;
-        default:
-            sp_buf_putc(out, *text);
-        }
-    }
-}
-
 /* The answer to a turn: one of those before the last, or the last. */
 static const char *answer_at(const json_t *item, size_t turn)
 {
@@ -55,9 +34,9 @@ static const char *answer_at(const json_t *item, size_t turn)
 static void put_answer(struct sp_buf *out, const char *name, const char *answer)
 {
     sp_buf_puts(out, "<div><h3>");
-    put_escaped(out, name);
+    plot_escape(name, out);
     sp_buf_puts(out, "</h3><div class=\"answer\">");
-    put_escaped(out, answer ? answer : "");
+    plot_escape(answer ? answer : "", out);
     sp_buf_puts(out, "</div></div>\n");
 }
 
@@ -67,11 +46,11 @@ static void put_item(struct sp_buf *html, struct sp_buf *jsonl, const char *name
     const json_t *turns = json_object_get(a, "turns");
     json_t *line = json_object(), *answers_a = json_array(), *answers_b = json_array();
     sp_buf_printf(html, "<section><h2>%lld ", (long long)ctl_integer(a, "item", 0) + 1);
-    put_escaped(html, ctl_string(a, "category", ""));
+    plot_escape(ctl_string(a, "category", ""), html);
     sp_buf_puts(html, "</h2>\n");
     for (size_t turn = 0; turn < json_array_size(turns); turn++) {
         sp_buf_puts(html, "<p class=\"question\">");
-        put_escaped(html, json_string_value(json_array_get(turns, turn)));
+        plot_escape(json_string_value(json_array_get(turns, turn)), html);
         sp_buf_puts(html, "</p>\n<div class=\"pair\">\n");
         put_answer(html, name_a, answer_at(a, turn));
         if (b)
