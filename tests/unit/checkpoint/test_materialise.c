@@ -1,6 +1,8 @@
 #include "common/checkpoint/materialise.h"
 
+#include <fcntl.h>
 #include <signal.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -122,6 +124,31 @@ START_TEST(test_resume_and_poison)
 END_TEST
 
 /* A manifest whose chunks do not make its file is caught at the file's end. */
+/* A link that lies where a file shall be is replaced, and what it points to is left alone. */
+START_TEST(test_links_are_not_followed)
+{
+    struct ckpt_manifest manifest;
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    char *from = make_checkpoint("from", 1, &manifest), *to = in("to");
+    char *outside = in("outside"), *link = in("to.partial/config.json");
+    char *partial = in("to.partial");
+    put_text(dir, "outside", "mine");
+    ck_ok(sp_mkdir_p(partial, 0777, &error));
+    ck_assert_int_eq(symlink(outside, link), 0);
+    ck_ok(ckpt_materialise(&manifest, to, fetch, &source, NULL, NULL, &error));
+    ck_ok(ckpt_manifest_verify(&manifest, to, NULL, NULL, &error));
+    char *text = get_text(dir, "outside");
+    ck_assert_str_eq(text, "mine");
+    ckpt_manifest_deinit(&manifest);
+    free(text);
+    free(partial);
+    free(link);
+    free(outside);
+    free(to);
+    free(from);
+}
+END_TEST
+
 START_TEST(test_lying_manifest)
 {
     struct ckpt_manifest manifest;
@@ -233,6 +260,70 @@ START_TEST(test_cache_evicts_unused)
 }
 END_TEST
 
+static void set_used(const char *cache, const struct ckpt_manifest *manifest, struct timespec used)
+{
+    char hex[SP_DIGEST_HEX];
+    sp_digest_hex(&manifest->digest, hex);
+    char *path = sp_xprintf("%s/%s.lock", cache, hex);
+    ck_assert_int_eq(utimensat(AT_FDCWD, path, (struct timespec[2]){used, used}, 0), 0);
+    free(path);
+}
+
+/* _i: the one that was used a second earlier, or a nanosecond. */
+START_TEST(test_cache_evicts_the_oldest)
+{
+    static const struct timespec used[2][2] = {{{1000, 9}, {1001, 0}}, {{1000, 8}, {1000, 9}}};
+    struct ckpt_manifest m[3];
+    struct source source = {.poison_at = -1, .fail_at = -1};
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    char *path = in("cache");
+    for (int i = 0; i < 3; i++) {
+        char name[8];
+        snprintf(name, sizeof(name), "c%d", i);
+        free(make_checkpoint(name, (uint8_t)i, &m[i]));
+    }
+    for (int oldest = 0; oldest < 2; oldest++) {
+        ck_ok(ckpt_cache_open(path, 2 * m[0].bytes + 10, &cache, &error));
+        for (int i = 0; i < 2; i++) {
+            ck_ok(ckpt_cache_get(cache, &m[i], fetch, &source, NULL, NULL, &ref, &error));
+            ckpt_cache_release(ref);
+        }
+        for (int i = 0; i < 2; i++)
+            set_used(path, &m[i], used[_i][i == oldest ? 0 : 1]);
+        ck_ok(ckpt_cache_get(cache, &m[2], fetch, &source, NULL, NULL, &ref, &error));
+        ckpt_cache_release(ref);
+        ck_fails(ckpt_cache_find(cache, &m[oldest].digest, &ref, &error), SP_ENOTFOUND, "not in");
+        ckpt_cache_close(cache);
+        ck_ok(sp_remove_tree(path, &error));
+    }
+    for (int i = 0; i < 3; i++)
+        ckpt_manifest_deinit(&m[i]);
+    free(path);
+}
+END_TEST
+
+/* What an attempt has left of a checkpoint is part of it, not beside it. */
+START_TEST(test_cache_goes_on_in_its_own_room)
+{
+    struct ckpt_manifest manifest;
+    struct source source = {.poison_at = -1, .fail_at = 2};
+    struct ckpt_cache *cache;
+    struct ckpt_cache_ref *ref;
+    char *path = in("cache");
+    free(make_checkpoint("one", 1, &manifest));
+    ck_ok(ckpt_cache_open(path, manifest.bytes, &cache, &error));
+    ck_fails(ckpt_cache_get(cache, &manifest, fetch, &source, NULL, NULL, &ref, &error),
+             SP_EUNAVAIL, "gone");
+    source.fail_at = -1;
+    ck_ok(ckpt_cache_get(cache, &manifest, fetch, &source, NULL, NULL, &ref, &error));
+    ckpt_cache_release(ref);
+    ckpt_cache_close(cache);
+    ckpt_manifest_deinit(&manifest);
+    free(path);
+}
+END_TEST
+
 /* Four processes ask for one digest at once: each chunk is fetched once. */
 START_TEST(test_cache_shared)
 {
@@ -329,10 +420,10 @@ END_TEST
 struct second {
     const struct ckpt_manifest *manifest;
     const char *path;
-    enum sp_err rc;
+    int refused;
 };
 
-/* While one checkpoint is on its way, another process asks for a second one. */
+/* While one checkpoint is on its way, another process asks for a second one, again and again. */
 static enum sp_err fetch_between(void *context, const struct sp_digest *digest, uint32_t bytes,
                                  uint8_t *to, struct sp_error *err)
 {
@@ -340,12 +431,11 @@ static enum sp_err fetch_between(void *context, const struct sp_digest *digest, 
     struct source source = {.poison_at = -1, .fail_at = -1};
     struct ckpt_cache *cache;
     struct ckpt_cache_ref *ref;
-    if (second->rc == SP_OK) {
-        ck_ok(ckpt_cache_open(second->path, 3 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
-        second->rc =
-            ckpt_cache_get(cache, second->manifest, fetch, &source, NULL, NULL, &ref, &error);
-        ckpt_cache_close(cache);
-    }
+    ck_ok(ckpt_cache_open(second->path, 4 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
+    ck_fails(ckpt_cache_get(cache, second->manifest, fetch, &source, NULL, NULL, &ref, &error),
+             SP_ELIMIT, "do not fit");
+    ckpt_cache_close(cache);
+    second->refused++;
     return fetch(&source, digest, bytes, to, err);
 }
 
@@ -359,9 +449,9 @@ START_TEST(test_cache_counts_what_is_coming)
     free(make_checkpoint("one", 1, &m[0]));
     free(make_checkpoint("two", 2, &m[1]));
     struct second second = {.manifest = &m[1], .path = path};
-    ck_ok(ckpt_cache_open(path, 3 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
+    ck_ok(ckpt_cache_open(path, 4 * (uint64_t)SP_MAX_CHUNK, &cache, &error));
     ck_ok(ckpt_cache_get(cache, &m[0], fetch_between, &second, NULL, NULL, &ref, &error));
-    ck_assert_int_eq(second.rc, SP_ELIMIT);
+    ck_assert_int_eq(second.refused, 4); /* before each chunk */
     ckpt_cache_release(ref);
     ckpt_cache_close(cache);
     ckpt_manifest_deinit(&m[0]);
@@ -415,10 +505,13 @@ static Suite *suite(void)
     tcase_add_checked_fixture(t, setup, teardown);
     tcase_add_test(t, test_materialise);
     tcase_add_test(t, test_resume_and_poison);
+    tcase_add_test(t, test_links_are_not_followed);
     tcase_add_test(t, test_lying_manifest);
     tcase_add_test(t, test_put_file);
     tcase_add_test(t, test_cache_find_get);
     tcase_add_test(t, test_cache_evicts_unused);
+    tcase_add_loop_test(t, test_cache_evicts_the_oldest, 0, 2);
+    tcase_add_test(t, test_cache_goes_on_in_its_own_room);
     tcase_add_test(t, test_cache_shared);
     tcase_add_test(t, test_cache_damage_shared);
     tcase_add_test(t, test_cache_survives_a_kill);

@@ -40,8 +40,8 @@ START_TEST(nobody_gives)
 {
     ck_assert_int_eq(ask(1, 8, none, SWARM_GOT, 0).what, SWARM_ALONE);
     ck_assert(!coord_swarms_report(swarms, 1, &manifest, 0, none, SWARM_GOT, 0));
-    ck_assert(!coord_swarms_report(swarms, 1, &manifest, COORD_SWARM_CHUNKS + 1, NULL, SWARM_GOT,
-                                   0));
+    ck_assert(
+        !coord_swarms_report(swarms, 1, &manifest, COORD_SWARM_CHUNKS + 1, NULL, SWARM_GOT, 0));
 }
 END_TEST
 
@@ -115,6 +115,23 @@ START_TEST(a_liar_is_left_alone)
 }
 END_TEST
 
+/* One who said so before the new process came does not count with one who says so after. */
+START_TEST(a_new_process_has_no_accuser)
+{
+    coord_swarms_giver(swarms, 1, 4, 0);
+    ck_assert(coord_swarms_report(swarms, 1, &manifest, 8, NULL, SWARM_GOT, 0));
+    ck_assert_uint_eq(ask(8, 8, none, SWARM_GOT, 0).source, 1);
+    ask(8, 8, none, SWARM_POISONED, 1);
+    coord_swarms_giver(swarms, 1, 4, 2);
+    ck_assert_uint_eq(ask(7, 8, none, SWARM_GOT, 2).source, 1);
+    ask(7, 8, none, SWARM_POISONED, 3);
+    ck_assert_uint_eq(coord_swarms_givers(swarms, 3), 1);
+    ck_assert_uint_eq(ask(6, 8, none, SWARM_GOT, 3).source, 1);
+    ask(6, 8, none, SWARM_POISONED, 4);
+    ck_assert_uint_eq(coord_swarms_givers(swarms, 4), 0);
+}
+END_TEST
+
 START_TEST(reports_without_a_transfer_accuse_nobody)
 {
     coord_swarms_giver(swarms, 1, 4, 0);
@@ -174,12 +191,13 @@ END_TEST
 START_TEST(many_checkpoints)
 {
     coord_swarms_giver(swarms, 1, 1, 0);
+    ck_assert(coord_swarms_report(swarms, 1, &manifest, 8, NULL, SWARM_GOT, 0));
     for (int i = 0; i < 3 * COORD_SWARMS_MAX; i++) {
         struct sp_digest digest = {.bytes = {9, (uint8_t)i}};
         ck_assert(coord_swarms_report(swarms, 1, &digest, 100, NULL, SWARM_GOT, i));
         ck_assert(coord_swarms_report(swarms, 2, &manifest, 8, none, SWARM_GOT, i));
     }
-    ck_assert(coord_swarms_report(swarms, 1, &manifest, 8, NULL, SWARM_GOT, 1000));
+    /* That one has it is still known. */
     ck_assert_uint_eq(ask(2, 8, none, SWARM_GOT, 1000).source, 1);
 }
 END_TEST
@@ -207,10 +225,10 @@ static void end_fetch(struct world *w, uint64_t worker, enum coord_outcome *outc
 {
     struct node *node = &w->node[worker];
     node->fetching = false;
-    *outcome = node->source == 0                 ? SWARM_GOT
-               : node->source <= w->liars        ? SWARM_POISONED
-               : w->node[node->source].dead      ? SWARM_SILENT
-                                                 : SWARM_GOT;
+    *outcome = node->source == 0            ? SWARM_GOT
+               : node->source <= w->liars   ? SWARM_POISONED
+               : w->node[node->source].dead ? SWARM_SILENT
+                                            : SWARM_GOT;
     if (*outcome != SWARM_GOT)
         return;
     if (node->source == 0)
@@ -235,8 +253,11 @@ static void go_on(struct world *w, uint64_t worker, enum coord_outcome outcome)
         node->next_ms = w->now_ms + STEP_MS;
     } else {
         ck_assert(!(node->have[answer.index / 8] >> (answer.index % 8) & 1));
-        *node = (struct node){.missing = node->missing, .fetching = true, .index = answer.index,
-                              .source = answer.source, .left = 1};
+        *node = (struct node){.missing = node->missing,
+                              .fetching = true,
+                              .index = answer.index,
+                              .source = answer.source,
+                              .left = 1};
     }
 }
 
@@ -340,6 +361,7 @@ static Suite *suite(void)
     tcase_add_test(t, the_first_is_served_by_the_coordinator);
     tcase_add_test(t, who_does_not_give_waits_for_one_who_does);
     tcase_add_test(t, a_liar_is_left_alone);
+    tcase_add_test(t, a_new_process_has_no_accuser);
     tcase_add_test(t, reports_without_a_transfer_accuse_nobody);
     tcase_add_test(t, the_silent_come_back);
     tcase_add_test(t, absent_chunks);
