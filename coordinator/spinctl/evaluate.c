@@ -386,7 +386,7 @@ int ctl_evaluate(void *context)
         int kind = TASK_CHOICE;
         rc = ctl_put_task(ctl, ctl->tasks[i], ctl->data, ctl->limit, &task, &kind, &err);
         if (rc == SP_OK && !ctl->no_wait && kind == TASK_SHEET && sheets++ > 0)
-            rc = sp_fail(&err, SP_EINVAL, "evaluate: --out is one sheet's: %s is another",
+            rc = sp_fail(&err, SP_EINVAL, "evaluate: --output is one sheet's: %s is another",
                          ctl->tasks[i]);
         else if (rc == SP_OK && ctl->no_wait)
             rc = only_ask(ctl, &subject, task, &err);

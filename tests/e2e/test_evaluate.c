@@ -333,6 +333,10 @@ START_TEST(test_a_sheet_holds_both_conversations)
     ck_assert_ptr_nonnull(strstr(html, "a&lt;b"));
     ck_assert_ptr_nonnull(strstr(html, "Sort: d c"));
     free(html);
+    /* A second sheet does not take the place of the first. */
+    ck_assert_int_eq(cluster_ctl(&cluster, NULL, "evaluate", "r@base", "--task", "sheet.conf",
+                                 "--task", "sheet.conf", "-o", "both", NULL),
+                     2);
     cluster_close(&cluster);
 }
 END_TEST
