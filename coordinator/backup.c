@@ -164,12 +164,14 @@ static enum sp_err say_whose(enum sp_err rc, struct sp_error *err)
                    cause.text);
 }
 
-enum sp_err coord_backup_begin(struct store *store, const char *dir, int64_t now_ms,
-                               struct coord_backup **ret, struct sp_error *err)
+enum sp_err coord_backup_begin(struct store *store, struct ckpt_blobs *blobs, const char *dir,
+                               int64_t now_ms, struct coord_backup **ret, struct sp_error *err)
 {
     struct coord_backup *b = sp_xalloc(sizeof(*b));
     char *runs = sp_path_join(dir, "runs"), *control = sp_path_join(dir, "control.db");
     b->dir = sp_xstrdup(dir);
+    b->from = blobs;
+    ckpt_blobs_hold(blobs);
     b->at_ms = now_ms;
     b->arena = sp_arena_new(4096, 16 << 20);
     b->files = json_array();
@@ -195,12 +197,10 @@ enum sp_err coord_backup_begin(struct store *store, const char *dir, int64_t now
     return sp_wrap(err, rc, "backup");
 }
 
-enum sp_err coord_backup_end(struct coord_backup *b, struct ckpt_blobs *blobs,
-                             bool (*cancelled)(void *context), void *context,
-                             struct coord_backup_report *ret, struct sp_error *err)
+enum sp_err coord_backup_end(struct coord_backup *b, bool (*cancelled)(void *context),
+                             void *context, struct coord_backup_report *ret, struct sp_error *err)
 {
     char *runs = sp_path_join(b->dir, "runs");
-    b->from = blobs;
     b->err = err;
     b->cancelled = cancelled;
     b->context = context;
@@ -226,6 +226,7 @@ void coord_backup_free(struct coord_backup *b)
     json_decref(b->files);
     json_decref(b->blobs);
     ckpt_blobs_close(b->to);
+    ckpt_blobs_release(b->from);
     sp_arena_free(b->arena);
     free(b->dir);
     free(b);

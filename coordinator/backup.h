@@ -18,17 +18,20 @@ struct coord_backup_report {
 /* In two parts, because the blobs may be many: everybody who stores something waits for the first.
  *
  * begin: store thread, outside a transaction. DIR must be missing or empty; copies the databases.
+ * From here to free no collection deletes a blob.
  *
  * end: any one thread. Copies the blobs that the copies refer to; everything is fsynced before
- * manifest.json appears: a DIR without it is no backup. SP_ENOTFOUND names a missing blob (one that
- * has been unreferenced for an hour meanwhile). cancelled (NULL: never) is asked before each. */
+ * manifest.json appears: a DIR without it is no backup. SP_ENOTFOUND names a missing blob.
+ * cancelled (NULL: never) is asked before each. */
 struct coord_backup;
-enum sp_err coord_backup_begin(struct store *store, const char *dir, int64_t now_ms,
-                               struct coord_backup **ret, struct sp_error *err) SP_MUST_USE;
-enum sp_err coord_backup_end(struct coord_backup *backup, struct ckpt_blobs *blobs,
-                             bool (*cancelled)(void *context), void *context,
-                             struct coord_backup_report *ret, struct sp_error *err) SP_MUST_USE;
+enum sp_err coord_backup_begin(struct store *store, struct ckpt_blobs *blobs, const char *dir,
+                               int64_t now_ms, struct coord_backup **ret,
+                               struct sp_error *err) SP_MUST_USE;
+enum sp_err coord_backup_end(struct coord_backup *backup, bool (*cancelled)(void *context),
+                             void *context, struct coord_backup_report *ret,
+                             struct sp_error *err) SP_MUST_USE;
 void coord_backup_free(struct coord_backup *backup); /* NULL is fine */
+
 /* Into a missing or empty state directory; no coordinator runs there. Verifies every digest
  * (SP_ECORRUPT names the file) and that each referenced blob is there, before anything is visible
  * under the names that a coordinator opens: control.db is put last. */

@@ -172,8 +172,8 @@ void *shell_store_thread(void *context)
         if (batch->count > 0)
             good = run_batch(batch);
         if (good && alone) {
-            alone->rc = coord_backup_begin(shell->store, alone->text, alone->at_ms, &alone->backup,
-                                           &alone->err);
+            alone->rc = coord_backup_begin(shell->store, shell->blobs, alone->text, alone->at_ms,
+                                           &alone->backup, &alone->err);
             sp_mailbox_put(shell->done, alone);
         }
     }

@@ -124,10 +124,9 @@ void *shell_work_thread(void *context)
             judge(shell, query, job);
             break;
         case JOB_COLLECT:
-            job->rc = coord_collect(shell->blobs, job->refs, job->action.roots,
-                                    job->action.root_count, sp_now_ms(),
-                                    shell->times.collect_grace_ms, job->action.dry_run,
-                                    &job->collected, &job->err);
+            job->rc = coord_collect(
+                shell->blobs, job->refs, job->action.roots, job->action.root_count, sp_now_ms(),
+                shell->times.collect_grace_ms, job->action.dry_run, &job->collected, &job->err);
             break;
         case JOB_EVALUATE:
             evaluate(shell, query, job);
@@ -148,8 +147,7 @@ void *shell_backup_thread(void *context)
     struct job *job;
     while ((job = sp_mailbox_take(shell->backup_thread.box, -1)) != NULL) {
         struct coord_backup_report report;
-        job->rc =
-            coord_backup_end(job->backup, shell->blobs, is_stopping, shell, &report, &job->err);
+        job->rc = coord_backup_end(job->backup, is_stopping, shell, &report, &job->err);
         if (!job->rc) {
             json_t *object =
                 json_pack("{s:s,s:I,s:I,s:I}", "dir", job->text, "runs", (json_int_t)report.runs,

@@ -104,10 +104,25 @@ static void install_marks(struct collect *c)
     pthread_mutex_unlock(&blobs->mutex);
 }
 
+void ckpt_blobs_hold(struct ckpt_blobs *blobs)
+{
+    pthread_mutex_lock(&blobs->mutex);
+    blobs->holds++;
+    pthread_mutex_unlock(&blobs->mutex);
+}
+
+void ckpt_blobs_release(struct ckpt_blobs *blobs)
+{
+    pthread_mutex_lock(&blobs->mutex);
+    SP_ASSERT(blobs->holds > 0);
+    blobs->holds--;
+    pthread_mutex_unlock(&blobs->mutex);
+}
+
 static bool still_marked(struct ckpt_blobs *blobs, const struct sp_digest *digest)
 {
     const struct blob_mark *mark = find_mark(blobs, digest);
-    return mark && mark->since_ms >= 0;
+    return mark && mark->since_ms >= 0 && blobs->holds == 0;
 }
 
 static enum sp_err delete_doomed(struct collect *c, struct sp_error *err)

@@ -77,6 +77,11 @@ struct ckpt_collected {
 enum sp_err ckpt_blobs_collect(struct ckpt_blobs *blobs, const struct ckpt_collect *ask,
                                struct ckpt_collected *ret, struct sp_error *err) SP_MUST_USE;
 
+/* From hold to release no collection deletes anything, one under way included: for who works from a
+ * list of references that may grow old. Holds add up. Any thread. */
+void ckpt_blobs_hold(struct ckpt_blobs *blobs);
+void ckpt_blobs_release(struct ckpt_blobs *blobs);
+
 /* Number of blobs and the sum of their bytes, kept up to date since open. */
 void ckpt_blobs_usage(struct ckpt_blobs *blobs, uint64_t *ret_count, uint64_t *ret_bytes);
 

@@ -24,6 +24,7 @@ struct ckpt_blobs {
     uint64_t count, bytes;
     struct blob_mark *marks; /* owned; sorted by digest */
     size_t mark_count;
+    uint32_t holds; /* while there are any, collections delete nothing */
 };
 
 #define FS(blobs, op, ...) ((blobs)->fs->op((blobs)->fs->context, __VA_ARGS__))

@@ -20,9 +20,9 @@ static enum sp_err back_up(struct bk *bk, const char *dir, bool (*cancelled)(voi
                            struct coord_backup_report *ret, struct sp_error *err)
 {
     struct coord_backup *backup = NULL;
-    enum sp_err rc = coord_backup_begin(bk->cf.fx.store, dir, 99, &backup, err);
+    enum sp_err rc = coord_backup_begin(bk->cf.fx.store, bk->cf.blobs, dir, 99, &backup, err);
     if (rc == SP_OK)
-        rc = coord_backup_end(backup, bk->cf.blobs, cancelled, NULL, ret, err);
+        rc = coord_backup_end(backup, cancelled, NULL, ret, err);
     coord_backup_free(backup);
     return rc;
 }
@@ -118,6 +118,41 @@ START_TEST(test_a_backup_that_is_stopped)
     ck_assert(!sp_path_exists(file));
     free(second);
     free(file);
+    cf_free(&bk.cf);
+}
+END_TEST
+
+static bool nothing_refers(void *context, const struct sp_digest *digest)
+{
+    return false;
+}
+
+static uint64_t collect(struct bk *bk, int64_t now_ms)
+{
+    struct fx fx = bk->cf.fx;
+    struct ckpt_collect ask = {.referenced = nothing_refers, .now_ms = now_ms, .grace_ms = 1000};
+    struct ckpt_collected collected;
+    OK(ckpt_blobs_collect(bk->cf.blobs, &ask, &collected, &fx.err));
+    return collected.deleted;
+}
+
+/* Retention may let go of a checkpoint while its blobs are being copied. */
+START_TEST(test_what_a_backup_needs_is_not_collected)
+{
+    struct bk bk = bk_new();
+    struct fx fx = bk.cf.fx;
+    struct coord_backup_report report;
+    struct coord_backup *backup = NULL;
+    char *second = in(fx.dir, "second");
+    OK(coord_backup_begin(fx.store, bk.cf.blobs, second, 99, &backup, &fx.err));
+    ck_assert_uint_eq(collect(&bk, 0), 0);
+    ck_assert_uint_eq(collect(&bk, 5000), 0);
+    OK(coord_backup_end(backup, NULL, NULL, &report, &fx.err));
+    ck_assert_uint_eq(report.blobs, 7);
+    coord_backup_free(backup);
+    ck_assert_uint_eq(collect(&bk, 10000), 1); /* what the backup has not read */
+    ck_assert_uint_eq(collect(&bk, 20000), 7);
+    free(second);
     cf_free(&bk.cf);
 }
 END_TEST
@@ -277,6 +312,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_there_and_back);
     tcase_add_test(t, test_places_that_are_taken);
     tcase_add_test(t, test_a_backup_that_is_stopped);
+    tcase_add_test(t, test_what_a_backup_needs_is_not_collected);
     tcase_add_test(t, test_missing_blob_stops_the_backup);
     tcase_add_test(t, test_damaged_databases);
     tcase_add_test(t, test_damaged_manifest);
