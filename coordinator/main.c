@@ -11,6 +11,7 @@
 #include "common/base/mem.h"
 #include "common/base/rng.h"
 #include "coordinator/backup.h"
+#include "coordinator/remove_run.h"
 #include "coordinator/shell.h"
 
 #define RUN_FILES 7
@@ -54,8 +55,8 @@ static enum sp_err set_aside(struct shell *shell, const char *name, const struct
     enum sp_err rc = store_event_append(shell->store, NULL, &event, err);
     if (!rc)
         rc = store_commit(shell->store, err);
-    shell->set_aside = sp_xgrow(shell->set_aside, shell->set_aside_count + 1,
-                                sizeof(*shell->set_aside));
+    shell->set_aside =
+        sp_xgrow(shell->set_aside, shell->set_aside_count + 1, sizeof(*shell->set_aside));
     shell->set_aside[shell->set_aside_count++] = text;
     return rc;
 }
@@ -208,13 +209,24 @@ static enum sp_err serve(const struct coord_settings *settings, int argc, char *
 static enum sp_err restore(const struct coord_arguments *arguments, struct sp_error *err)
 {
     struct coord_backup_report report;
-    enum sp_err rc =
-        coord_restore(arguments->restore, arguments->settings.state_dir, &report, err);
+    enum sp_err rc = coord_restore(arguments->restore, arguments->settings.state_dir, &report, err);
     if (!rc)
         printf(arguments->json ? "{\"runs\":%llu,\"blobs\":%llu,\"bytes\":%llu}\n"
                                : "restored %llu runs, %llu blobs, %llu bytes\n",
                (unsigned long long)report.runs, (unsigned long long)report.blobs,
                (unsigned long long)report.bytes);
+    return rc;
+}
+
+static enum sp_err remove_run(const struct coord_arguments *arguments, struct sp_error *err)
+{
+    uint64_t iterations;
+    const char *name = arguments->remove_run;
+    enum sp_err rc = coord_remove_run(arguments->settings.state_dir, name, &iterations, err);
+    if (!rc)
+        printf(arguments->json ? "{\"run\":\"%s\",\"iterations\":%llu}\n"
+                               : "run %s is removed (iterations: %llu)\n",
+               name, (unsigned long long)iterations);
     return rc;
 }
 
@@ -229,8 +241,12 @@ int main(int argc, char **argv)
     if (!rc) {
         sp_log_set_level(level);
         sp_log_set_name("coordinator");
-        rc = arguments.restore ? restore(&arguments, &err)
-                               : serve(&arguments.settings, argc, argv, &err);
+        if (arguments.restore)
+            rc = restore(&arguments, &err);
+        else if (arguments.remove_run)
+            rc = remove_run(&arguments, &err);
+        else
+            rc = serve(&arguments.settings, argc, argv, &err);
     }
     coord_arguments_deinit(&arguments);
     if (rc && rc != SP_ECANCELED)

@@ -55,19 +55,21 @@ static const struct sp_cli_alias aliases[] = {
     {"state-dir", "DIR", "coordinator.state_dir"},
 };
 
-enum { OPT_LISTEN = 256, OPT_RESTORE, OPT_JSON };
+enum { OPT_LISTEN = 256, OPT_RESTORE, OPT_REMOVE_RUN, OPT_JSON };
 
 static const struct argp_option own_options[] = {
     {"listen", OPT_LISTEN, "URL", 0, "One more address to listen on; may be given several times",
      0},
     {"restore", OPT_RESTORE, "BACKUP", 0,
      "Make the state directory, which must be missing or empty, from a backup, and exit", 0},
-    {"json", OPT_JSON, NULL, 0, "With --restore: report in JSON", 0},
+    {"remove-run", OPT_REMOVE_RUN, "RUN", 0,
+     "Take a run out of the state directory, where no coordinator may run, and exit", 0},
+    {"json", OPT_JSON, NULL, 0, "With --restore or --remove-run: report in JSON", 0},
     {0},
 };
 
 struct own_arguments {
-    const char *restore;
+    const char *restore, *remove_run;
     struct sp_buf listen; /* URLs of --listen, separated by spaces */
     bool json;
 };
@@ -81,6 +83,9 @@ static error_t parse_own(int key, char *value, struct argp_state *state)
         return 0;
     case OPT_RESTORE:
         args->restore = value;
+        return 0;
+    case OPT_REMOVE_RUN:
+        args->remove_run = value;
         return 0;
     case OPT_JSON:
         args->json = true;
@@ -118,6 +123,10 @@ enum sp_err coord_parse_args(int argc, char **argv, struct coord_arguments *ret,
         rc = sp_fail(err, SP_EINVAL, "[coordinator] state_dir: empty");
     if (!rc && own.restore)
         ret->restore = sp_xstrdup(own.restore);
+    if (!rc && own.remove_run)
+        ret->remove_run = sp_xstrdup(own.remove_run);
+    if (!rc && own.restore && own.remove_run)
+        rc = sp_fail(err, SP_EINVAL, "--restore, --remove-run: give one of them");
     ret->json = own.json;
     sp_buf_deinit(&own.listen);
     return rc;
@@ -148,5 +157,6 @@ void coord_arguments_deinit(struct coord_arguments *arguments)
 {
     sp_config_deinit(&coord_settings_spec, &arguments->settings);
     free(arguments->restore);
+    free(arguments->remove_run);
     arguments->restore = NULL;
 }

@@ -1,4 +1,4 @@
-/* Backup and restore: commands that concern the machine of the coordinator. */
+/* Backup, restore, remove-run: commands that concern the coordinator's machine. */
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -82,24 +82,33 @@ static char *coordinator_program(void)
     return sp_xstrdup("spin-coordinator");
 }
 
-/* The store is the coordinator's: restoring is its program's work, with no coordinator running. */
-int ctl_restore(void *context)
+/* The store is the coordinator's: this is its program's work, with no coordinator running. */
+static int run_coordinator(struct ctl *ctl, const char *command, const char *option)
 {
-    struct ctl *ctl = context;
     struct sp_error err = {0};
     if (ctl_load_settings(ctl, &err) != SP_OK)
         return ctl_failed(&err);
     char *program = coordinator_program();
-    char state[] = "--state-dir", restore[] = "--restore", json[] = "--json";
+    char state[] = "--state-dir", json[] = "--json";
     char *argv[] = {program,
                     state,
                     ctl->settings.state_dir,
-                    restore,
+                    (char *)option,
                     (char *)ctl->args[0],
                     ctl->json ? json : NULL,
                     NULL};
     execvp(program, argv);
-    sp_fail_errno(&err, errno, "restore: cannot run %s", program);
+    sp_fail_errno(&err, errno, "%s: cannot run %s", command, program);
     free(program);
     return ctl_failed(&err);
+}
+
+int ctl_restore(void *context)
+{
+    return run_coordinator(context, "restore", "--restore");
+}
+
+int ctl_remove_run(void *context)
+{
+    return run_coordinator(context, "remove-run", "--remove-run");
 }

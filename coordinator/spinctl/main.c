@@ -452,6 +452,8 @@ static const struct sp_cli_command commands[] = {
      ctl_backup},
     {"restore", "DIR", "make --state-dir from a backup; no coordinator may run there", NULL, NULL,
      parse_1, ctl_restore},
+    {"remove-run", "RUN", "take a run out of --state-dir; no coordinator may run there", NULL, NULL,
+     parse_1, ctl_remove_run},
     {"doctor", "", "check the installation and say what to mend", NULL, NULL, parse_0, ctl_doctor},
 };
 

@@ -129,8 +129,8 @@ int ctl_export(void *context);          /* export.c */
 int ctl_pin(void *context);             /* keep.c, and so on */
 int ctl_unpin(void *context);
 int ctl_gc(void *context);
-int ctl_pairs(void *context);           /* listing.c */
-int ctl_status(void *context);          /* listing.c, and so on */
+int ctl_pairs(void *context);  /* listing.c */
+int ctl_status(void *context); /* listing.c, and so on */
 int ctl_why(void *context);
 int ctl_events(void *context);
 int ctl_workers(void *context);
@@ -150,10 +150,11 @@ int ctl_cordon(void *context);
 int ctl_drain(void *context);
 int ctl_quarantine(void *context);
 int ctl_uncordon(void *context);
-int ctl_backup(void *context);  /* local.c */
-int ctl_restore(void *context); /* local.c */
-int ctl_doctor(void *context);  /* doctor.c */
-int ctl_evaluate(void *context); /* evaluate.c */
+int ctl_backup(void *context); /* local.c */
+int ctl_restore(void *context);
+int ctl_remove_run(void *context); /* local.c */
+int ctl_doctor(void *context);     /* doctor.c */
+int ctl_evaluate(void *context);   /* evaluate.c */
 /* Until the evaluation of that name is closed; NULL: all of the run's, and none is due any more. A
  * coordinator that is started again meanwhile goes on with them. SP_ESTATE when one is stuck. */
 enum sp_err ctl_await_evaluations(struct ctl *ctl, const char *run, const char *name,

@@ -22,6 +22,7 @@ struct store {
     bool write_window; /* between store_begin and store_commit */
 };
 
+void store_run_close(struct store_run *run); /* it is in no list any more */
 /* STATE_DIR/runs/NAME.db + suffix; malloc'd */
 char *store_run_path(const char *state_dir, const char *name, const char *suffix);
 /* Rows of the file's table events. */

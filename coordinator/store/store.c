@@ -184,7 +184,7 @@ enum sp_err store_open_reader(const char *state_dir, const struct store_options 
     return SP_OK;
 }
 
-static void close_run(struct store_run *run)
+void store_run_close(struct store_run *run)
 {
     sdb_close(run->db);
     free(run->name);
@@ -197,7 +197,7 @@ void store_close(struct store *store)
         return;
     store_rollback(store);
     for (size_t i = 0; i < store->run_count; i++)
-        close_run(store->runs[i]);
+        store_run_close(store->runs[i]);
     free(store->runs);
     sdb_close(store->control);
     if (store->lock_fd >= 0)
@@ -332,7 +332,7 @@ enum sp_err store_run_open(struct store *store, const char *name, struct store_r
         rc = check_run_name(run, err);
     }
     if (rc != SP_OK) {
-        close_run(run);
+        store_run_close(run);
         return sp_wrap(err, rc, "run %s", name);
     }
     store->runs = sp_xgrow(store->runs, store->run_count + 1, sizeof(*store->runs));

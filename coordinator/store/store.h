@@ -90,6 +90,12 @@ enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const c
 enum sp_err store_run_open(struct store *store, const char *name, struct store_run **ret,
                            struct sp_error *err) SP_MUST_USE;
 
+/* Takes a run away: its file first, so that a death in between leaves a run without a file, which
+ * another call removes. Outside a transaction; there is no reader. Durable when it returns.
+ * SP_ENOTFOUND: no such run. */
+enum sp_err store_run_remove(struct store *store, const char *name,
+                             struct sp_error *err) SP_MUST_USE;
+
 /* ---- tokens (tokens.h has the rules) ---- */
 
 struct store_token {

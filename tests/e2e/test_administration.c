@@ -291,6 +291,49 @@ START_TEST(test_a_backup_that_only_the_service_sees)
 }
 END_TEST
 
+/* Its workers live on, and the next run may have its name. */
+START_TEST(test_a_run_that_is_removed)
+{
+    static const struct expectation running[] = {
+        {"--state-dir state remove-run r", 10, {"no coordinator may run", "in use"}},
+    };
+    static const struct expectation stopped[] = {
+        {"--state-dir none remove-run r", 4, {"none", "no state directory"}},
+        {"--state-dir state remove-run q", 4, {"no run", "q"}},
+        {"--state-dir state remove-run ../r", 4, {"no run"}},
+        {"--state-dir state remove-run s", 10, {"iteration 0 of run s is", "cancel s"}},
+        {"--state-dir state remove-run r", 0, {"run r is removed (iterations: 1)"}},
+        {"--state-dir state remove-run r", 4, {"no run", "r"}},
+    };
+    struct cluster cluster;
+    cluster_open(&cluster);
+    cluster_write_rows(&cluster, "train.jsonl", 0, 20);
+    cluster_create_run(&cluster, "r", 1, "");
+    cluster_start_generator(&cluster, 0);
+    cluster_start_trainer(&cluster, 0);
+    cluster_iterate(&cluster, "r", SECONDS);
+    json_t *before = cluster_iteration(&cluster, "r", 0);
+    cluster_create_run(&cluster, "s", 1, "run.backend=openblas");
+    cluster_start_iteration(&cluster, "s");
+    program_expect(cluster.dir, SPINCTL, running, SP_COUNT(running));
+    cluster_end(&cluster.coordinator, SIGTERM);
+    program_expect(cluster.dir, SPINCTL, stopped, SP_COUNT(stopped));
+    cluster_start_coordinator(&cluster);
+    json_t *none = NULL;
+    ck_assert_int_eq(cluster_ctl(&cluster, &none, "status", "r", NULL), 4);
+    json_decref(none);
+    json_decref(cluster_ctl_ok(&cluster, "cancel", "s", NULL));
+    cluster_create_run(&cluster, "r", 2, "");
+    cluster_iterate(&cluster, "r", SECONDS);
+    json_t *after = cluster_iteration(&cluster, "r", 0);
+    ck_assert_str_ne(cluster_text(before, "checkpoint_sha256"),
+                     cluster_text(after, "checkpoint_sha256"));
+    json_decref(before);
+    json_decref(after);
+    cluster_close(&cluster);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/administration");
@@ -303,6 +346,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_the_state_directory_named_last);
     tcase_add_test(c, test_the_newest_events);
     tcase_add_test(c, test_a_backup_that_only_the_service_sees);
+    tcase_add_test(c, test_a_run_that_is_removed);
     suite_add_tcase(s, c);
     return s;
 }

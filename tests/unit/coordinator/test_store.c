@@ -109,6 +109,72 @@ START_TEST(test_runs_have_a_limit)
 }
 END_TEST
 
+static void touch(const char *dir, const char *name)
+{
+    char *path = sp_xprintf("%s/runs/%s", dir, name);
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    free(path);
+}
+
+static bool is_there(const char *dir, const char *name)
+{
+    char *path = sp_xprintf("%s/runs/%s", dir, name);
+    bool there = sp_path_exists(path);
+    free(path);
+    return there;
+}
+
+START_TEST(test_a_removed_run_leaves_nothing_and_takes_nothing_along)
+{
+    static const char *const go[] = {"one.db", "one.db-wal", "one.db-shm", "one.db.v4.bak"};
+    static const char *const stay[] = {"one.db.v4.db", "one.db.x.bak", "one.db.v.bak", "one2.db"};
+    struct fx fx = fx_new("one");
+    OK(fx_build(fx.dir, "one.db.v4", NULL, &fx.err)); /* a name that begins like a file's */
+    store_begin(fx.store);
+    OK(store_run_adopt(fx.store, "one.db.v4", &fx.err));
+    OK(store_commit(fx.store, &fx.err));
+    touch(fx.dir, "one.db.v4.bak");
+    touch(fx.dir, "one.db.x.bak");
+    touch(fx.dir, "one.db.v.bak");
+    touch(fx.dir, "one2.db");
+    FAILS(SP_ENOTFOUND, store_run_remove(fx.store, "two", &fx.err));
+    OK(store_run_remove(fx.store, "one", &fx.err));
+    for (size_t i = 0; i < SP_COUNT(go); i++)
+        ck_assert_msg(!is_there(fx.dir, go[i]), "%s", go[i]);
+    for (size_t i = 0; i < SP_COUNT(stay); i++)
+        ck_assert_msg(is_there(fx.dir, stay[i]), "%s", stay[i]);
+    FAILS(SP_ENOTFOUND, store_run_open(fx.store, "one", &fx.run, &fx.err));
+    FAILS(SP_ENOTFOUND, store_run_remove(fx.store, "one", &fx.err));
+    const char **names;
+    size_t count;
+    OK(store_runs_list(fx.store, fx.arena, &names, &count, &fx.err));
+    ck_assert_uint_eq(count, 1);
+    ck_assert_str_eq(names[0], "one.db.v4");
+    /* There is room for another of that name. */
+    OK(fx_build(fx.dir, "one", NULL, &fx.err));
+    store_begin(fx.store);
+    OK(store_run_adopt(fx.store, "one", &fx.err));
+    OK(store_commit(fx.store, &fx.err));
+    OK(store_run_open(fx.store, "one", &fx.run, &fx.err));
+    fx_free(&fx);
+}
+END_TEST
+
+/* A death between the file's end and the row's; and a file that was lost otherwise. */
+START_TEST(test_a_run_without_its_file_can_be_removed)
+{
+    struct fx fx = fx_new("one");
+    char *path = sp_xprintf("%s/runs/one.db", fx.dir);
+    ck_assert_int_eq(unlink(path), 0);
+    OK(store_run_remove(fx.store, "one", &fx.err));
+    FAILS(SP_ENOTFOUND, store_run_remove(fx.store, "one", &fx.err));
+    free(path);
+    fx_free(&fx);
+}
+END_TEST
+
 /* A death between rename and COMMIT leaves a file without a row; one during create-run a .new. */
 START_TEST(test_left_overs_are_sorted_out)
 {
@@ -399,6 +465,8 @@ static Suite *suite(void)
     tcase_add_test(t, test_runs_survive_reopening);
     tcase_add_test(t, test_adopt_refuses);
     tcase_add_test(t, test_runs_have_a_limit);
+    tcase_add_test(t, test_a_removed_run_leaves_nothing_and_takes_nothing_along);
+    tcase_add_test(t, test_a_run_without_its_file_can_be_removed);
     tcase_add_test(t, test_left_overs_are_sorted_out);
     tcase_add_test(t, test_lost_control_is_not_made_anew);
     tcase_add_test(t, test_rollback_and_commit);
