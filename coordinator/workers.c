@@ -265,6 +265,14 @@ void core_hello(struct coord_core *core, const struct coord_event *event)
                          SP_MAX_WORKERS);
         return;
     }
+    if (!worker && core->names.count >= SP_MAX_WORKER_NAMES &&
+        sp_names_find(&core->names, hello->name, strlen(hello->name)) == 0) {
+        core_reply_error(core, event->handle, SP_ELIMIT, 0,
+                         "hello: the coordinator has met %d names of workers: give workers names "
+                         "that come again; it forgets those of the dead when it is started anew",
+                         SP_MAX_WORKER_NAMES);
+        return;
+    }
     if (!worker)
         worker = add_worker(core, hello);
     replace(&worker->host, hello->host);

@@ -40,6 +40,8 @@
     X(SP_MAX_SUBMIT_RESULTS, 1024, "results in one submission")                                    \
     X(SP_MAX_FETCH_PAIRS, 4096, "pairs in one fetch")                                              \
     X(SP_MAX_WORKERS, 20000, "workers known to a coordinator")                                     \
+    X(SP_MAX_WORKER_ROWS, 20000, "workers that control.db keeps when a coordinator starts")        \
+    X(SP_MAX_WORKER_NAMES, 200000, "names of workers in a coordinator's memory")                   \
     X(SP_MAX_PARKED_POLLS, 4096, "requests for work held open")                                    \
     X(SP_MAX_RUNS, 4096, "runs of a coordinator")                                                  \
     X(SP_MAX_RUN_NAME, 64, "characters of a run's name")                                           \

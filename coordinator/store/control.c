@@ -131,6 +131,30 @@ enum sp_err store_workers_list(struct store *store, struct sp_arena *arena,
     return rc;
 }
 
+enum sp_err store_forget_workers(struct store *store, struct sp_error *err)
+{
+    sqlite3_stmt *statement = NULL;
+    bool have = false;
+    enum sp_err rc = sdb_query(store->control, "SELECT count(*) FROM workers", &statement, err, "");
+    if (rc == SP_OK)
+        rc = sdb_step(store->control, statement, &have, err);
+    int64_t surplus = rc == SP_OK ? sqlite3_column_int64(statement, 0) - SP_MAX_WORKER_ROWS : 0;
+    sdb_done(statement);
+    if (rc != SP_OK || surplus <= 0)
+        return rc;
+    store_begin(store);
+    rc = sdb_write(store->control, err);
+    if (rc == SP_OK)
+        rc = sdb_run(store->control,
+                     "DELETE FROM workers WHERE name IN"
+                     " (SELECT name FROM workers ORDER BY last_seen_ms, name LIMIT ?1)",
+                     NULL, err, "i", surplus);
+    if (rc == SP_OK)
+        return store_commit(store, err);
+    store_rollback(store);
+    return rc;
+}
+
 /* ---- holds ---- */
 
 enum sp_err store_hold_put(struct store *store, const struct store_hold *hold, struct sp_error *err)

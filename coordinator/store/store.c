@@ -162,6 +162,8 @@ enum sp_err store_open(const char *state_dir, const struct store_options *option
     if (rc == SP_OK)
         rc = sort_out_runs(store, err);
     if (rc == SP_OK)
+        rc = store_forget_workers(store, err);
+    if (rc == SP_OK)
         rc = sp_fsync_dir(state_dir, err);
     if (rc != SP_OK) {
         store_close(store);

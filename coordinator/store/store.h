@@ -49,7 +49,8 @@ struct store_options {
 
 /* Creates STATE_DIR (0700), its folders and control.db where needed, takes the lock (SP_ESTATE when
  * another coordinator has it), refuses network file systems (SP_EUNSUPPORTED), removes left-overs
- * of unfinished create-runs, adopts run files that have no row in control.db. options may be NULL.
+ * of unfinished create-runs, adopts run files that have no row in control.db, forgets workers
+ * beyond SP_MAX_WORKER_ROWS. options may be NULL.
  */
 enum sp_err store_open(const char *state_dir, const struct store_options *options,
                        struct store **ret, struct sp_error *err) SP_MUST_USE;

@@ -197,8 +197,7 @@ enum sp_err store_replays_copy(struct store_run *run, uint32_t iteration, uint32
                                int64_t at_ms, struct sp_error *err) SP_MUST_USE;
 /* Calls `each` with every stored position of a set, in order, and who made it. */
 enum sp_err store_results_owners(struct store_run *run, uint32_t iteration, uint32_t set,
-                                 void (*each)(void *context, uint64_t position,
-                                              const char *worker),
+                                 void (*each)(void *context, uint64_t position, const char *worker),
                                  void *context, struct sp_error *err) SP_MUST_USE;
 /* Drops one result. SP_ENOTFOUND. Write. */
 enum sp_err store_result_revoke(struct store_run *run, uint32_t iteration, uint32_t set,

@@ -1,5 +1,7 @@
 /* Workers: who has a name, and what is said of them. */
 #include "common/base/json.h"
+#include "common/base/limits.h"
+#include "coordinator/core_internal.h"
 #include "tests/unit/coordinator/core_fixture.h"
 
 static struct cf fx;
@@ -42,6 +44,23 @@ START_TEST(a_replaced_process_is_turned_away)
     new.role = PROTO_ROLE_GENERATOR;
     new.name = "";
     CF_FAILS(SP_EINVAL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
+}
+END_TEST
+
+START_TEST(names_have_a_limit)
+{
+    struct proto_hello old = hello_of(7), new = hello_of(8);
+    char name[16];
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
+    for (int i = 0; fx.core->names.count < SP_MAX_WORKER_NAMES; i++) {
+        snprintf(name, sizeof(name), "n%d", i);
+        sp_names_add(&fx.core->names, name);
+    }
+    new.name = "y";
+    CF_FAILS(SP_ELIMIT, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old)); /* known ones come back */
+    new.name = name;
+    CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new));
 }
 END_TEST
 
@@ -176,6 +195,7 @@ static Suite *suite(void)
     TCase *tc = tcase_create("workers");
     tcase_add_checked_fixture(tc, open_world, close_world);
     tcase_add_test(tc, a_replaced_process_is_turned_away);
+    tcase_add_test(tc, names_have_a_limit);
     tcase_add_test(tc, a_late_hello_of_the_dead_takes_no_name_for_good);
     tcase_add_test(tc, a_worker_names_so_many_leases_and_no_more);
     tcase_add_test(tc, a_generator_says_how_full_and_busy_its_device_is);

@@ -392,6 +392,29 @@ START_TEST(test_workers)
 }
 END_TEST
 
+START_TEST(test_workers_of_long_ago_are_forgotten)
+{
+    struct fx fx = fx_new(NULL);
+    char name[16];
+    struct store_worker worker = {.name = name, .role = PROTO_ROLE_GENERATOR};
+    store_begin(fx.store);
+    for (int i = 0; i < SP_MAX_WORKER_ROWS + 3; i++) {
+        snprintf(name, sizeof(name), "g%d", i);
+        worker.last_seen_ms = i < 100 ? 1000000 + i : i; /* 100 to 102 are the oldest */
+        OK(store_worker_put(fx.store, &worker, &fx.err));
+    }
+    OK(store_commit(fx.store, &fx.err));
+    fx_reopen(&fx, NULL);
+    struct store_worker *list = NULL;
+    size_t count = 0;
+    OK(store_workers_list(fx.store, fx.arena, &list, &count, &fx.err));
+    ck_assert_uint_eq(count, SP_MAX_WORKER_ROWS);
+    for (size_t i = 0; i < count; i++)
+        ck_assert(list[i].last_seen_ms > 102);
+    fx_free(&fx);
+}
+END_TEST
+
 START_TEST(test_events)
 {
     struct fx fx = fx_new("one");
@@ -474,6 +497,7 @@ static Suite *suite(void)
     tcase_add_test(t, test_reader);
     tcase_add_test(t, test_tokens);
     tcase_add_test(t, test_workers);
+    tcase_add_test(t, test_workers_of_long_ago_are_forgotten);
     tcase_add_test(t, test_events);
     suite_add_tcase(s, t);
     return s;
