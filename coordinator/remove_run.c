@@ -40,8 +40,8 @@ enum sp_err coord_remove_run(const char *state_dir, const char *name, uint64_t *
     bool is_state = sp_path_exists(control); /* else opening would make one */
     free(control);
     if (!is_state)
-        return sp_fail(err, SP_ENOTFOUND, "remove-run: %s is no state directory: control.db is missing",
-                       state_dir);
+        return sp_fail(err, SP_ENOTFOUND,
+                       "remove-run: %s is no state directory: control.db is missing", state_dir);
     enum sp_err rc = store_open(state_dir, NULL, &store, err);
     if (rc != SP_OK)
         return sp_wrap(err, rc, "remove-run, beside which no coordinator may run");
