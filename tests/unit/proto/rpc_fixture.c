@@ -113,6 +113,8 @@ static void on_command(uv_async_t *async)
         atomic_store(&f->reload, false);
     }
     if (atomic_exchange(&f->stop, false)) {
+        f->malformed = proto_server_malformed(f->server);
+        f->questions = proto_server_questions(f->server);
         proto_server_close(f->server, on_closed, f);
         answer_parked(f);
     }

@@ -32,6 +32,7 @@ struct fixture {
     int parked_count; /* loop thread only */
     atomic_int parked_now;
     atomic_bool closed;
+    uint64_t malformed, questions; /* of the server, once it has stopped */
     uint32_t parallel;
     struct proto_tls tls;
 };
