@@ -15,7 +15,7 @@
 #define MAX_FFN (1 << 19)
 #define MAX_LAYERS MODEL_MAX_LAYERS
 #define MAX_HEADS 1024
-#define MAX_HEAD_SIZE 1024
+#define MAX_HEAD_SIZE MODEL_MAX_HEAD_SIZE
 
 static enum sp_err field_i32(const json_t *config, const char *key, int64_t min, int64_t max,
                              const char *what, int32_t *ret, struct sp_error *err)

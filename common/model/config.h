@@ -15,7 +15,8 @@
 
 #define MODEL_MAX_EOS 8
 #define MODEL_MAX_LAYERS 1024
-#define MODEL_MAX_ROPE_FACTORS 512
+#define MODEL_MAX_HEAD_SIZE 1024
+#define MODEL_MAX_ROPE_FACTORS (MODEL_MAX_HEAD_SIZE / 2) /* one a pair of a head's dimensions */
 
 enum model_norm {
     MODEL_NORM_RMS = 0,  /* x · rstd · w */

@@ -128,6 +128,9 @@ static enum sp_err read_sizes(struct reader *r, struct sp_error *err)
     if ((rc = opt_i32(r, "attention.head_count_kv", 1, MAX_HEADS, &c->kv_heads, err)) ||
         (rc = opt_i32(r, "attention.key_length", 2, MAX_SIZE, &c->head_size, err)))
         return rc;
+    if (c->head_size > MODEL_MAX_HEAD_SIZE) /* the tables of rotations have no room for it */
+        return sp_fail(err, SP_EUNSUPPORTED, "%s: a head size of %d; at most %d is supported",
+                       r->path, c->head_size, MODEL_MAX_HEAD_SIZE);
     int32_t value_size = c->head_size, turning = c->head_size;
     if ((rc = opt_i32(r, "attention.value_length", 1, MAX_SIZE, &value_size, err)) ||
         (rc = opt_i32(r, "rope.dimension_count", 1, MAX_SIZE, &turning, err)))

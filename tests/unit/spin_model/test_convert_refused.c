@@ -2,6 +2,7 @@
  * leaves nothing behind. */
 
 #include "common/base/json.h"
+#include "common/checkpoint/gguf.h"
 #include "tests/unit/spin_model/tool.h"
 
 #define GOLDEN SPIN_SOURCE_ROOT "/tests/golden/gguf/"
@@ -161,6 +162,46 @@ START_TEST(test_numbers)
 }
 END_TEST
 
+/* One head of this size, with tables of rotations for all of it. */
+static void put_wide_head(uint32_t size)
+{
+    struct ckpt_gguf_meta meta = CKPT_GGUF_META_INIT;
+    float *numbers = sp_xarray(4 * (size_t)size, sizeof(*numbers));
+    static const enum ckpt_gguf_type types[3] = {CKPT_GGUF_F32, CKPT_GGUF_F32, CKPT_GGUF_F32};
+    const struct ckpt_array arrays[3] = {
+        {"token_embd.weight", .dims = 2, .shape = {4, size}, .data = numbers},
+        {"rope_factors_long.weight", .dims = 1, .shape = {size / 2}, .data = numbers},
+        {"rope_factors_short.weight", .dims = 1, .shape = {size / 2}, .data = numbers},
+    };
+    for (size_t i = 0; i < 4 * (size_t)size; i++)
+        numbers[i] = 1.5f;
+    ckpt_gguf_put_text(&meta, "general.architecture", "phi3");
+    ckpt_gguf_put_u32(&meta, "phi3.embedding_length", size);
+    ckpt_gguf_put_u32(&meta, "phi3.feed_forward_length", 8);
+    ckpt_gguf_put_u32(&meta, "phi3.block_count", 1);
+    ckpt_gguf_put_u32(&meta, "phi3.attention.head_count", 1);
+    ckpt_gguf_put_u32(&meta, "phi3.context_length", 128);
+    ckpt_gguf_put_f32(&meta, "phi3.attention.layer_norm_rms_epsilon", 1e-5f);
+    ckpt_gguf_put_u32(&meta, "phi3.rope.scaling.original_context_length", 64);
+    char *path = sp_path_join(dir, "wide.gguf");
+    (void)remove(path);
+    ck_ok(ckpt_gguf_write(path, &meta, arrays, types, 3, &error));
+    ckpt_gguf_meta_deinit(&meta);
+    free(path);
+    free(numbers);
+}
+
+START_TEST(test_wide_head)
+{
+    put_wide_head(1024); /* the tables are taken; what is missing is named */
+    refused("convert wide.gguf out", 3, "tensor blk.0.attn_norm.weight: not there");
+    put_wide_head(1026);
+    refused("convert wide.gguf out", 18, "wide.gguf: a head size of 1026; at most 1024");
+    put_wide_head(1 << 18);
+    refused("convert wide.gguf out", 18, "wide.gguf: a head size of 262144; at most 1024");
+}
+END_TEST
+
 START_TEST(test_command_line)
 {
     works("convert " GOLDEN "spm.gguf have");
@@ -233,6 +274,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_tokenizer);
     tcase_add_test(c, test_tokenizer_from_elsewhere);
     tcase_add_test(c, test_numbers);
+    tcase_add_test(c, test_wide_head);
     tcase_add_test(c, test_command_line);
     tcase_add_test(c, test_directories);
     tcase_set_timeout(c, 120);
