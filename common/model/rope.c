@@ -65,6 +65,8 @@ static float frequency_of(const struct model_config *c, bool local, int32_t i, i
 
 int32_t model_rope_width(const struct model_config *c)
 {
+    if (c->traits.learned_positions)
+        return 0;
     return c->rotary > 0 ? c->rotary : c->head_size;
 }
 
@@ -89,6 +91,8 @@ bool model_rope_upload(struct tn_backend *b, const struct model_config *c, int32
                        float *const tables[MODEL_ROPE_TABLES])
 {
     size_t floats = (size_t)n * (size_t)model_rope_width(c) / 2;
+    if (floats == 0)
+        return true;
     float *host = sp_alloc_block(2 * floats, sizeof(float));
     if (!host)
         return false;

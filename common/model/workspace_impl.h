@@ -60,7 +60,7 @@ void model_head_forward(struct model *model, struct model_workspace *work,
                         const struct model_batch *batch, float *ret_logprobs);
 void model_head_backward(struct model *model, struct model_workspace *work,
                          const struct model_batch *batch);
-/* R: dimensions of a head that turn. */
+/* R: dimensions of a head that turn; 0 with learned positions, where there are no tables. */
 int32_t model_rope_width(const struct model_config *config);
 /* Tables of cos and sin of position × frequency, (n, R/2) in host memory; the angle is rounded to
  * fp32 as transformers does. local: those of local_theta. */

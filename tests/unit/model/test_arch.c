@@ -6,6 +6,7 @@
 #include "common/checkpoint/safetensors.h"
 #include "common/model/decoder.h"
 #include "common/model/dmath.h"
+#include "common/model/workspace_impl.h"
 
 #include "tests/unit/model/fixtures.h"
 
@@ -438,6 +439,25 @@ struct rename {
     const char *extra;               /* a table that follows from the configuration */
 };
 
+/* A model that doesn't turn has no tables, and no frequency 1 / 0. */
+START_TEST(tables_are_finite)
+{
+    static struct model_config c;
+    static float cosines[64 * 64], sines[64 * 64];
+    char *path = fixture_file(names[_i], "");
+    ck_ok(model_config_load(path, &c, err));
+    free(path);
+    int32_t half = model_rope_width(&c) / 2;
+    ck_assert_int_eq(half == 0, c.traits.learned_positions);
+    ck_assert_int_le(half, 64);
+    for (int local = 0; local < (c.local_theta > 0 ? 2 : 1); local++) {
+        model_rope_tables(&c, local, 64, cosines, sines);
+        for (int32_t i = 0; i < 64 * half; i++)
+            ck_assert(fabsf(cosines[i]) <= 2 && fabsf(sines[i]) <= 2);
+    }
+}
+END_TEST
+
 static const struct rename renames[] = {
     {"gpt2", "transformer.", "", "h.0.attn.bias"},
     {"gpt-neox", "embed_out.", "lm_head.", "gpt_neox.layers.0.attention.masked_bias"},
@@ -523,6 +543,7 @@ static Suite *suite(void)
     tcase_add_loop_test(t, greedy_answers_are_those_of_transformers, 0, n);
     tcase_add_loop_test(t, narrow_decoders_are_near, 0, n);
     tcase_add_loop_test(t, saving_gives_back_the_same_files, 0, n);
+    tcase_add_loop_test(t, tables_are_finite, 0, n);
     if (getenv("SPIN_ARCH_DIR") == NULL) {
         tcase_add_loop_test(t, other_names_are_understood, 0, SP_COUNT(renames));
         tcase_add_test(t, positions_end_where_frequencies_change);
