@@ -296,7 +296,7 @@ bool sp_run_name_is_good(const char *name)
 
 enum sp_err sp_map_file(const char *path, struct sp_map *ret, struct sp_error *err)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe is refused, not waited for */
     if (fd < 0)
         return sp_fail_errno(err, errno, "%s", path);
     enum sp_err rc = SP_OK;

@@ -195,6 +195,10 @@ START_TEST(maps)
     sp_unmap(&map);
     ck_assert_ptr_null(map.data);
     ck_assert_int_eq(sp_map_file(dir, &map, &err), SP_EIO);
+    /* A pipe nobody writes to is refused at once. */
+    ck_assert_int_eq(unlink(path), 0);
+    ck_assert_int_eq(mkfifo(path, 0600), 0);
+    ck_assert_int_eq(sp_map_file(path, &map, &err), SP_EIO);
     free(path);
 }
 END_TEST
