@@ -18,7 +18,8 @@ static struct coord_run *run_of(const struct coord_core *core, const struct coor
     struct coord_run *run = core_run(core, claim->run);
     struct coord_iteration *it = run ? run->iteration : NULL;
     if (!it || core->now_ms >= it->reclaim_until_ms || it->number != claim->iteration ||
-        claim->set >= COORD_SET_COUNT || !iteration_set_wanted(it, (enum proto_set)claim->set))
+        !core_born_of(run, claim->born) || claim->set >= COORD_SET_COUNT ||
+        !iteration_set_wanted(it, (enum proto_set)claim->set))
         return NULL;
     const struct sp_digest *weights = iteration_set_weights(it, (enum proto_set)claim->set);
     bool fits = sp_digest_equal(&claim->checkpoint, weights) && core_worker_fits(run, worker) &&

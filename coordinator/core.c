@@ -127,6 +127,11 @@ const char *core_scope(const struct coord_run *run)
     return run->info.parent ? run->info.parent : run->info.name;
 }
 
+bool core_born_of(const struct coord_run *run, uint64_t born)
+{
+    return born == 0 || born == (uint64_t)run->info.created_ms;
+}
+
 void coord_core_add_run(struct coord_core *core, struct coord_run_info *info,
                         const struct sp_digest *accepted, const struct sp_digest *accepted_manifest,
                         uint32_t next_iteration, const char *numerics_class, int64_t now_ms)

@@ -165,6 +165,7 @@ void coord_actions_deinit(struct coord_actions *actions);
 struct coord_run_info {
     char *name;
     int64_t id;               /* of the run in the store */
+    int64_t created_ms;       /* wall clock: tells it from a removed run of this name */
     char *settings_json;      /* canonical */
     struct run_settings settings;
     struct sp_digest data;    /* digest of the data, in plan_digest */

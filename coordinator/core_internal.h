@@ -230,6 +230,9 @@ struct coord_run *core_run(const struct coord_core *core, const char *name);
 bool core_may_touch(const char *runs, const char *run);
 /* The name that a token for the run has: an evaluation's is that of the run it is about. */
 const char *core_scope(const struct coord_run *run);
+/* Whether what carries `born` is about this run, and not about a removed one of its name. 0: a
+ * worker of a version that does not say. */
+bool core_born_of(const struct coord_run *run, uint64_t born);
 void core_changed(struct coord_core *core);
 
 /* ---- actions.c: append one action ---- */

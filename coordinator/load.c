@@ -90,6 +90,7 @@ static enum sp_err load_info(const struct load *l, struct sp_error *err)
     info->name = sp_xstrdup(row.name);
     info->settings_json = sp_xstrdup(row.settings);
     info->data = row.data_digest;
+    info->created_ms = row.created_ms;
     info->base = row.base;
     info->base_manifest = row.base_manifest;
     memcpy(info->prompts, row.prompts, sizeof(info->prompts));

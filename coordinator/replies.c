@@ -96,6 +96,7 @@ enum sp_err coord_build_grant(struct store *store, const struct coord_action *ac
         .backend = settings->backend,
         .items = items,
         .items_count = action->count,
+        .born = (uint64_t)action->run->created_ms,
     };
     return SP_OK;
 }

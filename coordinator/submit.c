@@ -158,7 +158,8 @@ void core_submit(struct coord_core *core, const struct coord_event *event)
     struct coord_iteration *it = run->iteration;
     const struct coord_hold *hold = core_hold(core, worker->name);
     bool trusted = !hold || hold->kind != STORE_HOLD_QUARANTINED;
-    if (!it || it->number != submit->iteration || !takes_results(it) || !trusted) {
+    if (!it || it->number != submit->iteration || !takes_results(it) || !trusted ||
+        !core_born_of(run, submit->born)) {
         core_reply(core, event->handle, PROTO_SUBMIT_REPLY)->body.submit.refused =
             submit->results_count;
         return;

@@ -72,6 +72,13 @@ struct coord_run *core_fenced(struct coord_core *core, const struct coord_event 
 
 /* ---- the lease ---- */
 
+/* What a snapshot of another training differs in. A removed run of this name had attempts of the
+ * same numbers, and may have had the same plan and settings, but skipped or revoked pairs. */
+static uint64_t attempt_on_wire(const struct coord_run *run)
+{
+    return ((uint64_t)run->info.created_ms << 20) + run->iteration->attempt;
+}
+
 static void send_grant(struct coord_core *core, struct coord_run *run, uint64_t handle)
 {
     struct coord_iteration *it = run->iteration;
@@ -88,7 +95,7 @@ static void send_grant(struct coord_core *core, struct coord_run *run, uint64_t 
         .plan_pairs = plan_pairs(&it->plan),
         .plan_replay = it->plan.replay_pairs,
         .plan = it->plan_digest,
-        .attempt = it->attempt,
+        .attempt = attempt_on_wire(run),
         .rewind_epoch = it->rewind_epoch,
         .rewind_steps = it->rewind_steps,
     };

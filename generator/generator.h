@@ -48,6 +48,7 @@ struct gen_out {
     char run[SP_MAX_RUN_NAME + 1];
     uint32_t iteration;
     struct sp_digest checkpoint;
+    uint64_t born; /* of the grant */
     struct proto_work_result result;
     const char *failure; /* GEN_OUT_RETURN: why no worker can do it; empty: another one may */
     int32_t ids[];       /* what result.ids, or failure, points to */

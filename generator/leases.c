@@ -73,7 +73,8 @@ static void hold(struct gen *gen, const struct proto_lease_reply *grant)
                                 .iteration = grant->iteration,
                                 .set = count > 0 ? grant->items[0].set : 0, /* one of all */
                                 .checkpoint = grant->checkpoint,
-                                .positions = {.values = positions, .count = count}};
+                                .positions = {.values = positions, .count = count},
+                                .born = grant->born};
     worker_link_hold(gen->link, &claim);
 }
 

@@ -106,6 +106,7 @@ static void submit_results(struct submitter *s, uint32_t n, int64_t give_up_ms)
         .checkpoint = first->checkpoint,
         .results = s->results,
         .results_count = n,
+        .born = first->born,
     };
     const void *body;
     struct sp_error err = {0};

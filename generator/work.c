@@ -113,6 +113,7 @@ struct gen_out *gen_make_result(const struct gen_task *task,
     snprintf(out->run, sizeof(out->run), "%s", grant->run);
     out->iteration = grant->iteration;
     out->checkpoint = grant->checkpoint;
+    out->born = grant->born;
     if (ids_bytes > 0)
         memcpy(out->ids, result->ids, ids_bytes);
     out->result = (struct proto_work_result){

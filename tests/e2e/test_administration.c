@@ -334,6 +334,51 @@ START_TEST(test_a_run_that_is_removed)
 }
 END_TEST
 
+/* A generator that slept meanwhile brings its answers into a new run of the old one's name, with
+ * the same base, iteration and keys: none is taken. */
+START_TEST(test_answers_of_a_removed_run)
+{
+    char *digests[2] = {NULL, NULL};
+    for (int sleeps = 0; sleeps < 2; sleeps++) {
+        struct cluster cluster;
+        cluster_open(&cluster);
+        cluster.slots = 1;
+        cluster.lease_items = 100;
+        cluster_write_rows(&cluster, "train.jsonl", 0, 400);
+        if (sleeps) {
+            cluster_create_run(&cluster, "r", 1, "");
+            cluster_start_iteration(&cluster, "r");
+            cluster_start_generator(&cluster, 0);
+            cluster_wait_pairs(&cluster, "r", 1, SECONDS);
+            kill(cluster.generators[0], SIGSTOP);
+            json_decref(cluster_ctl_ok(&cluster, "cancel", "r", NULL));
+            cluster_end(&cluster.coordinator, SIGTERM);
+            static const struct expectation removed[] = {
+                {"--state-dir state remove-run r", 0, {"run r is removed"}},
+            };
+            program_expect(cluster.dir, SPINCTL, removed, SP_COUNT(removed));
+            cluster_start_coordinator(&cluster);
+        }
+        cluster_write_rows(&cluster, "train.jsonl", 500, 400);
+        cluster_create_run(&cluster, "r", 1, "");
+        cluster_start_iteration(&cluster, "r");
+        if (sleeps)
+            kill(cluster.generators[0], SIGCONT);
+        else
+            cluster_start_generator(&cluster, 0);
+        cluster_start_trainer(&cluster, 0);
+        cluster_wait_state(&cluster, "r", "closed", SECONDS);
+        json_t *row = cluster_iteration(&cluster, "r", 0);
+        digests[sleeps] = sp_xstrdup(cluster_text(row, "pairs_sha256"));
+        json_decref(row);
+        cluster_close(&cluster);
+    }
+    ck_assert_str_eq(digests[0], digests[1]);
+    free(digests[0]);
+    free(digests[1]);
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("e2e/administration");
@@ -347,6 +392,7 @@ static Suite *suite(void)
     tcase_add_test(c, test_the_newest_events);
     tcase_add_test(c, test_a_backup_that_only_the_service_sees);
     tcase_add_test(c, test_a_run_that_is_removed);
+    tcase_add_test(c, test_answers_of_a_removed_run);
     suite_add_tcase(s, c);
     return s;
 }

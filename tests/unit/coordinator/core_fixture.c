@@ -356,7 +356,8 @@ struct proto_submit *cf_answers(struct cf *fx, uint64_t worker,
                                                               .iteration = lease->iteration,
                                                               .lease_id = lease->lease_id,
                                                               .checkpoint = lease->checkpoint,
-                                                              .results_count = count},
+                                                              .results_count = count,
+                                                              .born = lease->born},
                                        sizeof(*submit));
     submit->results = sp_arena_alloc(fx->arena, count, sizeof(*submit->results));
     for (uint32_t i = 0; i < count; i++) {

@@ -17,7 +17,8 @@ static struct proto_claim claim_of(const struct proto_lease_reply *grant, uint64
         .iteration = grant->iteration,
         .set = grant->items[0].set,
         .checkpoint = grant->checkpoint,
-        .positions = {.values = ret_positions, .count = grant->items_count}};
+        .positions = {.values = ret_positions, .count = grant->items_count},
+        .born = grant->born};
 }
 
 static void open_world(void)
@@ -187,12 +188,38 @@ START_TEST(false_claims_are_lost)
         cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
         CF_OK(cf_verb(&fx, "quarantine", "{\"worker\":\"a\"}"));
         break;
+    case 12: /* a removed run had this name */
+        wrong.born = lease->born + 1;
+        break;
     }
     ck_assert(!takes("a", wrong));
     fx.class_name = "cpu class";
     fx.runs = NULL;
     if (_i != 11)
         ck_assert(takes("a", claim)); /* the true one still counts */
+}
+END_TEST
+
+/* Run, iteration, keys and weights may all be the same as a removed run's of this name. */
+START_TEST(what_a_removed_run_has_sampled_is_refused)
+{
+    struct proto_lease_reply of_another = *lease, of_old_version = *lease;
+    ck_assert_uint_ne(lease->born, 0);
+    of_another.born++;
+    of_old_version.born = 0;
+    ck_assert_uint_eq(cf_submit(&fx, a, &of_another, 0, 3)->refused, 3);
+    ck_assert_uint_eq(cf_submit(&fx, a, &of_old_version, 0, 1)->stored, 1);
+    ck_assert_uint_eq(cf_submit(&fx, a, lease, 0, 3)->stored, 2);
+}
+END_TEST
+
+/* Nor is a trainer's snapshot of it used: skipped and revoked pairs are not in its plan. */
+START_TEST(attempts_of_a_removed_run_are_others)
+{
+    uint64_t trainer = cf_hello(&fx, PROTO_ROLE_TRAINER, "t");
+    const struct proto_trainer_lease_reply *grant = cf_train(&fx, trainer);
+    ck_assert_ptr_nonnull(grant);
+    ck_assert_uint_eq(grant->attempt >> 20, lease->born);
 }
 END_TEST
 
@@ -222,7 +249,9 @@ static Suite *suite(void)
     tcase_add_test(tc, what_nobody_claims_is_leased_after_ten_seconds);
     tcase_add_test(tc, an_iteration_from_after_the_restart_waits_for_nobody);
     tcase_add_test(tc, the_same_key_is_taken_once);
-    tcase_add_loop_test(tc, false_claims_are_lost, 0, 12);
+    tcase_add_loop_test(tc, false_claims_are_lost, 0, 13);
+    tcase_add_test(tc, what_a_removed_run_has_sampled_is_refused);
+    tcase_add_test(tc, attempts_of_a_removed_run_are_others);
     tcase_add_test(tc, one_worker_has_a_limit);
     suite_add_tcase(s, tc);
     return s;

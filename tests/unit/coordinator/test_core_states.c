@@ -311,7 +311,7 @@ START_TEST(cancel_and_start_again)
     join();
     grant = cf_train(&fx, trainer);
     ck_assert(grant->granted);
-    ck_assert_uint_eq(grant->attempt, 0);
+    ck_assert_uint_eq(grant->attempt & 0xfffff, 0);
 }
 END_TEST
 
@@ -328,7 +328,7 @@ START_TEST(cancel_and_start_fresh)
     }
     join();
     grant = cf_train(&fx, trainer);
-    ck_assert_uint_eq(grant->attempt, 1);
+    ck_assert_uint_eq(grant->attempt & 0xfffff, 1);
 }
 END_TEST
 
