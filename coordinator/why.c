@@ -37,6 +37,18 @@ static void count_workers(const struct coord_core *core, const struct coord_run 
     }
 }
 
+/* Of those that were there: the one heard of last, or NULL. */
+static const struct coord_worker *last_heard_of(const struct coord_core *core, enum proto_role role)
+{
+    const struct coord_worker *last = NULL;
+    for (uint32_t i = 0; i < core->worker_count; i++) {
+        const struct coord_worker *worker = core->workers[i];
+        if (worker->role == role && (!last || worker->seen_ms > last->seen_ms))
+            last = worker;
+    }
+    return last;
+}
+
 static void missing_workers(const struct coord_core *core, const struct coord_run *run,
                             enum proto_role role, const char *what, json_t *list)
 {
@@ -45,11 +57,15 @@ static void missing_workers(const struct coord_core *core, const struct coord_ru
     int64_t since = core->now_ms - run->iteration->since_ms;
     if (fit > 0)
         return;
+    const struct coord_worker *last = last_heard_of(core, role);
     if (misfit > 0)
         add(list, since, what,
             "a %s of backend %s, numerics class \"%s\": %u of others are there, which would give "
             "other bits",
             what, run->info.settings.backend, run->numerics_class, misfit);
+    else if (last)
+        add(list, core->now_ms - last->seen_ms, what,
+            "a %s: none is there; %s was the last to be heard of", what, last->name);
     else
         add(list, since, what, "a %s: none has said hello", what);
 }

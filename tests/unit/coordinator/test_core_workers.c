@@ -189,6 +189,24 @@ START_TEST(what_the_weights_cannot_answer_pauses)
 }
 END_TEST
 
+/* One that was there and is not heard of any more is named: it has said hello. */
+START_TEST(a_silent_worker_is_named)
+{
+    const struct cf_reply *why = cf_verb(&fx, "why", "");
+    CF_OK(why);
+    ck_assert_ptr_nonnull(strstr(why->json, "a generator: none has said hello"));
+    cf_hello(&fx, PROTO_ROLE_GENERATOR, "first");
+    cf_tick(&fx, 1000);
+    cf_hello(&fx, PROTO_ROLE_GENERATOR, "second");
+    cf_tick(&fx, fx.times.worker_gone_ms + 100);
+    why = cf_verb(&fx, "why", "");
+    CF_OK(why);
+    ck_assert_ptr_nonnull(
+        strstr(why->json, "a generator: none is there; second was the last to be heard of"));
+    ck_assert_ptr_nonnull(strstr(why->json, "a trainer: none has said hello"));
+}
+END_TEST
+
 static Suite *suite(void)
 {
     Suite *s = suite_create("core_workers");
@@ -196,6 +214,7 @@ static Suite *suite(void)
     tcase_add_checked_fixture(tc, open_world, close_world);
     tcase_add_test(tc, a_replaced_process_is_turned_away);
     tcase_add_test(tc, names_have_a_limit);
+    tcase_add_test(tc, a_silent_worker_is_named);
     tcase_add_test(tc, a_late_hello_of_the_dead_takes_no_name_for_good);
     tcase_add_test(tc, a_worker_names_so_many_leases_and_no_more);
     tcase_add_test(tc, a_generator_says_how_full_and_busy_its_device_is);
