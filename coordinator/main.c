@@ -220,13 +220,14 @@ static enum sp_err restore(const struct coord_arguments *arguments, struct sp_er
 
 static enum sp_err remove_run(const struct coord_arguments *arguments, struct sp_error *err)
 {
-    uint64_t iterations;
+    struct coord_removed removed;
     const char *name = arguments->remove_run;
-    enum sp_err rc = coord_remove_run(arguments->settings.state_dir, name, &iterations, err);
+    enum sp_err rc = coord_remove_run(arguments->settings.state_dir, name, &removed, err);
     if (!rc)
-        printf(arguments->json ? "{\"run\":\"%s\",\"iterations\":%llu}\n"
-                               : "run %s is removed (iterations: %llu)\n",
-               name, (unsigned long long)iterations);
+        printf(arguments->json ? "{\"run\":\"%s\",\"iterations\":%llu,\"evaluations\":%llu}\n"
+                               : "run %s is removed (iterations: %llu, evaluations: %llu)\n",
+               name, (unsigned long long)removed.iterations,
+               (unsigned long long)removed.evaluations);
     return rc;
 }
 

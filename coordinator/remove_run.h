@@ -8,11 +8,14 @@
 
 /* Prompts, pairs, steps, verdicts and checkpoints of run `name` go; its blobs that no other run
  * refers to are collected when a coordinator has run for a while. Evaluations of its checkpoints
- * are runs of their own and stay, as do tokens and events that name it. SP_ENOTFOUND: no state
- * directory or run. SP_ESTATE: a coordinator runs there, or an iteration of the run is not at its
- * end. A run whose file is damaged or missing is removed like others. *ret_iterations: how many it
- * had; 0 where its file can't be read. */
-enum sp_err coord_remove_run(const char *state_dir, const char *name, uint64_t *ret_iterations,
+ * go with it: they are found by its name, and would be a new run's of that name. Tokens and events
+ * that name it stay. SP_ENOTFOUND: no state directory or run. SP_ESTATE: a coordinator runs there,
+ * or an iteration of the run is not at its end. A run whose file is damaged or missing is removed
+ * like others. *ret: how many there were; 0 iterations where its file can't be read. */
+struct coord_removed {
+    uint64_t iterations, evaluations;
+};
+enum sp_err coord_remove_run(const char *state_dir, const char *name, struct coord_removed *ret,
                              struct sp_error *err) SP_MUST_USE;
 
 #endif

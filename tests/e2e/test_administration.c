@@ -292,6 +292,14 @@ START_TEST(test_a_backup_that_only_the_service_sees)
 END_TEST
 
 /* Its workers live on, and the next run may have its name. */
+static size_t evaluations_of(struct cluster *cluster, const char *run)
+{
+    json_t *json = cluster_ctl_ok(cluster, "evaluations", run, NULL);
+    size_t count = json_array_size(json_object_get(json, "evaluations"));
+    json_decref(json);
+    return count;
+}
+
 START_TEST(test_a_run_that_is_removed)
 {
     static const struct expectation running[] = {
@@ -302,7 +310,7 @@ START_TEST(test_a_run_that_is_removed)
         {"--state-dir state remove-run q", 4, {"no run", "q"}},
         {"--state-dir state remove-run ../r", 4, {"no run"}},
         {"--state-dir state remove-run s", 10, {"iteration 0 of run s is", "cancel s"}},
-        {"--state-dir state remove-run r", 0, {"run r is removed (iterations: 1)"}},
+        {"--state-dir state remove-run r", 0, {"run r is removed (iterations: 1, evaluations: 1)"}},
         {"--state-dir state remove-run r", 4, {"no run", "r"}},
     };
     struct cluster cluster;
@@ -313,6 +321,13 @@ START_TEST(test_a_run_that_is_removed)
     cluster_start_trainer(&cluster, 0);
     cluster_iterate(&cluster, "r", SECONDS);
     json_t *before = cluster_iteration(&cluster, "r", 0);
+    cluster_write(&cluster, "ab.jsonl",
+                  "{\"q\": \"a\", \"choices\": [\"b\", \"c\"], \"answer\": 0}\n");
+    cluster_write(&cluster, "ab.conf",
+                  "[task]\nname = ab\nkind = choice\n[data]\nfile = ab.jsonl\n"
+                  "[prompt]\ntext = {q}\n[choice]\nchoices = choices\nanswer = answer\n");
+    json_decref(cluster_ctl_ok(&cluster, "evaluate", "r@0", "--task", "ab.conf", NULL));
+    ck_assert_uint_eq(evaluations_of(&cluster, "r"), 1);
     cluster_create_run(&cluster, "s", 1, "run.backend=openblas");
     cluster_start_iteration(&cluster, "s");
     program_expect(cluster.dir, SPINCTL, running, SP_COUNT(running));
@@ -324,6 +339,7 @@ START_TEST(test_a_run_that_is_removed)
     json_decref(none);
     json_decref(cluster_ctl_ok(&cluster, "cancel", "s", NULL));
     cluster_create_run(&cluster, "r", 2, "");
+    ck_assert_uint_eq(evaluations_of(&cluster, "r"), 0);
     cluster_iterate(&cluster, "r", SECONDS);
     json_t *after = cluster_iteration(&cluster, "r", 0);
     ck_assert_str_ne(cluster_text(before, "checkpoint_sha256"),
