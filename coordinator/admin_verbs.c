@@ -445,7 +445,9 @@ void core_admin(struct coord_core *core, const struct coord_event *event)
     struct verb_call call = {.core = core, .event = event, .run = core_run(core, admin->run)};
     if ((verbs[v].needs_run || admin->run[0]) && !call.run) {
         core_reply_error(core, event->handle, SP_ENOTFOUND, 0,
-                         "no run \"%.64s\": `spinctl status` lists them", admin->run);
+                         "no run \"%.64s\": `spinctl status` lists them, `spinctl doctor` those "
+                         "whose file is damaged",
+                         admin->run);
         return;
     }
     if (call.run && !core_may_touch(event->who.runs, core_scope(call.run))) {

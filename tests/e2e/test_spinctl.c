@@ -142,7 +142,7 @@ START_TEST(test_unknown_runs_and_wrong_states)
         {"--state-dir state checkpoints r", 4, {"\"r\""}},
         {"--state-dir state export r x", 4, {"\"r\""}},
         {"--state-dir state start-iteration r", 4, {"\"r\""}},
-        {"--state-dir state status ../../etc", 4, {"no run"}},
+        {"--state-dir state status ../../etc", 4, {"no run", "spinctl doctor"}},
         {"--state-dir state iterations ../control", 4, {"control"}},
         {"--state-dir state token revoke 00", 4, {"\"00\""}},
         {"--state-dir state export 0123456789abcdef x", 4, {"spinctl checkpoints"}},
