@@ -59,9 +59,10 @@ enum gen_activity { GEN_IDLE, GEN_LOADING, GEN_WORKING };
 /* Written by one thread each, read by the submit thread for people. */
 struct gen_counters {
     atomic_uint_least64_t tokens_generated, tokens_scored, results, leases;
-    atomic_int activity;  /* enum gen_activity of the compute thread */
-    atomic_bool fetching; /* the lease thread gets weights */
-    atomic_int in_flight; /* items in the decoder */
+    atomic_int activity;    /* enum gen_activity of the compute thread */
+    atomic_bool fetching;   /* the lease thread gets weights */
+    atomic_bool disk_fails; /* the last time that it tried, they could not be written */
+    atomic_int in_flight;   /* items in the decoder */
 };
 
 struct gen {

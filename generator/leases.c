@@ -152,6 +152,7 @@ void *gen_lease_thread(void *argument)
             enum sp_err rc = get_lease(&seeker, &err);
             if (rc == SP_OK)
                 failed_ms = 0;
+            atomic_store(&gen->counters.disk_fails, rc == SP_EIO);
             if (rc == SP_OK || gen_stopping(gen))
                 break;
             if (is_fatal(rc)) {

@@ -179,6 +179,8 @@ static const char *activity_text(struct gen *gen, char *text, size_t bytes)
     int activity = atomic_load(&gen->counters.activity);
     snprintf(text, bytes, "%s, %d in flight", names[activity],
              atomic_load(&gen->counters.in_flight));
+    if (activity == GEN_IDLE && atomic_load(&gen->counters.disk_fails))
+        return "waits for its disk: its log says why";
     if (activity == GEN_IDLE && atomic_load(&gen->counters.fetching))
         return "fetching weights";
     return activity == GEN_WORKING ? text : names[activity];

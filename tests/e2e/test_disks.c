@@ -109,6 +109,46 @@ START_TEST(test_trainer)
 }
 END_TEST
 
+static bool workers_say(struct cluster *cluster, const char *words)
+{
+    json_t *json = cluster_ctl_ok(cluster, "workers", NULL);
+    char *text = json_dumps(json, 0);
+    bool said = strstr(text, words) != NULL;
+    free(text);
+    json_decref(json);
+    return said;
+}
+
+/* It says what it waits for, instead of "waiting for work", and goes on by itself. */
+START_TEST(test_generator)
+{
+    struct cluster cluster;
+    char *expected = undisturbed();
+    prepare(&cluster);
+    order(&cluster, DISK_WORKS);
+    fragile(true);
+    cluster_start_generator(&cluster, 0);
+    fragile(false);
+    int64_t end_ms = sp_now_ms() + 1000 * SECONDS;
+    while (!workers_say(&cluster, "waiting for work") && sp_now_ms() < end_ms)
+        sp_sleep_ms(50);
+    order(&cluster, WRITE_FAILS);
+    cluster_start_iteration(&cluster, "r");
+    while (!workers_say(&cluster, "waits for its disk") && sp_now_ms() < end_ms)
+        sp_sleep_ms(50);
+    ck_assert_msg(sp_now_ms() < end_ms, "the generator does not say that its disk fails");
+    order(&cluster, DISK_WORKS);
+    cluster_start_trainer(&cluster, 0);
+    cluster_wait_state(&cluster, "r", "closed", SECONDS);
+    char *digest = digest_of(&cluster, "r");
+    ck_assert_str_eq(digest, expected);
+    ck_assert(!workers_say(&cluster, "waits for its disk"));
+    free(digest);
+    free(expected);
+    cluster_close(&cluster);
+}
+END_TEST
+
 /* A COMMIT that fails ends the coordinator; started again it goes on from what is durable. */
 START_TEST(test_coordinator)
 {
@@ -206,6 +246,7 @@ static Suite *suite(void)
     TCase *c = tcase_create("disks");
     tcase_set_timeout(c, 200);
     tcase_add_test(c, test_trainer);
+    tcase_add_test(c, test_generator);
     tcase_add_test(c, test_coordinator);
     tcase_add_test(c, test_damaged_run);
     suite_add_tcase(s, c);
