@@ -16,6 +16,11 @@
 
 /* ---- reading ---- */
 
+/* What is said of a directory that has nothing but an adapter. */
+#define CKPT_ADAPTER_ALONE                                                                         \
+    "an adapter of peft without its base model; merge both first (merge_and_unload) and save the " \
+    "whole"
+
 struct ckpt;
 /* Opens the weights; config.json need not exist for this. Messages start with "checkpoint DIR: ".
  */

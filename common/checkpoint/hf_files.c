@@ -46,9 +46,7 @@ static enum sp_err no_weights(const char *dir, struct sp_error *err)
                        "its weights are in pytorch_model.bin; save the model once with "
                        "safe_serialization to get model.safetensors");
     if (exists_in(dir, "adapter_model.safetensors") || exists_in(dir, "adapter_config.json"))
-        return sp_fail(err, SP_EUNSUPPORTED,
-                       "an adapter of peft without its base model; merge both first "
-                       "(merge_and_unload) and save the whole");
+        return sp_fail(err, SP_EUNSUPPORTED, CKPT_ADAPTER_ALONE);
     return sp_fail(err, SP_ENOTFOUND, "neither model.safetensors nor model.safetensors.index.json");
 }
 

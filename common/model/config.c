@@ -8,6 +8,7 @@
 #include "common/base/json.h"
 #include "common/base/limits.h"
 #include "common/base/mem.h"
+#include "common/checkpoint/hf_dir.h"
 #include "common/model/arch.h"
 #include "common/model/model_impl.h"
 
@@ -15,7 +16,6 @@
 #define MAX_FFN (1 << 19)
 #define MAX_LAYERS MODEL_MAX_LAYERS
 #define MAX_HEADS 1024
-#define MAX_HEAD_SIZE MODEL_MAX_HEAD_SIZE
 
 static enum sp_err field_i32(const json_t *config, const char *key, int64_t min, int64_t max,
                              const char *what, int32_t *ret, struct sp_error *err)
@@ -50,7 +50,7 @@ static enum sp_err parse_heads(const json_t *json, const struct model_arch *arch
         return sp_fail(err, SP_EFORMAT, "%s: %s %d is not a multiple of num_key_value_heads %d",
                        what, arch->keys->heads, c->heads, c->kv_heads);
     c->head_size = arch->head_size;
-    if ((rc = opt_i32(json, "head_dim", 2, MAX_HEAD_SIZE, what, &c->head_size, err)))
+    if ((rc = opt_i32(json, "head_dim", 2, MODEL_MAX_HEAD_SIZE, what, &c->head_size, err)))
         return rc;
     if (c->head_size == 0) {
         if (c->hidden % c->heads != 0)
@@ -65,10 +65,10 @@ static enum sp_err parse_heads(const json_t *json, const struct model_arch *arch
             "%s: num_key_value_heads %d and head_dim %d of %d heads and a hidden size of "
             "%d are not supported in a %s model",
             what, c->kv_heads, c->head_size, c->heads, c->hidden, arch->model_type);
-    if (c->head_size % 2 != 0 || c->head_size > MAX_HEAD_SIZE)
+    if (c->head_size % 2 != 0 || c->head_size > MODEL_MAX_HEAD_SIZE)
         return sp_fail(err, SP_EUNSUPPORTED,
                        "%s: a head size of %d; it must be even and at most %d", what, c->head_size,
-                       MAX_HEAD_SIZE);
+                       MODEL_MAX_HEAD_SIZE);
     return SP_OK;
 }
 
@@ -370,10 +370,7 @@ enum sp_err model_config_load(const char *dir, struct model_config *ret, struct 
     json_t *json = NULL, *generation = NULL;
     enum sp_err rc = SP_OK;
     if (!sp_path_exists(path) && sp_path_exists(adapter_path))
-        rc = sp_fail(err, SP_EUNSUPPORTED,
-                     "%s: an adapter of peft without its base model; merge both first "
-                     "(merge_and_unload) and save the whole",
-                     adapter_path);
+        rc = sp_fail(err, SP_EUNSUPPORTED, "%s: " CKPT_ADAPTER_ALONE, adapter_path);
     if (rc == SP_OK)
         rc = sp_json_load(path, SP_MAX_CONFIG_JSON, &json, err);
     if (rc == SP_OK && sp_path_exists(generation_path))

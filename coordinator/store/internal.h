@@ -24,6 +24,9 @@ struct store {
 
 /* Rows of workers beyond SP_MAX_WORKER_ROWS go, those first that were not heard of for longest. */
 enum sp_err store_forget_workers(struct store *store, struct sp_error *err) SP_MUST_USE;
+/* Whether control.db has a row for it. */
+enum sp_err store_run_known(struct store *store, const char *name, bool *ret,
+                            struct sp_error *err) SP_MUST_USE;
 void store_run_close(struct store_run *run); /* it is in no list any more */
 /* STATE_DIR/runs/NAME.db + suffix; malloc'd */
 char *store_run_path(const char *state_dir, const char *name, const char *suffix);

@@ -12,20 +12,6 @@
 #include "common/base/mem.h"
 #include "coordinator/store/internal.h"
 
-static enum sp_err check_known(struct store *store, const char *name, struct sp_error *err)
-{
-    struct sp_arena *arena = sp_arena_new(1 << 16, (size_t)256 << 20);
-    const char **names = NULL;
-    size_t count = 0, i = 0;
-    enum sp_err rc = store_runs_list(store, arena, &names, &count, err);
-    while (rc == SP_OK && i < count && strcmp(names[i], name) != 0)
-        i++;
-    if (rc == SP_OK && i == count)
-        rc = sp_fail(err, SP_ENOTFOUND, "no run \"%.80s\" in %s", name, store->dir);
-    sp_arena_free(arena);
-    return rc;
-}
-
 /* The log goes into the file when its last connection closes: a new run of this name must not find
  * one. */
 static void close_if_open(struct store *store, const char *name)
@@ -108,7 +94,10 @@ static enum sp_err remove_row(struct store *store, const char *name, struct sp_e
 enum sp_err store_run_remove(struct store *store, const char *name, struct sp_error *err)
 {
     SP_ASSERT(!store->write_window && !store->readonly);
-    enum sp_err rc = check_known(store, name, err);
+    bool known = false;
+    enum sp_err rc = store_run_known(store, name, &known, err);
+    if (rc == SP_OK && !known)
+        rc = sp_fail(err, SP_ENOTFOUND, "no run \"%.80s\" in %s", name, store->dir);
     if (rc != SP_OK)
         return rc;
     char *dir = sp_path_join(store->dir, "runs");

@@ -270,17 +270,14 @@ enum sp_err store_runs_list(struct store *store, struct sp_arena *arena, const c
     return rc;
 }
 
-static enum sp_err run_is_known(struct store *store, const char *name, struct sp_error *err)
+enum sp_err store_run_known(struct store *store, const char *name, bool *ret, struct sp_error *err)
 {
     sqlite3_stmt *statement = NULL;
-    bool have = false;
     enum sp_err rc = sdb_query(store->control, "SELECT id FROM runs WHERE name = ?1", &statement,
                                err, "t", name);
     if (rc == SP_OK)
-        rc = sdb_step(store->control, statement, &have, err);
+        rc = sdb_step(store->control, statement, ret, err);
     sdb_done(statement);
-    if (rc == SP_OK && !have)
-        rc = sp_fail(err, SP_ENOTFOUND, "no run \"%.80s\": `spinctl status` lists them", name);
     return rc;
 }
 
@@ -315,7 +312,10 @@ enum sp_err store_run_open(struct store *store, const char *name, struct store_r
             return SP_OK;
         }
     }
-    enum sp_err rc = run_is_known(store, name, err);
+    bool known = false;
+    enum sp_err rc = store_run_known(store, name, &known, err);
+    if (rc == SP_OK && !known)
+        rc = sp_fail(err, SP_ENOTFOUND, "no run \"%.80s\": `spinctl status` lists them", name);
     if (rc != SP_OK)
         return rc;
     struct store_run *run = sp_xalloc(sizeof(*run));

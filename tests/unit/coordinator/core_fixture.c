@@ -308,6 +308,30 @@ static const struct proto_hello_reply *say_hello(struct cf *fx, struct proto_hel
     return reply->body;
 }
 
+struct proto_hello cf_hello_of(uint64_t instance)
+{
+    return (struct proto_hello){.role = PROTO_ROLE_GENERATOR,
+                                .name = "x",
+                                .instance = instance,
+                                .host = "",
+                                .device = "",
+                                .version = "",
+                                .numerics_class = "cpu class"};
+}
+
+struct proto_claim cf_claim_of(const struct proto_lease_reply *grant, uint64_t *ret_positions)
+{
+    for (uint32_t i = 0; i < grant->items_count; i++)
+        ret_positions[i] = grant->items[i].position;
+    return (struct proto_claim){.lease_id = grant->lease_id,
+                                .run = WORLD_RUN,
+                                .iteration = grant->iteration,
+                                .set = grant->items[0].set,
+                                .checkpoint = grant->checkpoint,
+                                .positions = {.values = ret_positions, .count = grant->items_count},
+                                .born = grant->born};
+}
+
 uint64_t cf_hello(struct cf *fx, enum proto_role role, const char *name)
 {
     return say_hello(fx, (struct proto_hello){.role = role, .name = name})->worker_id;

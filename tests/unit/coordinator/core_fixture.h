@@ -73,6 +73,10 @@ void cf_evaluated(struct cf *fx, enum sp_err status); /* the making of an evalua
 /* Shorter. Verbs: args "" or JSON. */
 const struct cf_reply *cf_verb(struct cf *fx, const char *verb, const char *args);
 uint64_t cf_hello(struct cf *fx, enum proto_role role, const char *name); /* worker_id */
+/* The hello of a generator's process that takes the name "x". */
+struct proto_hello cf_hello_of(uint64_t instance);
+/* A claim of all items of a lease; ret_positions: room for them, borrowed by the claim. */
+struct proto_claim cf_claim_of(const struct proto_lease_reply *grant, uint64_t *ret_positions);
 /* A generator that holds leases from before. */
 const struct proto_hello_reply *cf_hello_claiming(struct cf *fx, const char *name,
                                                   struct proto_claim *claims, uint32_t count);

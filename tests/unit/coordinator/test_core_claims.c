@@ -7,20 +7,6 @@ static const struct proto_lease_reply *lease; /* a's, of three items */
 static uint64_t positions[3];
 static struct proto_claim claim; /* of it */
 
-static struct proto_claim claim_of(const struct proto_lease_reply *grant, uint64_t *ret_positions)
-{
-    for (uint32_t i = 0; i < grant->items_count; i++)
-        ret_positions[i] = grant->items[i].position;
-    return (struct proto_claim){
-        .lease_id = grant->lease_id,
-        .run = WORLD_RUN,
-        .iteration = grant->iteration,
-        .set = grant->items[0].set,
-        .checkpoint = grant->checkpoint,
-        .positions = {.values = ret_positions, .count = grant->items_count},
-        .born = grant->born};
-}
-
 static void open_world(void)
 {
     cf_open(&fx, NULL);
@@ -28,7 +14,7 @@ static void open_world(void)
     a = cf_hello(&fx, PROTO_ROLE_GENERATOR, "a");
     lease = cf_lease(&fx, a, 3);
     ck_assert_uint_eq(lease->items_count, 3);
-    claim = claim_of(lease, positions);
+    claim = cf_claim_of(lease, positions);
 }
 
 static void close_world(void)

@@ -81,13 +81,7 @@ END_TEST
  * said hello anew meanwhile may have dropped it, or died of it. */
 START_TEST(an_unconfirmed_grant_is_a_death_where_its_worker_came_anew)
 {
-    struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR,
-                                .name = "x",
-                                .instance = 77,
-                                .host = "",
-                                .device = "",
-                                .version = "",
-                                .numerics_class = "cpu class"};
+    struct proto_hello hello = cf_hello_of(77);
     int64_t before_ms = fx.times.confirm_ms - fx.times.reclaim_ms / 2;
     for (int i = 0; i < COORD_MAX_DEATHS; i++) {
         CF_STATE(&fx, COORD_RUNNING);
@@ -139,12 +133,8 @@ END_TEST
 START_TEST(a_claimed_lease_is_not_measured)
 {
     const struct proto_lease_reply *lease = cf_lease(&fx, a, 1);
-    uint64_t position = lease->items[0].position;
-    struct proto_claim claim = {.lease_id = lease->lease_id,
-                                .run = WORLD_RUN,
-                                .set = lease->items[0].set,
-                                .checkpoint = lease->checkpoint,
-                                .positions = {.values = &position, .count = 1}};
+    uint64_t position;
+    struct proto_claim claim = cf_claim_of(lease, &position);
     cf_restart(&fx);
     a = cf_hello_claiming(&fx, "a", &claim, 1)->worker_id;
     ck_assert_int_eq(held("a"), 1);
@@ -191,12 +181,8 @@ END_TEST
 START_TEST(a_claim_that_comes_late_is_not_taken)
 {
     const struct proto_lease_reply *lease = cf_lease(&fx, a, 1);
-    uint64_t position = lease->items[0].position;
-    struct proto_claim claim = {.lease_id = lease->lease_id,
-                                .run = WORLD_RUN,
-                                .set = lease->items[0].set,
-                                .checkpoint = lease->checkpoint,
-                                .positions = {.values = &position, .count = 1}};
+    uint64_t position;
+    struct proto_claim claim = cf_claim_of(lease, &position);
     cf_restart(&fx);
     cf_tick(&fx, fx.times.reclaim_ms);
     ck_assert_uint_eq(cf_hello_claiming(&fx, "a", &claim, 1)->leases_lost.count, 1);

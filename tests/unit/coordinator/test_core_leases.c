@@ -191,13 +191,7 @@ END_TEST
 
 START_TEST(leases_that_a_reconnecting_worker_does_not_name_are_free_after_ten_seconds)
 {
-    struct proto_hello hello = {.role = PROTO_ROLE_GENERATOR,
-                                .name = "x",
-                                .instance = 77,
-                                .host = "",
-                                .device = "",
-                                .version = "",
-                                .numerics_class = "cpu class"};
+    struct proto_hello hello = cf_hello_of(77);
     const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello);
     uint64_t x = ((const struct proto_hello_reply *)reply->body)->worker_id;
     const struct proto_lease_reply *one = cf_lease(&fx, x, 1), *two = cf_lease(&fx, x, 1);

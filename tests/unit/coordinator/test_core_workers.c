@@ -17,21 +17,9 @@ static void close_world(void)
     cf_close(&fx);
 }
 
-/* Of a process that takes the name "x". */
-static struct proto_hello hello_of(uint64_t instance)
-{
-    return (struct proto_hello){.role = PROTO_ROLE_GENERATOR,
-                                .name = "x",
-                                .instance = instance,
-                                .host = "",
-                                .device = "",
-                                .version = "",
-                                .numerics_class = "cpu class"};
-}
-
 START_TEST(a_replaced_process_is_turned_away)
 {
-    struct proto_hello old = hello_of(7), new = hello_of(8);
+    struct proto_hello old = cf_hello_of(7), new = cf_hello_of(8);
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old)); /* a reconnect */
     const struct cf_reply *reply = cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &new);
@@ -49,7 +37,7 @@ END_TEST
 
 START_TEST(names_have_a_limit)
 {
-    struct proto_hello old = hello_of(7), new = hello_of(8);
+    struct proto_hello old = cf_hello_of(7), new = cf_hello_of(8);
     char name[16];
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &old));
     for (int i = 0; fx.core->names.count < SP_MAX_WORKER_NAMES; i++) {
@@ -68,7 +56,7 @@ END_TEST
  * follows it, so the living one gets its name back. */
 START_TEST(a_late_hello_of_the_dead_takes_no_name_for_good)
 {
-    const struct proto_hello alive = hello_of(8), dead = hello_of(7);
+    const struct proto_hello alive = cf_hello_of(8), dead = cf_hello_of(7);
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
     CF_OK(cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &dead));
     CF_FAILS(SP_EUNAVAIL, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &alive));
@@ -84,7 +72,7 @@ END_TEST
 START_TEST(a_worker_names_so_many_leases_and_no_more)
 {
     static uint64_t many[SP_MAX_LISTED_LEASES + 1];
-    struct proto_hello hello = hello_of(1);
+    struct proto_hello hello = cf_hello_of(1);
     hello.leases = (struct proto_u64s){many, SP_MAX_LISTED_LEASES + 1};
     CF_FAILS(SP_ELIMIT, cf_ask(&fx, PROTO_ROLE_GENERATOR, PROTO_HELLO, &hello));
     hello.leases.count--;

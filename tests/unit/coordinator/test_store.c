@@ -87,16 +87,23 @@ START_TEST(test_adopt_refuses)
 }
 END_TEST
 
+static void touch(const char *dir, const char *name)
+{
+    char *path = sp_xprintf("%s/runs/%s", dir, name);
+    int fd = open(path, O_CREAT | O_WRONLY, 0600);
+    ck_assert_int_ge(fd, 0);
+    close(fd);
+    free(path);
+}
+
 START_TEST(test_runs_have_a_limit)
 {
     struct fx fx = fx_new("one");
     struct store_builder *builder = NULL;
-    for (int i = 2; i <= SP_MAX_RUNS; i++) {
-        char *path = sp_xprintf("%s/runs/n%d.db", fx.dir, i);
-        int fd = i == SP_MAX_RUNS ? -1 : open(path, O_CREAT | O_WRONLY, 0600);
-        if (fd >= 0)
-            close(fd);
-        free(path);
+    for (int i = 2; i < SP_MAX_RUNS; i++) {
+        char name[16];
+        snprintf(name, sizeof(name), "n%d.db", i);
+        touch(fx.dir, name);
     }
     OK(store_builder_open(fx.dir, "last", NULL, &builder, &fx.err)); /* one has room */
     store_builder_free(builder);
@@ -108,15 +115,6 @@ START_TEST(test_runs_have_a_limit)
     fx_free(&fx);
 }
 END_TEST
-
-static void touch(const char *dir, const char *name)
-{
-    char *path = sp_xprintf("%s/runs/%s", dir, name);
-    int fd = open(path, O_CREAT | O_WRONLY, 0600);
-    ck_assert_int_ge(fd, 0);
-    close(fd);
-    free(path);
-}
 
 static bool is_there(const char *dir, const char *name)
 {
