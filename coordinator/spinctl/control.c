@@ -1,7 +1,5 @@
 /* Commands that change a run, and tokens. */
-#include <errno.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "common/base/config.h"
@@ -53,10 +51,8 @@ int ctl_start(void *context)
 int ctl_skip(void *context)
 {
     struct ctl *ctl = context;
-    char *end = NULL;
-    errno = 0;
-    long long prompt = strtoll(ctl->args[1], &end, 10);
-    if (errno || end == ctl->args[1] || *end != '\0' || prompt < 0) {
+    int64_t prompt;
+    if (!ctl_whole(ctl->args[1], &prompt) || prompt < 0) {
         struct sp_error err;
         sp_fail(&err, SP_EINVAL,
                 "skip: PROMPT is the prompt's number, as `spinctl why %s` names it", ctl->args[0]);
@@ -80,10 +76,8 @@ int ctl_priority(void *context)
     struct ctl *ctl = context;
     struct sp_error err = {0};
     json_t *reply = NULL;
-    char *end = NULL;
-    errno = 0;
-    long priority = strtol(ctl->args[1], &end, 10);
-    if (errno || end == ctl->args[1] || *end != '\0' || priority < -1000 || priority > 1000) {
+    int64_t priority;
+    if (!ctl_whole(ctl->args[1], &priority) || priority < -1000 || priority > 1000) {
         sp_fail(&err, SP_EINVAL, "priority: \"%.20s\": a whole number from -1000 to 1000",
                 ctl->args[1]);
         return ctl_failed(&err);

@@ -1,5 +1,4 @@
 /* spinctl: the administrator's command line. */
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -132,10 +131,8 @@ static error_t parse_global(int key, char *arg, struct argp_state *state)
 
 static int64_t number(const char *arg, const char *option, int64_t least, struct argp_state *state)
 {
-    char *end = NULL;
-    errno = 0;
-    long long value = strtoll(arg, &end, 10);
-    if (errno != 0 || end == arg || *end != '\0' || value < least)
+    int64_t value = 0;
+    if (!ctl_whole(arg, &value) || value < least)
         argp_error(state, "--%s: \"%s\" is not a number from %d up", option, arg, (int)least);
     return value;
 }

@@ -1,3 +1,4 @@
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -47,6 +48,14 @@ double ctl_number(const json_t *object, const char *path, double otherwise)
 {
     const json_t *value = ctl_get(object, path);
     return json_is_number(value) ? json_number_value(value) : otherwise;
+}
+
+bool ctl_whole(const char *text, int64_t *ret)
+{
+    char *end = NULL;
+    errno = 0;
+    *ret = strtoll(text, &end, 10);
+    return errno == 0 && end != text && *end == '\0';
 }
 
 int64_t ctl_integer(const json_t *object, const char *path, int64_t otherwise)

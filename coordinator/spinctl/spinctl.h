@@ -89,6 +89,9 @@ double ctl_number(const json_t *object, const char *path, double otherwise);
 int64_t ctl_integer(const json_t *object, const char *path, int64_t otherwise);
 const char *ctl_string(const json_t *object, const char *path, const char *otherwise);
 
+/* Whether all of `text` is a whole number of 64 bits. */
+bool ctl_whole(const char *text, int64_t *ret);
+
 /* ---- upload.c ---- */
 /* A path as written in the run file: relative ones start at the run file's directory; malloc'd. */
 char *ctl_resolve(const char *run_file, const char *path);
