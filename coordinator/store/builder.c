@@ -51,7 +51,7 @@ static enum sp_err check_room(const char *state_dir, const char *name, struct sp
     if (count >= SP_MAX_RUNS)
         rc = sp_fail(err, SP_ELIMIT,
                      "run %s: there are %u runs, evaluations among them, and a coordinator has at "
-                     "most %d: go on in another state directory",
+                     "most %d: `spinctl remove-run` takes one out",
                      name, count, SP_MAX_RUNS);
     free(path);
     return rc;
