@@ -25,12 +25,11 @@ static void close_if_open(struct store *store, const char *name)
     }
 }
 
-/* What comes behind "NAME.db": nothing, SQLite's own, or .vN.bak of a migration. Another run's name
- * may begin with "NAME.db.". */
+/* What comes behind "NAME.db": SQLite's own, or .vN.bak of a migration. Another run's name may
+ * begin with "NAME.db.". */
 static bool is_part(const char *rest)
 {
-    if (rest[0] == '\0' || strcmp(rest, "-wal") == 0 || strcmp(rest, "-shm") == 0 ||
-        strcmp(rest, "-journal") == 0)
+    if (strcmp(rest, "-wal") == 0 || strcmp(rest, "-shm") == 0 || strcmp(rest, "-journal") == 0)
         return true;
     if (strncmp(rest, ".v", 2) != 0 || !isdigit((unsigned char)rest[2]))
         return false;
@@ -55,8 +54,7 @@ static enum sp_err remove_files(const char *dir, const char *name, struct sp_err
     enum sp_err rc = handle ? SP_OK : sp_fail_errno(err, errno, "%s", dir);
     /* The file itself last: while it is there, all of it may be asked for again. */
     for (struct dirent *entry; rc == SP_OK && (entry = readdir(handle)) != NULL;) {
-        const char *rest = entry->d_name + length;
-        if (strncmp(entry->d_name, stem, length) == 0 && rest[0] != '\0' && is_part(rest))
+        if (strncmp(entry->d_name, stem, length) == 0 && is_part(entry->d_name + length))
             rc = remove_file(dir, entry->d_name, err);
     }
     if (handle)
